@@ -1,0 +1,51 @@
+# `make help` lists what a developer can do.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The CPU build of torch is taken where no NVIDIA GPU is found; TORCH_INDEX=URL names another index.
+TORCH_INDEX ?=
+SPEC ?= specs/quick.json
+ARGS ?=
+ENV := PIP_DISABLE_PIP_VERSION_CHECK=1
+
+.PHONY: help setup quick run test test-system check format schema embedded-weights clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## Make .venv with everything that running and testing needs
+
+$(VENV)/.installed: pyproject.toml docker/constraints.txt docker/install.sh
+	$(ENV) PYTHON="$(PYTHON)" VENV="$(VENV)" TORCH_INDEX="$(TORCH_INDEX)" sh docker/install.sh
+	@touch $@
+
+quick: setup ## Run specs/quick.json: the whole job in about a minute
+	@$(BIN)/python -m job specs/quick.json $(ARGS)
+
+run: setup ## Run SPEC=... with ARGS="--set ..."
+	@$(BIN)/python -m job $(SPEC) $(ARGS)
+
+test: setup ## Run the tests that need Python packages alone
+	$(BIN)/python -m pytest -n auto -m "not system" $(ARGS)
+
+test-system: setup ## Run the tests that need Debian packages (Chromium), and say what is missing
+	SYSTEM_TESTS=1 $(BIN)/python -m pytest -m system $(ARGS)
+
+check: setup ## Check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+schema: setup ## Write specs/job.schema.json from the models
+	$(BIN)/python -m job.spec.schema
+
+embedded-weights: setup ## Train the embedded segmenter and reward network again (minutes)
+	$(BIN)/python weights/train_segmenter.py
+	$(BIN)/python weights/train_reward_network.py
+
+clean: ## Remove .venv, output/ and caches
+	rm -rf $(VENV) output .pytest_cache .mypy_cache .ruff_cache .hypothesis

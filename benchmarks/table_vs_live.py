@@ -1,0 +1,139 @@
+"""What the action table saves: PPO on the table, its making counted, against PPO that calls the segmenter.
+
+    python benchmarks/table_vs_live.py [--actions 12 48] [--total-timesteps 2000]
+
+Both sides run the real finetune stage with equal rewards (half the reward network, half Dice) on the embedded
+data and segmenter. The table's side also pays for segmenting, post-processing and scoring every training image
+under every action from an empty cache; the live side gets its observations and prior for nothing. Exit code 1
+when a ratio is below `LEAST`.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from job import device, inputs, segmenters
+from job.logs import Output
+from job.progress import SILENT
+from job.segmenters.cache import SegmentationCache
+from job.segmenters.protocol import Segmentation, Segmenter
+from job.spec.actions import DEFAULT_POSTPROCESS, DEFAULT_PROMPTS
+from job.spec.job import JobSpec
+from job.stages import audit, finetune, pull, reward, table
+from job.stages.pull import open_dataset
+from job.stages.stage import StageContext, StageResult, compute
+from job.table import judge_table
+
+LEAST = {12: 10.0, 48: 5.0}
+N_IMAGES, SIZE = 20, 128
+
+
+class Counting:
+    """A segmenter that counts its calls and the (image, prompt) pairs in them."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self.key = segmenter.key
+        self.calls = 0
+        self.pairs = 0
+        self._segmenter = segmenter
+
+    def segment(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> list[Segmentation]:
+        """Count, then segment."""
+        self.calls += 1
+        self.pairs += len(images) * len(prompts)
+        return self._segmenter.segment(images, prompts)
+
+
+def spec_of(n_actions: int, total_timesteps: int, rollout: str) -> JobSpec:
+    """Return quick's spec with the first post-processings that make `n_actions`."""
+    return JobSpec.model_validate(
+        {
+            "name": "benchmark",
+            "data": {"synthetic": {"train": N_IMAGES, "validation": 2, "test": 2, "size": SIZE}},
+            "actions": {"postprocess": DEFAULT_POSTPROCESS[: n_actions // len(DEFAULT_PROMPTS)]},
+            "reward": {
+                "terms": {"reward_net": 0.5, "dice": 0.5},
+                "network": {
+                    "init": "scratch",
+                    "epochs": 1,
+                },  # its quality does not matter here, its cost does
+            },
+            "finetune": {"total_timesteps": total_timesteps, "rollout": rollout},
+        }
+    )
+
+
+def prepared(spec: JobSpec, root: Path, output: Output) -> StageContext:
+    """Run the stages before finetune, which both sides need and neither pays for."""
+    done: dict[str, StageResult] = {}
+    machine = device.prepare(spec.runtime)
+    context = StageContext.open(spec, inputs.resolve(spec), root, done, machine, SILENT, output.log)
+    for stage in (pull.STAGE, table.STAGE, reward.STAGE, audit.STAGE):
+        done[stage.name] = compute(stage, context, root / "stages" / stage.name, stage.fingerprint(context))
+    return context
+
+
+def timed_side(context: StageContext, spec: JobSpec, folder: Path) -> tuple[float, Counting]:
+    """Return the seconds of one side, from an empty cache, and its counts."""
+    counting = Counting(segmenters.load(spec.segmenter, context.inputs.segmenter, "cpu", context.log))
+    cache = SegmentationCache(
+        folder / "cache",
+        key=counting.key,
+        prompts=context.space.prompts,
+        keep=True,
+        open_segmenter=lambda: counting,
+    )
+    (folder / "out").mkdir(parents=True)
+    context = replace(
+        context, spec=spec, segmentations=cache, folder=folder / "out", scratch=folder / "scratch"
+    )
+    began = time.perf_counter()
+    if spec.finetune.rollout == "table":
+        table.build(context, "train", scored=table.terms(context))
+        dataset = open_dataset(context)
+        judge_table(dataset, dataset.of("train"), context.space, cache, reward.load_judges(context), SILENT)
+    finetune.run(context)
+    return time.perf_counter() - began, counting
+
+
+def main() -> int:
+    """Compare both sides for each number of actions."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--actions", type=int, nargs="+", default=[12, 48])
+    parser.add_argument("--total-timesteps", type=int, default=2_000)
+    arguments = parser.parse_args()
+    failed = False
+    for n_actions in arguments.actions:
+        with tempfile.TemporaryDirectory() as name, Path(os.devnull).open("w") as nowhere:
+            root = Path(name)
+            output = Output(level="error", stream=nowhere)
+            specs = {
+                rollout: spec_of(n_actions, arguments.total_timesteps, rollout)
+                for rollout in ("table", "live")
+            }
+            context = prepared(specs["table"], root, output)
+            sides = {rollout: timed_side(context, spec, root / rollout) for rollout, spec in specs.items()}
+        for rollout, (seconds, counting) in sides.items():
+            print(
+                f"{n_actions} actions, {rollout:>5}: {seconds:6.1f} s,"
+                f" {counting.calls} segmenter calls, {counting.pairs} (image, prompt) pairs"
+            )
+        ratio = sides["live"][0] / sides["table"][0]
+        least = LEAST.get(n_actions, 1.0)
+        failed |= ratio < least
+        print(f"{n_actions} actions: live / table = {ratio:.1f} (least {least:g})")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""`evaluate` and `predict`: put a shipped candidate to work on images that the job never saw."""
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from job import device as machines
+from job import segmenters
+from job.data.dataset import Dataset, Sample, read_folder
+from job.data.images import pixel_digest, resize_image, resize_mask
+from job.errors import InputError
+from job.evaluation import candidate as candidates
+from job.evaluation.candidate import Candidate
+from job.inputs import segmenter_folder
+from job.logs import Output, ReportedProgress
+from job.metrics.statistics import Interval, Uplift, paired_uplift, patient_means, t_interval
+from job.progress import track
+from job.reward.terms import METRICS, measure
+from job.segmenters.protocol import Segmenter
+from job.spec.runtime import RuntimeSpec
+from job.storage import strict_json
+from job.storage.local import local_path, write_atomic
+
+SHOWN = ("dice", "iou", "recall", "precision", "specificity", "cldice")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a candidate and the no-op score on a dataset, in the mean over patients."""
+
+    candidate: str
+    data: str
+    images: int
+    seen_in_training: int
+    """Images that shaped the candidate: their scores say nothing about new patients."""
+    before: dict[str, Interval]
+    after: dict[str, Interval]
+    uplift: Uplift
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, NaN and infinities as null."""
+        document: dict[str, Any] = strict_json.plain(asdict(self), null=True)
+        return document
+
+    def to_text(self) -> str:
+        """Return the answer first, then a table of metrics before and after."""
+        up = self.uplift
+        lines = [
+            f"{self.candidate} on {self.images} images of {up.n_patients} patients ({self.data})",
+            f"Dice {self.before['dice'].mean:.3f} -> {self.after['dice'].mean:.3f}"
+            f" ({up.mean:+.3f}, 95 % interval {up.low:+.3f} to {up.high:+.3f};"
+            f" {up.wins} better, {up.ties} equal, {up.losses} worse)",
+        ]
+        if self.seen_in_training:
+            lines.append(
+                f"WARNING: {self.seen_in_training} of these images shaped the candidate;"
+                " what it scores on them says nothing about new patients"
+            )
+        lines.append(f"{'':14}{'before':>10}{'after':>10}{'95 % interval after':>24}")
+        lines += [
+            f"{metric:14}{self.before[metric].mean:>10.3f}{(after := self.after[metric]).mean:>10.3f}"
+            f"{f'{after.low:.3f} to {after.high:.3f}':>24}"
+            for metric in SHOWN
+        ]
+        return "\n".join(lines)
+
+
+def evaluate(place: str, data: str, *, max_samples: int | None, device: str) -> Measurement:
+    """Measure a candidate on the images with masks of a dataset folder; raises `InputError`."""
+    root = local_path(data)
+    if not root.is_dir():
+        raise InputError(
+            f"--data: {root} is not a folder", advice="name a dataset folder with images and masks"
+        )
+    labelled = [sample for sample in read_folder(root) if sample.mask is not None][:max_samples]
+    if not labelled:
+        raise InputError(
+            f"{root}: no image has a mask", advice="name a dataset folder with masks, or use predict"
+        )
+    candidate, segmenter, progress = _open(place, device)
+    dataset = Dataset(labelled, candidate.file.width)
+    before, after, seen = [], [], 0
+    for sample in track(progress, "evaluate", labelled, len(labelled), "images"):
+        loaded = dataset.load(sample)
+        assert loaded.truth is not None
+        seen += pixel_digest(loaded.image) in candidate.file.trained_on
+        segmentation = segmenter.segment([loaded.image], candidate.file.prompts)[0]
+        prediction = candidate.predict(loaded.image, segmentation, loaded.fov)
+        values = measure(np.stack([prediction.noop_HW, prediction.mask_HW]), loaded.truth)
+        before.append({metric: float(values[metric][0]) for metric in METRICS})
+        after.append({metric: float(values[metric][1]) for metric in METRICS})
+    patients = [sample.patient for sample in labelled]
+    dice_before, dice_after = ([row["dice"] for row in rows] for rows in (before, after))
+    return Measurement(
+        candidate=candidates.describe(candidate.file),
+        data=data,
+        images=len(labelled),
+        seen_in_training=seen,
+        before=_means(before, patients),
+        after=_means(after, patients),
+        uplift=paired_uplift(dice_after, dice_before, patients),
+    )
+
+
+def predict(place: str, images: Path, output: Path, *, device: str) -> str:
+    """Write a mask for every image and `predictions.csv`; returns a summary. Raises `InputError`."""
+    if not images.exists():
+        raise InputError(f"{images} does not exist", advice="name an image or a folder of images")
+    samples = (
+        read_folder(images)
+        if images.is_dir()
+        else [Sample(images.stem, images.stem, None, images, None, None)]
+    )
+    _keep_inputs(samples, output)
+    candidate, segmenter, progress = _open(place, device)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["image", "mask", "action", "prompt", "postprocess", "quality", "low", "high", "review"])
+    flagged = 0
+    for sample in track(progress, "predict", samples, len(samples), "images"):
+        original = Dataset([], width=None).load(replace(sample, mask=None))
+        image = resize_image(original.image, candidate.file.width)
+        fov = None if original.fov is None else resize_mask(original.fov, candidate.file.width)
+        segmentation = segmenter.segment([image], candidate.file.prompts)[0]
+        prediction = candidate.predict(image, segmentation, fov)
+        mask = f"{sample.name}.png"
+        write_atomic(output / mask, _png(prediction.mask_HW, original.image.shape[:2]))
+        action = candidate.file.space[prediction.action]
+        quality = [f"{value:.4f}" for value in (prediction.quality, prediction.low, prediction.high)]
+        writer.writerow(
+            [sample.image.name, mask, prediction.action, action.prompt, action.postprocess.label, *quality,
+             int(prediction.review)]
+        )  # fmt: skip
+        flagged += prediction.review
+    write_atomic(output / "predictions.csv", table.getvalue())
+    return f"{len(samples)} masks and predictions.csv in {output}; {flagged} flagged for review"
+
+
+def _keep_inputs(samples: Sequence[Sample], output: Path) -> None:
+    inputs = {sample.image.resolve() for sample in samples}
+    lost = [sample.name for sample in samples if (output / f"{sample.name}.png").resolve() in inputs]
+    if lost:
+        raise InputError(
+            f"--output: {output / lost[0]}.png is an image to segment, which its mask would replace",
+            advice="name another folder",
+        )
+
+
+def _open(place: str, device: str) -> tuple[Candidate, Segmenter, ReportedProgress]:
+    output = Output(stream=sys.stderr)  # the answer alone goes to the standard output
+    machine = machines.prepare(RuntimeSpec.model_validate({"device": device}))
+    candidate = candidates.load(local_path(place), machine.device)
+    folder = segmenter_folder(candidate.file.segmenter.uri)
+    if segmenters.content_key(candidate.file.segmenter, folder) != candidate.file.segmenter_key:
+        raise InputError(
+            f"{folder} is not the segmenter that {place} was made for",
+            advice="use the checkpoint and the program version of that run, or run the job again",
+        )
+    segmenter = segmenters.load(candidate.file.segmenter, folder, machine.device, output.log)
+    return candidate, segmenter, ReportedProgress(output, every_s=10.0)
+
+
+def _means(rows: list[dict[str, float]], patients: Sequence[str]) -> dict[str, Interval]:
+    return {m: t_interval(patient_means([row[m] for row in rows], patients)) for m in METRICS}
+
+
+def _png(mask_HW: NDArray[np.bool_], size: tuple[int, ...]) -> bytes:
+    """Return the mask at the image's own size: pixels are taken from the nearest of the working size."""
+    buffer = io.BytesIO()
+    picture = Image.fromarray(mask_HW)
+    if mask_HW.shape != size:
+        picture = picture.resize((size[1], size[0]), Image.Resampling.NEAREST)
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,228 @@
+"""The command line: `python -m job SPEC`, and the verbs around it."""
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from job import __version__
+from job.errors import EXIT_OK, EXIT_UNCAUGHT, InputError, InvalidResult, JobError
+from job.spec.loading import LoadedSpec, load
+from job.spec.problems import SpecProblems, format_json
+
+VERBS = ("run", "validate", "plan", "evaluate", "predict", "status", "dataset")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; returns the exit code of `job.errors`."""
+    words = list(arguments)
+    if words and words[0] not in VERBS and not words[0].startswith("-"):
+        words.insert(0, "run")
+    try:
+        options = _parser().parse_args(words)
+    except SystemExit as stop:  # argparse has printed why
+        return stop.code if isinstance(stop.code, int) else EXIT_UNCAUGHT
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except JobError as error:
+        _explain(error)
+        return error.exit_code
+    except BrokenPipeError:
+        return EXIT_OK  # the reader of our output has left: `python -m job status | head`
+    except Exception:
+        # Frames and messages, never local variables: those may hold secrets.
+        traceback.print_exc()
+        print("This is a defect of the program: please report it with the lines above.", file=sys.stderr)
+        return EXIT_UNCAUGHT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m job",
+        description="Train a reward network, fine-tune by reinforcement learning and judge a promptable"
+        " segmentation model, as a JSON spec says.",
+        epilog="`python -m job SPEC` is short for `python -m job run SPEC`.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    run = _verb(verbs, "run", "run the job that a spec describes, or go on with it", _run, spec=True)
+    run.add_argument("--run-id", help="name of the run; by default a digest of spec and inputs")
+    validate = _verb(verbs, "validate", "say everything that is wrong with a spec", _validate, spec=True)
+    validate.add_argument("--format", choices=("text", "json"), default="text")
+    _verb(verbs, "plan", "say what a run would do, compute and reuse", _plan, spec=True)
+
+    evaluate = _verb(verbs, "evaluate", "measure a candidate on images with masks", _evaluate)
+    evaluate.add_argument("candidate", help="a run folder, its candidate.json, or runs/NAME (the newest run)")
+    evaluate.add_argument("--data", required=True, metavar="URI", help="dataset folder with masks")
+    evaluate.add_argument("--max-samples", type=_positive, help="measure only the first N images")
+    evaluate.add_argument("--format", choices=("text", "json"), default="text")
+    evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    predict = _verb(verbs, "predict", "segment images with a candidate", _predict)
+    predict.add_argument("candidate", help="a run folder, its candidate.json, or runs/NAME (the newest run)")
+    predict.add_argument("images", type=Path, help="an image, or a folder of images")
+    predict.add_argument("--output", type=Path, required=True, help="folder for masks and predictions.csv")
+    predict.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+    status = _verb(verbs, "status", "list runs: a line a run", _status)
+    status.add_argument("output", nargs="?", default="output", help="output folder (default: %(default)s)")
+    status.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    dataset = _verb(verbs, "dataset", "make or check a dataset folder", _missing_verb)
+    tools = dataset.add_subparsers(metavar="make|check", required=True)
+    make = _verb(tools, "make", "write a synthetic dataset in the dataset layout", _dataset_make)
+    make.add_argument("folder", type=Path)
+    for split, count in (("train", 20), ("validation", 20), ("test", 40), ("unlabelled", 0)):
+        make.add_argument(
+            f"--{split}", type=_count, default=count, metavar="N", help="images (default: %(default)s)"
+        )
+    make.add_argument("--size", type=_positive, default=128, help="pixels a side (default: %(default)s)")
+    make.add_argument("--seed", type=_count, default=0, help="(default: %(default)s)")
+    make.add_argument("--annotation", choices=("by_clarity", "all"), default="by_clarity")
+    check = _verb(tools, "check", "say what is wrong with a dataset folder", _dataset_check)
+    check.add_argument("folder", type=Path)
+    return parser
+
+
+def _verb(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    what: str,
+    command: Callable[[argparse.Namespace], int],
+    *,
+    spec: bool = False,
+) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
+    parser.set_defaults(command=command)
+    if spec:
+        parser.add_argument("spec", help="a JSON spec, or - for standard input")
+        parser.add_argument(
+            "--set", dest="overrides", metavar="PATH=VALUE", action="append", default=[],
+            help="override a value, such as finetune.learning_rate=5e-4; may be given several times",
+        )  # fmt: skip
+    return parser
+
+
+def _loaded(options: argparse.Namespace) -> LoadedSpec:
+    return load(options.spec, overrides=options.overrides)
+
+
+def _run(options: argparse.Namespace) -> int:
+    loaded = _loaded(options)
+    from job import run
+    from job.logs import Output
+
+    output = Output(level=loaded.spec.runtime.log_level)
+    try:
+        ended = run.run(loaded, output, run_id=options.run_id)
+    except JobError as error:
+        output.log.error(  # noqa: TRY400 - no traceback: this is an error of the user's world
+            "job.failed", error=type(error).__name__, message=str(error), advice=error.advice,
+            exit_code=error.exit_code,
+        )  # fmt: skip
+        raise
+    finally:
+        output.close()
+    if output.console is not None:
+        from job.report.summary import print_answer
+
+        print_answer(output.console, ended.run.path)
+    if ended.exit_code == InvalidResult.exit_code:
+        print(f"The result is invalid: see the failed checks in {ended.run.path}/report.md", file=sys.stderr)
+    return ended.exit_code
+
+
+def _validate(options: argparse.Namespace) -> int:
+    try:
+        loaded = _loaded(options)
+    except SpecProblems as error:
+        if options.format == "json":
+            print(format_json(error.problems))
+            return error.exit_code
+        raise
+    print(format_json([]) if options.format == "json" else f"{loaded.source}: valid")
+    return EXIT_OK
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from job import plan
+
+    print(plan.plan(_loaded(options)))
+    return EXIT_OK
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from job import apply_candidate
+
+    report = apply_candidate.evaluate(
+        options.candidate, options.data, max_samples=options.max_samples, device=options.device
+    )
+    print(json.dumps(report.to_json(), indent=1) if options.format == "json" else report.to_text())
+    return EXIT_OK
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from job import apply_candidate
+
+    print(apply_candidate.predict(options.candidate, options.images, options.output, device=options.device))
+    return EXIT_OK
+
+
+def _status(options: argparse.Namespace) -> int:
+    from job import status
+
+    runs = status.runs(Path(options.output))
+    print("\n".join(json.dumps(run) for run in runs) if options.json else status.table(runs))
+    return EXIT_OK
+
+
+def _dataset_make(options: argparse.Namespace) -> int:
+    from job.data.synthetic import make_dataset
+    from job.logs import Output, ReportedProgress
+
+    counts = {split: getattr(options, split) for split in ("train", "validation", "test", "unlabelled")}
+    make_dataset(
+        options.folder, **counts, size=options.size, seed=options.seed, annotation=options.annotation,
+        progress=ReportedProgress(Output(), every_s=10.0),
+    )  # fmt: skip
+    print(f"{sum(counts.values())} images in {options.folder}")
+    return EXIT_OK
+
+
+def _dataset_check(options: argparse.Namespace) -> int:
+    from job.data.checking import check_folder
+
+    findings = check_folder(options.folder)
+    for finding in findings:
+        advice = f"; {finding.advice}" if finding.advice else ""
+        print(f"{finding.severity}: {finding.where}: {finding.what}{advice}")
+    errors = sum(finding.severity == "error" for finding in findings)
+    print(f"{options.folder}: {errors} errors, {len(findings) - errors} warnings")
+    return InputError.exit_code if errors else EXIT_OK
+
+
+def _missing_verb(options: argparse.Namespace) -> int:
+    raise AssertionError("argparse requires make or check")
+
+
+def _explain(error: JobError) -> None:
+    print(f"error: {error}" if not isinstance(error, SpecProblems) else str(error), file=sys.stderr)
+    if error.advice:
+        print(f"  advice: {error.advice}", file=sys.stderr)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
+    return value

@@ -1,0 +1,1 @@
+"""Dataset folders, decoding, splits, raw features, and the synthetic fundus generator."""

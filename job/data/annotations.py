@@ -1,0 +1,308 @@
+"""What a dataset folder lists: annotations.json in both formats, or folders of images and masks."""
+
+import difflib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from job.data.samples import SIDES, SPLITS, UNLABELLED, Finding, Polygons, Sample
+
+ANNOTATIONS = "annotations.json"
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".bmp"})
+MASK_ENDINGS = ("", "_mask", "_1stho", "_manual1", "_gt", "_label", "_vessels", ".ah", ".vk")
+"""What may follow an image's stem in the name of its mask, case aside."""
+FOV_ENDINGS = ("", "_mask", "_fov")
+KEYS = ("image", "mask", "fov", "patient", "split", "text")
+_POINTS_OF_A_RING = 3
+
+
+@dataclass
+class Listing:
+    """The samples of a folder, and everything wrong with how it lists them."""
+
+    samples: list[Sample] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def error(self, where: str, what: str, advice: str = "") -> None:
+        """Note a mistake that makes the folder unusable."""
+        self.findings.append(Finding("error", where, what, advice))
+
+
+def list_folder(root: Path) -> Listing:
+    """List the samples of a dataset folder without decoding a picture; mistakes are noted, not raised."""
+    root = root.resolve()
+    listing = Listing()
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        listing.error(str(root), what, "name a folder with images/, masks/ and annotations.json")
+    elif (root / ANNOTATIONS).exists():
+        _from_annotations(root, listing)
+    else:
+        _from_folders(root, listing)
+    return listing
+
+
+def not_listed(root: Path, samples: Sequence[Sample]) -> list[Path]:
+    """Return the pictures below `images/` that are no sample's image."""
+    known = {sample.image for sample in samples}
+    folder = root.resolve() / "images"
+    return [path for path in _pictures(folder) if path not in known]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    image: Path
+    mask: Path | Polygons | None
+    fov: Path | None
+    patient: str | None
+    split: str | None
+
+
+def _from_annotations(root: Path, listing: Listing) -> None:
+    entries = _parsed(root / ANNOTATIONS, listing)
+    if not entries and not listing.findings:
+        listing.error(ANNOTATIONS, "lists no image", "add an entry for each image, or remove the file")
+    read = [_entry(root, f"{ANNOTATIONS}[{i}]", value, listing) for i, value in enumerate(entries)]
+    known = [entry for entry in read if entry is not None]
+    for image, count in Counter(entry.image for entry in known).items():
+        if count > 1:
+            where = image.relative_to(root).as_posix()
+            listing.error(
+                where, f"is listed {count} times", "list each image once, with all its masks and texts"
+            )
+    listing.samples = _samples(root, known)
+
+
+def _parsed(path: Path, listing: Listing) -> list[Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        listing.error(f"{path.name}:{error.lineno}:{error.colno}", f"is not JSON: {error.msg}")
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        listing.error(path.name, f"cannot be read: {error}")
+    else:
+        if isinstance(document, list):
+            return document
+        listing.error(
+            path.name,
+            f"must be a list of entries, is {_kind(document)}",
+            'write [{"image": "images/a.png", ...}]',
+        )
+    return []
+
+
+def _entry(root: Path, where: str, value: Any, listing: Listing) -> _Entry | None:
+    """Read one entry; a mask that is a list of lists is Sa2VA's fine-tuning format, a path is ours."""
+    before = len(listing.findings)
+    if not isinstance(value, dict):
+        listing.error(where, f"must be an object, is {_kind(value)}")
+        return None
+    for key in value.keys() - set(KEYS):
+        meant = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.75)
+        if meant:
+            listing.error(where, f"unknown key {key!r}", f"did you mean {meant[0]!r}?")
+    by_sa2va = isinstance(value.get("mask"), list) or "text" in value
+    image = _file(root, f"{where}.image", value.get("image"), listing, folder="images" if by_sa2va else None)
+    mask: Path | Polygons | None = None
+    if isinstance(value.get("mask"), list):
+        mask = _polygons(f"{where}.mask", value["mask"], value.get("text"), listing)
+    elif value.get("mask") is not None:
+        mask = _file(root, f"{where}.mask", value["mask"], listing)
+    fov = None if value.get("fov") is None else _file(root, f"{where}.fov", value["fov"], listing)
+    patient = _patient(f"{where}.patient", value.get("patient"), listing)
+    split = _split(f"{where}.split", value.get("split"), mask is not None, listing)
+    if len(listing.findings) > before or image is None:
+        return None
+    return _Entry(image, mask, fov, patient, split)
+
+
+def _file(root: Path, where: str, value: Any, listing: Listing, folder: str | None = None) -> Path | None:
+    """Return the file that an entry names, below `root`; Sa2VA's names are looked up in `folder` first."""
+    if not isinstance(value, str) or not value:
+        missing = "is missing" if value is None else f"must be a path, is {_kind(value)}"
+        listing.error(where, missing, "write the path from the dataset folder, as images/a.png")
+        return None
+    windows, posix = PureWindowsPath(value), PurePosixPath(value)
+    if windows.drive or windows.root or posix.is_absolute() or ".." in windows.parts or "\0" in value:
+        listing.error(where, f"{value!r} leaves the dataset folder", "write the path from the dataset folder")
+        return None
+    places = [root / folder / value, root / value] if folder else [root / value]
+    path = next((place for place in places if _is_file(place)), None)
+    if path is None:
+        beside = root / "images" / value
+        advice = f"write images/{value}" if _is_file(beside) else "copy the file there, or correct the path"
+        listing.error(where, f"{value!r} is not there", advice)
+        return None
+    return path if _refuse_links_out(root, [path], listing) else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than the disk allows
+        return False
+
+
+def _refuse_links_out(root: Path, paths: Iterable[Path], listing: Listing) -> bool:
+    out = [path for path in paths if not path.resolve().is_relative_to(root)]
+    for path in out:
+        where = path.relative_to(root).as_posix()
+        listing.error(where, "is a link out of the dataset folder", "copy the file into the folder")
+    return not out
+
+
+def _polygons(where: str, masks: list[Any], texts: Any, listing: Listing) -> Polygons | None:
+    """Read `mask[text][polygon]` = [x1, y1, x2, y2, ...]; an empty list is no annotation."""
+    texts = [texts] if isinstance(texts, str) else texts or []
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        listing.error(where, "text must be a list of strings")
+    elif texts and len(texts) != len(masks):
+        listing.error(
+            where, f"{len(masks)} masks for {len(texts)} texts", "give each text one list of polygons"
+        )
+    elif not all(isinstance(mask, list) and all(_is_ring(ring) for ring in mask) for mask in masks):
+        listing.error(
+            where,
+            "must hold one list of polygons a text, each [x1, y1, x2, y2, x3, y3, ...]",
+            "give every polygon at least three points, all finite numbers",
+        )
+    elif masks:
+        return Polygons(tuple(tuple(float(x) for x in ring) for mask in masks for ring in mask), tuple(texts))
+    return None
+
+
+def _is_ring(ring: Any) -> bool:
+    return (
+        isinstance(ring, list)
+        and len(ring) >= 2 * _POINTS_OF_A_RING
+        and len(ring) % 2 == 0
+        and all(type(x) in (int, float) and abs(x) < 1e9 and math.isfinite(x) for x in ring)
+    )
+
+
+def _patient(where: str, value: Any, listing: Listing) -> str | None:
+    if value is None or (isinstance(value, str) and value.strip()):
+        return value
+    if type(value) is int:
+        return str(value)
+    listing.error(
+        where, f"must be a name, is {_kind(value)}", "write a string, or null for one patient an image"
+    )
+    return None
+
+
+def _split(where: str, value: Any, has_mask: bool, listing: Listing) -> str | None:
+    if value is None or (value in SIDES if isinstance(value, str) else False):
+        return value if value is None else str(value)
+    if value == UNLABELLED:
+        if has_mask:
+            listing.error(
+                where, "is 'unlabelled', yet there is a mask", f"remove the mask, or say {_any_of(SIDES)}"
+            )
+        return UNLABELLED
+    meant = difflib.get_close_matches(str(value), SPLITS, n=1, cutoff=0.4)
+    advice = f"did you mean {meant[0]!r}?" if meant else f"say {_any_of(SPLITS)}, or null"
+    listing.error(where, f"unknown split {value!r}", advice)
+    return None
+
+
+def _from_folders(root: Path, listing: Listing) -> None:
+    """Pair images/ with masks/ and fov/ by their stems; pictures in the folder itself are unlabelled."""
+    folder = root / "images"
+    images = _pictures(folder) if folder.is_dir() else _pictures(root, deep=False)
+    if not images:
+        listing.error(str(root), "holds no image", "put pictures into images/, or write annotations.json")
+        return
+    _refuse_links_out(root, images, listing)
+    masks = _paired(root, "masks", images, MASK_ENDINGS, listing)
+    fovs = _paired(root, "fov", images, FOV_ENDINGS, listing)
+    listing.samples = _samples(root, [_Entry(i, masks.get(i), fovs.get(i), None, None) for i in images])
+
+
+def _pictures(folder: Path, *, deep: bool = True) -> list[Path]:
+    found = folder.rglob("*") if deep else folder.glob("*")
+    return sorted(
+        path
+        for path in found
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def _paired(
+    root: Path, name: str, images: Sequence[Path], endings: Sequence[str], listing: Listing
+) -> dict[Path, Path]:
+    """Return each image's partner in the folder `name`; strays and doubles are mistakes."""
+    stems = {_key(image, root / "images"): image for image in images}
+    partners: dict[Path, list[Path]] = {}
+    paths = _pictures(root / name)
+    _refuse_links_out(root, paths, listing)
+    for path in paths:
+        key = _key(path, root / name)
+        wanted = [key.removesuffix(ending) for ending in endings if key.endswith(ending)]
+        image = next((stems[stem] for stem in wanted if stem in stems), None)
+        if image is None:
+            advice = "name it like its image, or write annotations.json"
+            listing.error(path.relative_to(root).as_posix(), "belongs to no image", advice)
+        else:
+            partners.setdefault(image, []).append(path)
+    for image, several in partners.items():
+        if len(several) > 1:
+            names = ", ".join(path.relative_to(root).as_posix() for path in several)
+            advice = "keep one of them, or write annotations.json"
+            listing.error(image.relative_to(root).as_posix(), f"has several partners: {names}", advice)
+    return {image: several[0] for image, several in partners.items()}
+
+
+def _key(path: Path, folder: Path) -> str:
+    relative = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
+    return relative.with_suffix("").as_posix().lower()
+
+
+def _samples(root: Path, entries: Sequence[_Entry]) -> list[Sample]:
+    names = unique_names([entry.image.relative_to(root) for entry in entries])
+    # Not the unique name: that changes when an image of the same stem comes, and the hash split must not.
+    return [
+        Sample(name, entry.patient or entry.image.stem, entry.split, entry.image, entry.mask, entry.fov)
+        for name, entry in zip(names, entries, strict=True)
+    ]
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """Return file-safe names, unique whatever the case: the stem, else the path, else with a hash."""
+    below = [
+        Path(*path.parts[1:]) if path.parts[0] == "images" and len(path.parts) > 1 else path for path in paths
+    ]
+    spelled = [
+        [path.stem for path in below],
+        ["_".join(path.with_suffix("").parts) for path in below],
+        [f"{path.stem}-{sha256(path.as_posix().encode()).hexdigest()[:12]}" for path in paths],
+    ]
+    options = [[_safe(name) for name in level] for level in spelled]
+    taken = [_repeated(level) for level in options]
+    return [
+        next((o[i] for o, t in zip(options, taken, strict=True) if o[i].lower() not in t), options[-1][i])
+        for i in range(len(paths))
+    ]
+
+
+def _repeated(names: Iterable[str]) -> set[str]:
+    return {name for name, count in Counter(name.lower() for name in names).items() if count > 1}
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".-")[:100] or "image"
+
+
+def _any_of(words: Sequence[str]) -> str:
+    return ", ".join(repr(word) for word in words[:-1]) + f" or {words[-1]!r}"
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,175 @@
+"""What is wrong or suspicious with a dataset folder: everything at once, before a job stumbles over it."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from job.data.annotations import list_folder, not_listed
+from job.data.images import pixel_digest, read_image, read_levels
+from job.data.polygons import rasterise
+from job.data.samples import SIDES, Finding, Polygons, Sample
+from job.errors import InputError
+from job.progress import SILENT, Progress, track
+
+_FEW_PATIENTS = 10
+_SMALL_PX = 64
+_UNSURE = 0.01
+_OUTSIDE = 0.05
+_SHOWN = 5
+
+
+def check_folder(root: Path, progress: Progress = SILENT) -> list[Finding]:
+    """Decode every file of a dataset folder and return all findings, errors first; never raises for bad data.
+
+    Errors make a job fail or its result worthless (unreadable, sizes that differ, leaks); warnings are for a
+    person to look at.
+    """
+    listing = list_folder(root)
+    findings = list(listing.findings)
+    digests: dict[str, list[Sample]] = defaultdict(list)
+    for sample in track(progress, "checking images", listing.samples, len(listing.samples), "images"):
+        image = _decode_image(sample, findings)
+        if image is not None:
+            digests[pixel_digest(image)].append(sample)
+            findings += _about_image(sample, image)
+            findings += _about_masks(sample, (image.shape[0], image.shape[1]))
+    findings += _duplicates(digests.values())
+    if listing.samples:
+        findings += _about_patients(listing.samples)
+        findings += [
+            Finding(
+                "warning", path.relative_to(root.resolve()).as_posix(), "is not listed and will not be used"
+            )
+            for path in not_listed(root, listing.samples)
+        ]
+    return sorted(findings, key=lambda finding: finding.severity)
+
+
+def _decode_image(sample: Sample, findings: list[Finding]) -> NDArray[np.uint8] | None:
+    try:
+        return read_image(sample.image)
+    except InputError as error:
+        findings.append(_unreadable(error, sample))
+        return None
+
+
+def _about_image(sample: Sample, image: NDArray[np.uint8]) -> Iterator[Finding]:
+    height, width = image.shape[:2]
+    if min(height, width) < _SMALL_PX:
+        yield Finding("warning", sample.name, f"the image has only {width} x {height} pixels")
+    if image.min() == image.max():
+        yield Finding("warning", sample.name, "the image is of one colour", "look at the file")
+
+
+def _about_masks(sample: Sample, size: tuple[int, int]) -> list[Finding]:
+    findings: list[Finding] = []
+    truth = _decode_mask(sample, sample.mask, "mask", size, findings)
+    fov = _decode_mask(sample, sample.fov, "field of view", size, findings)
+
+    def warn(what: str, advice: str = "") -> None:
+        findings.append(Finding("warning", sample.name, what, advice))
+
+    if truth is not None and not truth.any():
+        warn("the mask is empty", "set it to null if nobody annotated the image")
+    elif truth is not None and truth.mean() > 0.5:
+        advice = "the structure must be bright, the background dark"
+        warn(f"the mask covers {truth.mean():.0%} of the image: it looks inverted", advice)
+    if fov is not None and not fov.any():
+        warn("the field of view is empty", "set it to null to have it estimated")
+    elif truth is not None and fov is not None and (truth & ~fov).sum() > _OUTSIDE * truth.sum():
+        warn(f"more than {_OUTSIDE:.0%} of the mask lies outside the field of view")
+    return findings
+
+
+def _decode_mask(
+    sample: Sample, mask: Path | Polygons | None, what: str, size: tuple[int, int], findings: list[Finding]
+) -> NDArray[np.bool_] | None:
+    if mask is None:
+        return None
+    if isinstance(mask, Polygons):
+        return rasterise(mask, *size)
+    try:
+        levels = read_levels(mask)
+    except InputError as error:
+        findings.append(_unreadable(error, sample))
+        return None
+    if levels.shape != size:
+        sizes = f"{levels.shape[1]} x {levels.shape[0]} pixels, the image {size[1]} x {size[0]}"
+        advice = "give both the same size, as the image looks upright"
+        findings.append(Finding("error", sample.name, f"the {what} has {sizes}", advice))
+        return None
+    half = levels.max() / 2
+    unsure = float((np.abs(levels - half) < half / 2).mean())
+    if unsure > _UNSURE:
+        text = f"{unsure:.1%} of the {what}'s pixels are grey: what exceeds {half:g} counts"
+        findings.append(Finding("warning", sample.name, text, "save it with two levels, not as JPEG"))
+    above: NDArray[np.bool_] = (levels > 0) & (levels > half)
+    return above
+
+
+def _duplicates(groups: Iterable[Sequence[Sample]]) -> Iterator[Finding]:
+    for group in groups:
+        if len(group) > 1:
+            names = _some([sample.name for sample in group])
+            leaks = (
+                len({sample.patient for sample in group}) > 1 or len({sample.split for sample in group}) > 1
+            )
+            what = (
+                "the same picture under several patients or splits: a leak" if leaks else "the same picture"
+            )
+            yield Finding("error" if leaks else "warning", names, what, "keep one of them")
+
+
+def _about_patients(samples: Sequence[Sample]) -> Iterator[Finding]:
+    labelled = [sample for sample in samples if sample.mask is not None]
+    patients = {sample.patient for sample in labelled}
+    if len(patients) < len(SIDES):
+        what = f"{len(patients)} patients have a mask: train, validation and test need one each at least"
+        yield Finding(
+            "error", "patients", what, "add annotated images, or use the folder as data.unlabelled_uri"
+        )
+    elif len(patients) < _FEW_PATIENTS:
+        what = f"only {len(patients)} patients have a mask: results will be uncertain"
+        yield Finding("warning", "patients", what)
+    if 0 < len(labelled) < len(samples):
+        without = [sample.name for sample in samples if sample.mask is None]
+        what = f"{len(without)} images have no mask and count as unlabelled: {_some(without)}"
+        yield Finding("warning", "masks", what)
+    yield from _about_splits(samples, labelled)
+
+
+def _about_splits(samples: Sequence[Sample], labelled: Sequence[Sample]) -> Iterator[Finding]:
+    sides: dict[str, set[str]] = defaultdict(set)
+    for sample in labelled:
+        if sample.split is not None:
+            sides[sample.patient].add(sample.split)
+    if not sides:
+        return
+    torn = sorted(patient for patient, found in sides.items() if len(found) > 1)
+    if torn:
+        advice = "give all images of a patient the same split"
+        yield Finding("error", "split", f"patients on two sides: {_some(torn)}", advice)
+    without = [sample.name for sample in labelled if sample.split is None]
+    if without:
+        what = f"{len(without)} annotated images have no split ({_some(without)}), so a hash decides for all"
+        yield Finding("warning", "split", what, "give each a split, or none")
+    empty = [side for side in SIDES if not any(side in found for found in sides.values())]
+    if empty and not without:
+        yield Finding("error", "split", f"no annotated image is on the side {' or '.join(empty)}")
+    held_out = {patient for patient, found in sides.items() if found & {"validation", "test"}}
+    withheld = [sample.name for sample in samples if sample.mask is None and sample.patient in held_out]
+    if withheld:
+        what = f"unlabelled images of patients that are held out will not be used: {_some(withheld)}"
+        yield Finding("warning", "split", what)
+
+
+def _unreadable(error: InputError, sample: Sample) -> Finding:
+    return Finding("error", sample.name, str(error), error.advice)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

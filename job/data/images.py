@@ -1,0 +1,149 @@
+"""Decoding, resizing and writing of images and masks."""
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from job.errors import InputError
+
+FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "PPM", "BMP")
+"""What is decoded, told by content."""
+MAX_PIXELS = 80_000_000
+"""Larger pictures are refused before they are decoded; below the size at which Pillow warns of a bomb."""
+_HALF = 0.5 - 1e-6
+
+Image8 = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+T = TypeVar("T")
+
+
+def read_image(path: Path) -> Image8:
+    """Decode a picture to upright RGB, uint8 `[H, W, 3]`; raises `InputError`, which names the file.
+
+    EXIF orientation is applied. Grey is repeated over the channels; 16-bit levels map linearly from 0..65535
+    to 0..255; palettes are looked up; transparent pixels are laid over black; only the first frame counts.
+    """
+    return _decoded(path, _to_rgb)
+
+
+def read_mask(path: Path) -> Mask:
+    """Decode a mask, bool `[H, W]`: foreground is what exceeds half of the highest level in the file.
+
+    So 1-bit, 0/1 and 0/255 masks of any depth mean the same. A pixel's level is its brightest channel, after
+    palette and transparency; a file of zeros is an empty mask. Raises `InputError`, which names the file.
+    """
+    levels = read_levels(path)
+    mask: Mask = (levels > 0) & (levels > levels.max() / 2)
+    return mask
+
+
+def read_levels(path: Path) -> NDArray[np.float64]:
+    """Decode a mask's grey levels `[H, W]` as they are in the file: 0/1, 0..255, 0..65535 or numbers."""
+    return _decoded(path, _to_levels)
+
+
+def resize_image(image: Image8, width: int | None) -> Image8:
+    """Resize `[H, W, 3]` to `width`, aspect kept: by area averages when shrinking, bicubic when enlarging.
+
+    None, or the width that it has, returns the image itself.
+    """
+    if width is None or width == image.shape[1]:
+        return image
+    method = Image.Resampling.BOX if width < image.shape[1] else Image.Resampling.BICUBIC
+    return np.array(Image.fromarray(image).resize(_size(image.shape, width), method))
+
+
+def resize_mask(mask: Mask, width: int | None) -> Mask:
+    """Resize `[H, W]` to `width`, aspect kept: foreground where at least half of the area was.
+
+    None, or the width that it has, returns the mask itself.
+    """
+    if width is None or width == mask.shape[1]:
+        return mask
+    share = Image.fromarray(mask.astype(np.float32)).resize(_size(mask.shape, width), Image.Resampling.BOX)
+    return np.array(np.asarray(share) >= _HALF)
+
+
+def pixel_digest(image: NDArray[np.generic]) -> str:
+    """Return a sha256 over dtype, shape and pixels: equal pixels, equal digest, whatever the file format."""
+    digest = hashlib.sha256(f"{image.dtype.str}{image.shape}".encode())
+    digest.update(np.ascontiguousarray(image).tobytes())
+    return digest.hexdigest()
+
+
+def write_image(path: Path, image: Image8) -> None:
+    """Write uint8 `[H, W, 3]` or `[H, W]`; the suffix names the format."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+
+
+def write_mask(path: Path, mask: Mask) -> None:
+    """Write bool `[H, W]` as a 1-bit PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask).save(path, format="PNG", bits=1)
+
+
+def _size(shape: tuple[int, ...], width: int) -> tuple[int, int]:
+    return width, max(1, round(shape[0] * width / shape[1]))
+
+
+def _decoded(path: Path, convert: Callable[[Image.Image], T]) -> T:
+    try:
+        with warnings.catch_warnings():
+            # Odd metadata is not worth a line a file; a bomb is never decoded.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                _refuse_huge(image)
+                return convert(ImageOps.exif_transpose(image))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(
+            f"{path}: the picture is too large: {error}",
+            advice=f"at most {MAX_PIXELS:,} pixels are read: shrink it",
+        ) from error
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file") from error
+    except PermissionError as error:
+        raise InputError(f"{path}: may not be read", advice="grant this user read permission") from error
+    # Decoders meet hostile bytes here, and what they raise is not limited to OSError.
+    except Exception as error:
+        raise InputError(
+            f"{path}: cannot be decoded as {', '.join(FORMATS)}: {error or type(error).__name__}",
+            advice="open it in a viewer: if it is whole, save it as PNG; if it is cut short, copy it again",
+        ) from error
+
+
+def _refuse_huge(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+
+
+def _to_rgb(image: Image.Image) -> Image8:
+    if image.mode.startswith("I"):
+        levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError(f"its levels span {levels.min()} to {levels.max()}, 0 to 65535 are understood")
+        grey = ((levels * 255 + 32767) // 65535).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, whose range is not known")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return np.array(image.convert("RGB"))
+
+
+def _to_levels(image: Image.Image) -> NDArray[np.float64]:
+    if image.mode != "F" and not image.mode.startswith("I"):
+        brightest: NDArray[np.uint8] = _to_rgb(image).max(axis=2)
+        return brightest.astype(np.float64)
+    levels: NDArray[np.float64] = np.asarray(image).astype(np.float64)
+    if not np.isfinite(levels).all():
+        raise ValueError("its levels are not finite numbers")
+    return levels

@@ -1,0 +1,63 @@
+"""The machine: which device computes, with how many CPU threads."""
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from job.errors import DeviceError
+from job.spec.runtime import RuntimeSpec
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the job runs on. `device` is `cpu` or `cuda`; `device_name` is for people."""
+
+    device: str
+    device_name: str
+    threads: int
+
+
+def prepare(runtime: RuntimeSpec) -> Machine:
+    """Choose the device, fix the thread count and make torch deterministic; raises `DeviceError`."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if runtime.device == "cuda" and not cuda:
+        raise DeviceError(
+            'runtime.device is "cuda" but torch sees no CUDA device',
+            advice='start the container with --gpus all, or set runtime.device to "auto" or "cpu"',
+        )
+    device = "cuda" if cuda and runtime.device != "cpu" else "cpu"
+    threads = runtime.threads or available_cpus()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    name = torch.cuda.get_device_name() if device == "cuda" else processor_name()
+    return Machine(device, name, threads)
+
+
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the processor's model, the architecture's name where the kernel does not say (ARM)."""
+    try:
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    models = (
+        value.strip()
+        for name, _, value in (line.partition(":") for line in lines)
+        if name.strip() == "model name"
+    )
+    return next(filter(None, models), "") or platform.processor() or platform.machine()
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use: its affinity, and the cgroup's quota in a container."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:  # noqa: PTH123 - a kernel file, not a path of ours
+            quota, period = file.read().split()
+        if quota != "max":
+            cpus = min(cpus, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return max(1, cpus)

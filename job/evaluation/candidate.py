@@ -1,0 +1,220 @@
+"""What ships: a segmenter, a chooser of actions and a judge, loadable from one folder on any machine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from job.actions import ActionSpace, PostProcess, apply, apply_all
+from job.data.features import statistics_vector
+from job.errors import InputError, IntegrityError
+from job.evaluation.ladder import Ladder, Rung
+from job.finetune.choosers import RidgeChooser
+from job.finetune.observation import Observer
+from job.finetune.policy import Policy
+from job.finetune.tensor_file import read_tensors, write_tensors
+from job.reward import network_file
+from job.reward.calibration import quality_interval
+from job.reward.network import NetworkJudge
+from job.reward.terms import Judge, score
+from job.segmenters.protocol import Segmentation
+from job.spec.actions import SegmenterSpec
+from job.storage.local import write_atomic
+from job.storage.run_folder import newest_finished
+
+CANDIDATE = "candidate.json"
+POLICY = "policy.safetensors"
+RIDGE = "ridge.safetensors"
+NETWORK = "reward/best_reward_net.safetensors"
+ChooserKind = Literal["fixed", "ridge", "ppo", "reward_net"]
+
+
+class CandidateFile(BaseModel):
+    """`candidate.json`: everything that prediction needs besides the tensors beside it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    name: str
+    """The rung of the ladder that was chosen."""
+    verdict: str
+    """Of the run that made it: improved, no-improvement or inconclusive."""
+    segmenter: SegmenterSpec
+    segmenter_key: str
+    width: int | None
+    """Width in pixels that images are worked on at; null: their own."""
+    prompts: list[str] = Field(min_length=1)
+    postprocess: list[dict[str, Any]] = Field(min_length=1)
+    chooser: ChooserKind
+    action: int
+    """The fixed action; for other choosers the best fixed one, to compare with."""
+    interval_halfwidth: float
+    """Half-width of the interval of a predicted quality."""
+    confidence: float
+    review_below: float
+    """Predicted quality below which a mask is flagged for review."""
+    trained_on: list[str]
+    """sha256 of the pixels of every image that shaped this candidate."""
+
+    @model_validator(mode="after")
+    def _action_exists(self) -> "CandidateFile":
+        try:
+            n_actions = len(self.space)
+        except TypeError as error:  # a post-processing with fields that there are not
+            raise ValueError(f"postprocess: {error}") from error
+        if not 0 <= self.action < n_actions:
+            raise ValueError(f"no action {self.action} among {n_actions}")
+        return self
+
+    @property
+    def space(self) -> ActionSpace:
+        """The actions that it chooses from."""
+        return ActionSpace(tuple(self.prompts), tuple(PostProcess(**p) for p in self.postprocess))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a candidate makes of an image; `quality` is the predicted Dice, `low..high` its interval."""
+
+    mask_HW: NDArray[np.bool_]
+    noop_HW: NDArray[np.bool_]
+    action: int
+    quality: float
+    low: float
+    high: float
+    review: bool
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A loaded candidate: `predict` needs the image and its segmentation, never a truth."""
+
+    file: CandidateFile
+    judge: Judge
+    policy: Policy | None = None
+    observer: Observer | None = None
+    ridge: RidgeChooser | None = None
+
+    def predict(
+        self,
+        image_HWC: NDArray[np.uint8],
+        segmentation: Segmentation,
+        fov_HW: NDArray[np.bool_] | None = None,
+    ) -> Prediction:
+        """Choose an action for an image (at the working width), make its mask and predict the mask's Dice.
+
+        `fov_HW` is the field of view where the data set has one, as it had when the chooser was fitted; None
+        has it estimated.
+        """
+        space, size = self.file.space, (image_HWC.shape[0], image_HWC.shape[1])
+        action = self._choose(image_HWC, segmentation, fov_HW)
+        mask_HW = apply(space, action, segmentation.logits_PHW, size)
+        noop_HW = apply(space, 0, segmentation.logits_PHW, size)
+        quality = float(self._judged(image_HWC, mask_HW[None])[0])
+        low, high = quality_interval(quality, self.file.interval_halfwidth)
+        return Prediction(mask_HW, noop_HW, action, quality, low, high, quality < self.file.review_below)
+
+    def _choose(
+        self, image_HWC: NDArray[np.uint8], segmentation: Segmentation, fov_HW: NDArray[np.bool_] | None
+    ) -> int:
+        if self.file.chooser == "fixed":
+            return self.file.action
+        if self.file.chooser == "reward_net":
+            size = (image_HWC.shape[0], image_HWC.shape[1])
+            masks_KHW = apply_all(self.file.space, segmentation.logits_PHW, size)
+            return int(self._judged(image_HWC, masks_KHW).argmax())
+        _, statistics = statistics_vector(image_HWC, fov_HW, segmentation.logits_PHW)
+        embedding_1E, statistics_1S = segmentation.embedding_D[None], statistics[None]
+        if self.policy is not None:
+            return int(self.policy.choose(embedding_1E, statistics_1S)[0])
+        assert self.ridge is not None
+        assert self.observer is not None
+        return int(self.ridge.choose(self.observer.observe(embedding_1E, statistics_1S))[0])
+
+    def _judged(self, image_HWC: NDArray[np.uint8], masks_BHW: NDArray[np.bool_]) -> NDArray[np.float64]:
+        # By the same way as the table's scores, which the interval and the choice of this candidate rest on.
+        return score(masks_BHW, None, ["reward_net"], image_HWC=image_HWC, judge=self.judge)["reward_net"]
+
+
+def chooser_kind(rung: Rung) -> ChooserKind:
+    """Return how the candidate of a rung chooses."""
+    if rung.fixed is not None:
+        return "fixed"
+    kinds: dict[str, ChooserKind] = {"ridge": "ridge", "ppo": "ppo", "reward_net": "reward_net"}
+    return kinds[rung.name]
+
+
+def save(folder: Path, file: CandidateFile, ladder: Ladder) -> None:
+    """Write `candidate.json` and the chooser's tensors; the reward network is placed by its own stage."""
+    if file.chooser == "ridge":
+        tensors = {f"ridge.{name}": values for name, values in ladder.ridge.to_tensors().items()}
+        tensors |= {f"observer.{name}": values for name, values in ladder.observer.to_tensors().items()}
+        write_tensors(folder / RIDGE, tensors, {"statistic_names": ladder.observer.statistic_names})
+    write_atomic(folder / CANDIDATE, file.model_dump_json(indent=1) + "\n")
+
+
+def find(place: Path) -> Path:
+    """Return the candidate.json that a path names: the file, a run folder, or a folder of runs.
+
+    Raises InputError when there is none.
+    """
+    path = place
+    if place.is_dir():
+        path = (place if (place / CANDIDATE).exists() else newest_finished(place)) / CANDIDATE
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no candidate there", advice="name a finished run's folder or its candidate.json"
+        )
+    return path
+
+
+def load(place: Path, device: str) -> Candidate:
+    """Load the candidate that a path names; raises InputError or IntegrityError."""
+    path = find(place)
+    try:
+        file = CandidateFile.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise IntegrityError(
+            f"{path}: not a candidate of this program: {problem}",
+            advice="fetch an undamaged copy of the run folder",
+        ) from error
+    folder = path.parent
+    judge = NetworkJudge([network_file.load(folder / NETWORK)], device)
+    if file.chooser == "ppo":
+        return Candidate(file, judge, policy=Policy.load(folder / POLICY))
+    if file.chooser == "ridge":
+        observer, ridge = _ridge_file(folder / RIDGE)
+        return Candidate(file, judge, observer=observer, ridge=ridge)
+    return Candidate(file, judge)
+
+
+def _ridge_file(path: Path) -> tuple[Observer, RidgeChooser]:
+    try:
+        tensors, document = read_tensors(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: missing", advice="fetch the whole run folder") from error
+    try:
+        observer = Observer.from_tensors(_part(tensors, "observer"), document["statistic_names"])
+        return observer, RidgeChooser.from_tensors(_part(tensors, "ridge"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(
+            f"{path}: not a ridge chooser of this program: {error}",
+            advice="fetch an undamaged copy of the run folder",
+        ) from error
+
+
+def _part(tensors: dict[str, NDArray[Any]], name: str) -> dict[str, NDArray[Any]]:
+    prefix = name + "."
+    return {key.removeprefix(prefix): values for key, values in tensors.items() if key.startswith(prefix)}
+
+
+def describe(file: CandidateFile) -> str:
+    """Say in one line what a candidate does."""
+    if file.chooser == "fixed":
+        return f"{file.name}: {file.space[file.action].label}"
+    return f"{file.name}: chooses among {len(file.space)} actions per image"

@@ -1,0 +1,91 @@
+"""The verdict: is what ships better than what the user has today, and did learning add anything?"""
+
+from job.evaluation.results import Verdict, VerdictName
+from job.metrics.statistics import Interval, Uplift, patients_needed
+
+LEAST_PATIENTS = 2
+"""A single patient has no spread: nothing can be concluded from one."""
+
+
+def decide(
+    *,
+    valid: bool,
+    ships: str,
+    before: Interval,
+    after: Interval,
+    vs_noop: Uplift,
+    learned_vs_best_fixed: Uplift | None,
+    smallest_effect: float,
+    confidence: float = 0.95,
+) -> Verdict:
+    """Put the two answers into words; `learned_vs_best_fixed` is None where nothing was learned.
+
+    `confidence` is that of the intervals given.
+    """
+    name = _name(valid, vs_noop, smallest_effect)
+    needed = _needed(vs_noop, smallest_effect, confidence) if name == "inconclusive" else None
+    return Verdict(
+        verdict=name,
+        sentence=_sentence(name, ships, before, after, vs_noop, smallest_effect, needed),
+        ships=ships,
+        dice_before=before,
+        dice_after=after,
+        vs_noop=vs_noop,
+        vs_best_fixed=learned_vs_best_fixed,
+        learning=_learning(learned_vs_best_fixed, smallest_effect),
+        patients_needed=needed,
+    )
+
+
+def _name(valid: bool, uplift: Uplift, smallest_effect: float) -> VerdictName:
+    if not valid:
+        return "invalid"
+    if uplift.low > 0:
+        return "improved"
+    if uplift.high < smallest_effect:
+        return "no-improvement"
+    return "inconclusive"
+
+
+def _needed(uplift: Uplift, smallest_effect: float, confidence: float) -> int | None:
+    if uplift.n_patients < LEAST_PATIENTS:
+        return None
+    # An effect smaller than the smallest worth having need not be resolved.
+    effect = max(abs(uplift.mean), smallest_effect)
+    return max(patients_needed(uplift.sd, effect, confidence=confidence), uplift.n_patients + 1)
+
+
+def _sentence(
+    name: VerdictName,
+    ships: str,
+    before: Interval,
+    after: Interval,
+    uplift: Uplift,
+    smallest_effect: float,
+    needed: int | None,
+) -> str:
+    change = f"Dice {before.mean:.3f} -> {after.mean:.3f}"
+    spread = f"({uplift.mean:+.3f}, interval {uplift.low:+.3f} to {uplift.high:+.3f})"
+    if name == "invalid":
+        return "A validity check failed: the numbers below cannot be trusted, and nothing ships."
+    if name == "improved":
+        return f"{ships} beats what you have today: {change} {spread}."
+    if name == "no-improvement":
+        if ships == "noop":
+            return f"Nothing beats what you have today: {change}."
+        return f"{ships} does not beat what you have today by {smallest_effect:g} Dice: {change} {spread}."
+    more = f"; about {needed} test patients would decide" if needed else ""
+    return f"It is not decided whether {ships} beats what you have today: {change} {spread}{more}."
+
+
+def _learning(uplift: Uplift | None, smallest_effect: float) -> str:
+    if uplift is None:
+        return "No policy was trained or judged."
+    spread = f"({uplift.mean:+.3f} Dice, interval {uplift.low:+.3f} to {uplift.high:+.3f})"
+    if uplift.low > 0:
+        return f"Learning added something over the best fixed action {spread}."
+    if uplift.high < 0:
+        return f"The learned policy is worse than the best fixed action {spread}."
+    if uplift.high < smallest_effect:
+        return f"Learning added nothing worth having over the best fixed action {spread}."
+    return f"Learning has not been shown to add anything over the best fixed action {spread}."

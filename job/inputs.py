@@ -1,0 +1,117 @@
+"""What a spec points at: places resolved and checked before anything slow begins, and the run's identity."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from job.data.dataset import listing_digest
+from job.errors import InputError, SpecError
+from job.spec.job import JobSpec
+from job.storage.local import local_path, sha256_file, sha256_folder, sha256_json
+from job.storage.run_folder import newest_finished
+
+SYNTHETIC = "synthetic:fundus"
+EMBEDDED_SEGMENTER = "embedded:promptable_unet"
+EMBEDDED_ROOT = Path(__file__).parent
+REWARD_NETWORK = "reward/best_reward_net.safetensors"
+POLICY = "policy.safetensors"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Local places of everything that a job reads."""
+
+    data: Path | None
+    """The dataset folder; None for synthetic images."""
+    unlabelled: Path | None
+    segmenter: Path
+    """The checkpoint folder."""
+    reward_network: Path
+    """The file that training starts from, or that is taken as it is; unused with `init: scratch`."""
+    policy: Path | None
+
+    def identity(self, spec: JobSpec) -> str:
+        """Return a digest of what is computed on which inputs, without reading large files."""
+        return sha256_json({"spec": spec.identity(), "inputs": self._listing()})
+
+    def _listing(self) -> dict[str, Any]:
+        folders = {"data": self.data, "unlabelled": self.unlabelled, "segmenter": self.segmenter}
+        listed = {name: listing_digest(path) for name, path in folders.items() if path is not None}
+        if self.segmenter.is_relative_to(EMBEDDED_ROOT):
+            # Times differ between installations; the embedded weights are small enough to read.
+            listed["segmenter"] = sha256_folder(self.segmenter)
+        files = {"reward_network": self.reward_network, "policy": self.policy}
+        return listed | {name: sha256_file(path) for name, path in files.items() if path is not None}
+
+
+def resolve(spec: JobSpec) -> Inputs:
+    """Find every input of `spec`; raises `SpecError` or, for what is not there, `InputError`."""
+    return Inputs(
+        data=_dataset(spec.data.uri),
+        unlabelled=_folder(spec.data.unlabelled_uri, "data.unlabelled_uri")
+        if spec.data.unlabelled_uri
+        else None,
+        segmenter=segmenter_folder(spec.segmenter.uri),
+        reward_network=_file_of_run(spec.reward.network.uri, REWARD_NETWORK, "reward.network.uri")
+        if spec.reward.network.uri
+        else EMBEDDED_ROOT / "reward" / "embedded" / "model.safetensors",
+        policy=_file_of_run(spec.finetune.policy_uri, POLICY, "finetune.policy_uri")
+        if spec.finetune.policy_uri
+        else None,
+    )
+
+
+def run_id_of(identity: str, given: str | None) -> str:
+    """Return the run's name: the given one, else 12 hex digits of its identity; raises `SpecError`."""
+    if given is None:
+        return identity[:12]
+    if not given.replace("-", "").replace("_", "").replace(".", "").isalnum() or given.startswith("."):
+        raise SpecError(
+            f"run id {given!r} cannot name a folder",
+            advice="use letters, digits, dots, dashes and underscores",
+        )
+    return given
+
+
+def segmenter_folder(uri: str) -> Path:
+    """Return the checkpoint folder that `segmenter.uri` names."""
+    if uri.startswith("embedded:"):
+        if uri != EMBEDDED_SEGMENTER:
+            raise SpecError(
+                f"segmenter.uri {uri!r} is not embedded in this program",
+                advice=f"there is {EMBEDDED_SEGMENTER}",
+            )
+        return EMBEDDED_ROOT / "segmenters" / "promptable_unet" / "checkpoint"
+    return _folder(uri, "segmenter.uri")
+
+
+def _dataset(uri: str) -> Path | None:
+    if uri.startswith("synthetic:"):
+        if uri != SYNTHETIC:
+            raise SpecError(
+                f"data.uri {uri!r} is not a kind of synthetic data", advice=f"there is {SYNTHETIC}"
+            )
+        return None
+    return _folder(uri, "data.uri")
+
+
+def _folder(uri: str, field: str) -> Path:
+    path = local_path(uri)
+    if not path.is_dir():
+        what = "is not a folder" if path.exists() else "does not exist"
+        raise InputError(f"{field}: {path} {what}", advice=f"set it, for example with --set {field}=PATH")
+    return path.resolve()
+
+
+def _file_of_run(uri: str, relative: str, field: str) -> Path:
+    path = local_path(uri)
+    if path.is_file():
+        return path.resolve()
+    if not path.is_dir():
+        raise InputError(
+            f"{field}: {path} does not exist", advice="run the job that makes it first, or set another place"
+        )
+    file = newest_finished(path) / relative
+    if not file.is_file():
+        raise InputError(f"{field}: {file.parent} has no {file.name}", advice="name a run that has one")
+    return file.resolve()

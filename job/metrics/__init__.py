@@ -1,0 +1,1 @@
+"""What masks and choices are measured by; knows nothing of specs, storage or logs."""

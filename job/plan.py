@@ -1,0 +1,77 @@
+"""`plan`: what a run would do, what it would find done, and what looks unwise."""
+
+from job import inputs as job_inputs
+from job.spec.loading import LoadedSpec
+from job.storage.local import local_path
+from job.storage.run_folder import RunFolder
+
+STEPS_PER_ACTION = 50
+"""Fewer PPO steps than this per action leave most actions all but untried."""
+
+
+def plan(loaded: LoadedSpec) -> str:
+    """Return the plan as text; raises what resolving the inputs raises."""
+    spec = loaded.spec
+    inputs = job_inputs.resolve(spec)
+    folder = RunFolder(
+        local_path(spec.output.uri).resolve(), spec.name, job_inputs.run_id_of(inputs.identity(spec), None)
+    )
+    prompts, postprocess = len(spec.actions.prompts), len(spec.actions.postprocess)
+    actions = prompts * postprocess
+    rollout = spec.finetune.n_steps * spec.finetune.n_envs
+    rollouts = -(-spec.finetune.total_timesteps // rollout)
+    data = spec.data.uri if inputs.data is None else str(inputs.data)
+    lines = [
+        f"run        {folder.path}",
+        f"state      {_state(folder)}",
+        f"data       {data}{_counts(loaded)}",
+        f"segmenter  {spec.segmenter.kind} {spec.segmenter.uri}",
+        f"actions    K = {actions}: {prompts} prompts x {postprocess} post-processings; action 0 is today's",
+        f"reward     {' + '.join(f'{weight:g} {term}' for term, weight in spec.reward.terms.items())}",
+        f"finetune   PPO, {rollouts * rollout} steps ({rollouts} rollouts of {rollout}),"
+        f" start: {spec.finetune.policy_uri or spec.finetune.init}, rewards: {spec.finetune.rollout}",
+    ]
+    lines += [f"warning    {warning}" for warning in warnings(loaded)]
+    return "\n".join(lines)
+
+
+def warnings(loaded: LoadedSpec) -> list[str]:
+    """Return what is allowed but looks unwise."""
+    spec = loaded.spec
+    actions = len(spec.actions.prompts) * len(spec.actions.postprocess)
+    steps = spec.finetune.total_timesteps
+    found = []
+    if 0 < steps < STEPS_PER_ACTION * actions:
+        found.append(
+            f"finetune.total_timesteps {steps} is under {STEPS_PER_ACTION} per action"
+            f" ({STEPS_PER_ACTION * actions} for K = {actions}): most actions stay all but untried;"
+            " raise it, or offer fewer actions"
+        )
+    if actions == 1:
+        found.append("there is one action: nothing to choose; add prompts or post-processings")
+    if spec.data.uri.startswith("synthetic:") and spec.data.width not in (None, spec.data.synthetic.size):
+        found.append(
+            f"data.width {spec.data.width} resizes synthetic images of {spec.data.synthetic.size} px"
+        )
+    if spec.finetune.rollout == "live":
+        found.append("finetune.rollout live calls the segmenter at every step; table gives the same rewards")
+    return found
+
+
+def _state(folder: RunFolder) -> str:
+    finished = folder.finished()
+    if finished is not None:
+        return f"finished {finished.finished_at} ({finished.verdict}): running it again does nothing"
+    stage = folder.status().get("stage")
+    return f"stopped at {stage}: finished stages are taken over" if stage else "new"
+
+
+def _counts(loaded: LoadedSpec) -> str:
+    data = loaded.spec.data
+    if not data.uri.startswith("synthetic:"):
+        return f", split: {data.split.kind}"
+    made = data.synthetic
+    return (
+        f": {made.train} training, {made.validation} validation, {made.test} test images"
+        f" of {made.size} px, annotated {made.annotation}"
+    )

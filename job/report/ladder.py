@@ -1,0 +1,144 @@
+"""The ladder as rows of a dot plot and as a table of every metric."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from job.evaluation.results import LadderRow
+from job.metrics.statistics import Uplift
+from job.report.charts import Axis, Tick, tick_label, tight_axis
+from job.report.numbers import figure, finite, interval, signed, spread
+from job.report.summary import detail
+from job.report.words import JUDGED, LOWER_IS_BETTER, MARKS, Judgement, candidate_name, judge, metric_name
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A candidate in the dot plot; places are percents of the plot's width."""
+
+    candidate: str
+    name: str
+    detail: str
+    dice: str
+    uplift: str
+    interval: str
+    at: float
+    low: float
+    high: float
+    is_open_low: bool
+    is_open_high: bool
+    ships: bool
+    can_ship: bool
+    judgement: Judgement
+    judged: str
+
+
+@dataclass(frozen=True)
+class DotPlot:
+    """All candidates on one scale: Dice against the no-op."""
+
+    rungs: tuple[Rung, ...]
+    ticks: tuple[Tick, ...]
+    zero: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A metric of a candidate."""
+
+    mean: str
+    spread: str
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class MetricTable:
+    """Every candidate x every metric; the best of those that can ship are marked."""
+
+    metrics: tuple[tuple[str, bool], ...]
+    """Name, and whether lower is better."""
+    rows: tuple[tuple[Rung, tuple[Cell, ...]], ...]
+
+
+def dot_plot(ladder: Sequence[LadderRow]) -> DotPlot:
+    """Lay the candidates out by their paired difference to the no-op.
+
+    Paired: the spread of a mean Dice is mostly that of easy and hard patients, and would hide what changed.
+    """
+    axis = _axis([row.vs_noop for row in ladder])
+    return DotPlot(
+        rungs=tuple(_rung(row, axis) for row in ladder),
+        ticks=tuple(Tick(axis.percent(tick), _tick_label(tick, axis)) for tick in axis.ticks),
+        zero=axis.percent(0.0),
+    )
+
+
+def metric_table(ladder: Sequence[LadderRow]) -> MetricTable:
+    """Collect the test means of every candidate."""
+    metrics = list(ladder[0].test) if ladder else []
+    best = {metric: _best(ladder, metric) for metric in metrics}
+    axis = _axis([row.vs_noop for row in ladder])
+    return MetricTable(
+        metrics=tuple((metric_name(metric), metric in LOWER_IS_BETTER) for metric in metrics),
+        rows=tuple(
+            (
+                _rung(row, axis),
+                tuple(
+                    Cell(
+                        figure(row.test[metric].mean),
+                        spread(row.test[metric]),
+                        row.can_ship and row.test[metric].mean == best[metric],
+                    )
+                    for metric in metrics
+                ),
+            )
+            for row in ladder
+        ),
+    )
+
+
+def _axis(uplifts: Sequence[Uplift]) -> Axis:
+    means = finite([uplift.mean for uplift in uplifts]) or [0.0]
+    reach = max(0.02, 3 * (max(*means, 0.0) - min(*means, 0.0)))
+    # An interval from two or three patients can be wider than everything else together: it runs off the plot.
+    ends = [
+        min(max(end, min(*means, 0.0) - reach), max(*means, 0.0) + reach)
+        for uplift in uplifts
+        for end in finite([uplift.low, uplift.high])
+    ]
+    return tight_axis([0.0, *means, *ends], 5)
+
+
+def _rung(row: LadderRow, axis: Axis) -> Rung:
+    uplift = row.vs_noop
+    low, high = (uplift.mean if math.isnan(end) else end for end in (uplift.low, uplift.high))
+    judgement = judge(uplift)
+    return Rung(
+        candidate=row.candidate,
+        name=candidate_name(row.candidate),
+        detail=detail(row),
+        dice=figure(row.test["dice"].mean),
+        uplift=signed(uplift.mean),
+        interval=interval(uplift),
+        at=axis.percent(uplift.mean),
+        low=axis.percent(low),
+        high=axis.percent(high),
+        is_open_low=low < axis.low,
+        is_open_high=high > axis.high,
+        ships=row.ships,
+        can_ship=row.can_ship,
+        judgement=judgement,
+        judged=f"{MARKS[judgement]} {JUDGED[judgement]}",
+    )
+
+
+def _tick_label(tick: float, axis: Axis) -> str:
+    text = tick_label(tick, axis)
+    return "today" if not text.strip("0.") else f"+{text}" if tick > 0 else text
+
+
+def _best(ladder: Sequence[LadderRow], metric: str) -> float | None:
+    means = finite([row.test[metric].mean for row in ladder if row.can_ship])
+    if not means:
+        return None
+    return min(means) if metric in LOWER_IS_BETTER else max(means)

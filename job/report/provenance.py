@@ -1,0 +1,36 @@
+"""Where a result comes from, as rows of (name, value): shared by both reports."""
+
+from job.publish.training_info import TrainingInfo
+from job.report.numbers import count
+from job.spec.showing import redact
+
+
+def provenance(info: TrainingInfo) -> list[tuple[str, str]]:
+    """Return what one needs to find, repeat and compare a run; places without user names and signatures."""
+    where = info.provenance
+    segmented = info.segmentations
+    return [
+        ("Run", f"{info.name} / {info.run_id}"),
+        ("Place", redact(info.run_uri)),
+        ("Started", info.started_at),
+        ("Finished", info.finished_at),
+        ("Exit code", str(info.exit_code)),
+        ("Data", redact(info.data.uri) + (f", {info.data.width} px wide" if info.data.width else "")),
+        *((f"Images, {split}", images_of(info, split)) for split in info.data.images),
+        *((f"Digest, {name}", digest) for name, digest in info.data.digests.items()),
+        ("Segmenter", f"{info.segmenter.get('kind', '')} {redact(info.segmenter.get('uri', ''))}".strip()),
+        ("Segmenter key", info.segmenter.get("key", "")),
+        ("Segmentations", ", ".join(f"{n:,} {how}" for how, n in segmented.items())),
+        ("Policy checkpoints", count(len(info.finetune.checkpoints), "file")),
+        ("Device", f"{where.device}, {count(where.threads, 'CPU thread')}"),
+        ("Platform", where.platform),
+        ("Commit", where.git_commit or "not from a checkout"),
+        ("Results digest", info.results_digest),
+    ]
+
+
+def images_of(info: TrainingInfo, split: str) -> str:
+    """Say how many images, of how many patients, a split holds."""
+    images = count(info.data.images[split], "image")
+    patients = info.data.patients.get(split)
+    return images if patients is None else f"{images} of {count(patients, 'patient')}"

@@ -1,0 +1,149 @@
+"""The final answer as plain rows of (label, value): for the terminal, report.md and report.html."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from job.checks.result import CheckResult
+from job.evaluation.results import Experiment, LadderRow, Verdict
+from job.metrics.statistics import Interval, Uplift
+from job.publish.training_info import TrainingInfo
+from job.report.numbers import count, figure, interval, signed
+from job.report.words import JUDGED, VERDICTS, Judgement, candidate_name, judge
+
+
+@dataclass(frozen=True)
+class ExperimentAnswer:
+    """One of the mission's three experiments; figures are None where it was not run."""
+
+    experiment: Experiment
+    detail: str = ""
+    """What was found; empty where the experiment's name says it all."""
+    dice: Interval | None = None
+    vs_noop: Uplift | None = None
+    judgement: Judgement | None = None
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Answer (b) in figures: the policy against the best fixed action."""
+
+    judgement: Judgement
+    mean: str
+    images: str
+
+
+def answer_table(info: TrainingInfo) -> list[tuple[str, str]]:
+    """Return the answer of a run, most important first."""
+    verdict = info.results.verdict
+    rows = [
+        ("Verdict", f"{VERDICTS[verdict.verdict].headline}: {verdict.sentence}"),
+        ("Ships", ships(info)),
+        ("Dice", f"{figure(verdict.dice_before.mean)} → {figure(verdict.dice_after.mean)}"),
+        ("Change", change(verdict.vs_noop)),
+        ("Images", wins_and_losses(verdict.vs_noop)),
+        ("Learning", verdict.learning),
+    ]
+    if needed := what_would_decide(verdict):
+        rows.append(("To decide", needed))
+    rows += [(capitalised(answer.experiment), experiment_line(answer)) for answer in experiments(info)]
+    rows.append(("Checks", checks_line(info.checks)))
+    return rows
+
+
+def print_answer(console: Console, run_folder: Path) -> None:
+    """Print the answer of the finished run in `run_folder` and where its report is."""
+    text = (run_folder / "training_info.json").read_text(encoding="utf-8")
+    info = TrainingInfo.model_validate_json(text)
+    table = Table.grid(padding=(0, 2))
+    for label, value in [*answer_table(info), ("Report", str(run_folder / "report.html"))]:
+        # Text, not markup: a file name in square brackets is no style.
+        table.add_row(Text(label, style="bold"), Text(value))
+    console.print(table)
+
+
+def ships(info: TrainingInfo) -> str:
+    """Say what ships, in plain words and by name; nothing where the result is invalid."""
+    verdict = info.results.verdict
+    if verdict.verdict == "invalid":
+        return "nothing"
+    name = candidate_name(verdict.ships)
+    row = next((row for row in info.results.ladder if row.candidate == verdict.ships), None)
+    more = detail(row) if row is not None else ""
+    return f"{name}: {more}" if more else name
+
+
+def detail(row: LadderRow) -> str:
+    """Return what a candidate's description adds to its name; empty where it only repeats it."""
+    return "" if row.description == candidate_name(row.candidate) else row.description
+
+
+def change(uplift: Uplift) -> str:
+    """Say how much better, on how many patients."""
+    basis = f"{count(uplift.n_patients, 'patient')}, {count(uplift.n_images, 'image')}"
+    return f"{signed(uplift.mean)} Dice ({interval(uplift)}; {basis})"
+
+
+def wins_and_losses(uplift: Uplift) -> str:
+    """Say on how many images it was better, equal, worse."""
+    return f"{uplift.wins} better, {uplift.ties} equal, {uplift.losses} worse"
+
+
+def what_would_decide(verdict: Verdict) -> str | None:
+    """Say how many patients would decide an inconclusive verdict; None where it is decided."""
+    if verdict.verdict != "inconclusive":
+        return None
+    have = verdict.vs_noop.n_patients
+    if verdict.patients_needed is None:
+        return f"more test patients are needed than the {count(have, 'patient')} of this run"
+    return (
+        f"about {count(verdict.patients_needed, 'test patient')} would decide it (80 % power);"
+        f" this run had {have}"
+    )
+
+
+def learned(verdict: Verdict) -> Learned | None:
+    """Return what learning added over the best fixed action; None where nothing was learned."""
+    uplift = verdict.vs_best_fixed
+    if uplift is None:
+        return None
+    return Learned(judge(uplift), signed(uplift.mean), wins_and_losses(uplift))
+
+
+def experiments(info: TrainingInfo) -> list[ExperimentAnswer]:
+    """Return the mission's three experiments in their order, those that were not run too."""
+    rows = {row.experiment: row for row in info.results.ladder if row.experiment is not None}
+    return [_answer(name, rows.get(name)) for name in get_args(Experiment)]
+
+
+def experiment_line(answer: ExperimentAnswer) -> str:
+    """Return an experiment's answer on one line."""
+    if answer.dice is None or answer.vs_noop is None or answer.judgement is None:
+        return "not run"
+    against = f"{signed(answer.vs_noop.mean)} against today, {interval(answer.vs_noop)}"
+    return f"Dice {figure(answer.dice.mean)} ({against}): {JUDGED[answer.judgement]}"
+
+
+def capitalised(text: str) -> str:
+    """Return a text with a capital first letter and all others as they were: `Reward-network RL`."""
+    return text[:1].upper() + text[1:]
+
+
+def checks_line(checks: Sequence[CheckResult]) -> str:
+    """Say how many checks passed and name those that did not."""
+    if not checks:
+        return "none were run"
+    failed = [check for check in checks if not check.passed]
+    passed = f"{len(checks) - len(failed)} of {len(checks)} passed"
+    return "; ".join([passed, *(f"{check.name} failed: {check.finding}" for check in failed)])
+
+
+def _answer(name: Experiment, row: LadderRow | None) -> ExperimentAnswer:
+    if row is None:
+        return ExperimentAnswer(name)
+    return ExperimentAnswer(name, detail(row), row.test["dice"], row.vs_noop, judge(row.vs_noop))

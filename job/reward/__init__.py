@@ -1,0 +1,1 @@
+"""What actions are rewarded for: named terms, and a learned judge of masks."""

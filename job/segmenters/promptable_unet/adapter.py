@@ -1,0 +1,142 @@
+"""The embedded network, or a user's own checkpoint of its kind, as a segmenter."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from job.segmenters.promptable_unet.modelling import PromptableUNet
+from job.segmenters.protocol import Segmentation
+
+REVISION = 1
+EMBEDDED_CHECKPOINT = Path(__file__).parent / "checkpoint"
+
+_CONTENT_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+_CODE_FILES = ("adapter.py", "modelling.py", "processing.py")
+_MAX_TOKENS = 64
+_PIXELS_PER_BATCH = 512 * 512
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+class PromptableUNetSegmenter:
+    """A `PromptableUNet` checkpoint behind the segmenter protocol; computes in float32 on any device.
+
+    Images of equal size share batches; the prompts of an image share its encoding. An image's answer does not
+    depend on its company beyond the rounding of float32 (1e-3 in a logit), and equal batches give equal bits.
+    """
+
+    def __init__(self, network: PromptableUNet, tokenizer: object, key: str, device: str) -> None:
+        self._network = network
+        self._tokenizer = tokenizer
+        self._key = key
+        self._device = torch.device(device)
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> "PromptableUNetSegmenter":
+        """Load a checkpoint folder: config.json, model.safetensors, tokenizer.json, tokenizer_config.json.
+
+        Only files are read, no network is asked and no code of the checkpoint is run. Raises
+        FileNotFoundError naming what the folder lacks.
+        """
+        missing = [name for name in _CONTENT_FILES if not (folder / name).is_file()]
+        if missing:
+            raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}")
+        with _no_progress_bar():
+            network = PromptableUNet.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            )
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        return cls(network.to(device).eval(), tokenizer, content_key(folder), device)
+
+    @property
+    def key(self) -> str:
+        """sha256 over the checkpoint's files, this package's code, the adapter's revision and the dtype."""
+        return self._key
+
+    def segment(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> list[Segmentation]:
+        """Segment RGB images `[H, W, 3]` of any sizes with every prompt; logits are of each image's own size.
+
+        Raises ValueError when there is no prompt or an image is not uint8 RGB.
+        """
+        if not prompts:
+            raise ValueError("segment needs at least one prompt")
+        for position, image in enumerate(images):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(f"image {position} must be uint8 [H, W, 3], got {image.dtype} {image.shape}")
+        tokens = self._tokens(prompts)
+        answers: dict[int, Segmentation] = {}
+        for positions in _batches(images):
+            batch = torch.from_numpy(np.stack([images[p] for p in positions]).transpose(0, 3, 1, 2).copy())
+            for position, answer in zip(positions, self._segment_batch(batch, tokens), strict=True):
+                answers[position] = answer
+        return [answers[position] for position in range(len(images))]
+
+    def _tokens(self, prompts: Sequence[str]) -> Tensor:
+        encoded = self._tokenizer(  # type: ignore[operator]
+            list(prompts), padding=True, truncation=True, max_length=_MAX_TOKENS, return_tensors="pt"
+        )
+        ids: Tensor = encoded["input_ids"]
+        if not ids.shape[1]:  # nothing but punctuation: one padding token stands for "no words"
+            ids = torch.full((len(prompts), 1), self._network.config.pad_token_id, dtype=torch.int64)
+        return ids.to(self._device)
+
+    def _segment_batch(self, pixels_B3HW: Tensor, tokens_PT: Tensor) -> list[Segmentation]:
+        with torch.inference_mode(), _exact_float32():
+            output = self._network(pixels_B3HW.to(self._device), tokens_PT)
+        logits = output.logits.clamp(-_LARGEST, _LARGEST).to(torch.float16).cpu().numpy()
+        embeddings = output.embeddings.float().cpu().numpy()
+        return [Segmentation(l_PHW, e_D) for l_PHW, e_D in zip(logits, embeddings, strict=True)]
+
+
+def content_key(folder: Path) -> str:
+    """Return the sha256 that names what a checkpoint computes: its files, this code, the revision, the dtype."""
+    digest = hashlib.sha256(f"promptable_unet revision {REVISION} float32\n".encode())
+    code = [Path(__file__).with_name(name) for name in _CODE_FILES]
+    for path in [*(folder / name for name in _CONTENT_FILES), *code]:
+        content = path.read_bytes()
+        digest.update(f"{path.name} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _batches(images: Sequence[NDArray[np.uint8]]) -> list[list[int]]:
+    """Group positions of images of equal size, as many as fit a bounded number of pixels."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for position, image in enumerate(images):
+        by_shape.setdefault(image.shape, []).append(position)
+    batches = []
+    for shape, positions in by_shape.items():
+        count = max(1, _PIXELS_PER_BATCH // (shape[0] * shape[1]))
+        batches += [positions[start : start + count] for start in range(0, len(positions), count)]
+    return batches
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Within: `transformers` draws no bar on the terminal that belongs to the job's own log."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _exact_float32() -> Iterator[None]:
+    """Within: cuDNN's convolutions and cuBLAS's products in true float32 and by deterministic algorithms."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = (cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark, matmul.allow_tf32)
+    cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark, matmul.allow_tf32 = False, True, False, False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark, matmul.allow_tf32 = before

@@ -1,0 +1,61 @@
+"""The spec: the JSON document that describes a job."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from job.spec.actions import ActionsSpec, SegmenterSpec
+from job.spec.data import DataSpec
+from job.spec.finetune import FinetuneSpec
+from job.spec.reward import ChecksSpec, RewardSpec, TableSpec
+from job.spec.runtime import CacheSpec, EvaluateSpec, OutputSpec, RuntimeSpec
+from job.spec.section import Section, broken_rule
+
+NOT_IN_RUN_ID = ("runtime", "output", "cache")
+
+
+class JobSpec(Section):
+    """A job: data, a segmenter, the actions to choose from, what is rewarded, how it learns and is judged."""
+
+    schema_: str | None = Field(None, alias="$schema")
+    """Where editors find the schema; read by nothing here."""
+    version: Literal[1] = 1
+    """Version of this format."""
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    """Names the run folder: lower-case letters, digits, dots, dashes, underscores."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Of everything random."""
+    data: DataSpec = DataSpec()
+    """Where the images are."""
+    segmenter: SegmenterSpec = SegmenterSpec()
+    """The model."""
+    actions: ActionsSpec = ActionsSpec()
+    """What there is to choose from."""
+    table: TableSpec = TableSpec()
+    """How the action table is computed."""
+    reward: RewardSpec = RewardSpec()
+    """What is rewarded."""
+    checks: ChecksSpec = ChecksSpec()
+    """What must hold before learning."""
+    finetune: FinetuneSpec = FinetuneSpec()
+    """How the policy learns."""
+    evaluate: EvaluateSpec = EvaluateSpec()
+    """How candidates are judged."""
+    output: OutputSpec = OutputSpec()
+    """Where results go."""
+    cache: CacheSpec = CacheSpec()
+    """Where logits are kept."""
+    runtime: RuntimeSpec = RuntimeSpec()
+    """How the machine is used."""
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _version_is_an_integer(cls, value: object) -> object:
+        # pydantic's literal 1 takes true and 1.0, which Python holds equal to it.
+        if isinstance(value, bool | float):
+            raise broken_rule(f"expected 1, got {str(value).lower()}")
+        return value
+
+    def identity(self) -> dict[str, Any]:
+        """Return the part of the spec that says what is computed: the basis of run_id."""
+        return self.model_dump(mode="json", exclude={"schema_", *NOT_IN_RUN_ID})

@@ -1,0 +1,60 @@
+"""`table`, `reward` and `checks`: what is scored, by what, and what must hold before learning."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from job.spec.section import Section, Uri, broken_rule
+
+TermName = Literal["reward_net", "dice", "iou", "recall", "precision", "cldice", "betti", "foreground"]
+Weight = Annotated[float, Field(ge=-100.0, le=100.0)]
+
+
+class TableSpec(Section):
+    """How the action table is computed; nothing here changes what it says."""
+
+    keep_logits: Literal["all", "none"] = "all"
+    """`all` keeps every logit tensor in the cache, so that no image is segmented twice."""
+    memory_mb: int = Field(512, ge=16, le=1_000_000)
+    """Budget in MiB for masks in memory while scoring."""
+
+
+class RewardNetworkSpec(Section):
+    """The network that judges a mask without the truth."""
+
+    uri: Uri | None = None
+    """An existing network: a `.safetensors` file, a run folder, or a run's name folder (its newest run)."""
+    init: Literal["embedded", "scratch"] = "embedded"
+    """Where training starts when no `uri` is given."""
+    epochs: int = Field(3, ge=0, le=10_000)
+    """Passes over the training masks; 0 trains nothing."""
+    batch_size: int = Field(32, ge=1, le=65_536)
+    """Masks a gradient step."""
+    learning_rate: float = Field(1e-3, gt=0.0, le=1.0)
+    """Adam's step size."""
+    folds: int = Field(2, ge=2, le=20)
+    """Cross-fitting: training images are scored by a network trained on the other folds."""
+
+
+class RewardSpec(Section):
+    """A weighted sum of named terms."""
+
+    terms: dict[TermName, Weight] = Field({"reward_net": 0.5, "dice": 0.5}, min_length=1)
+    """Weight of each term."""
+    network: RewardNetworkSpec = RewardNetworkSpec()
+    """The reward network."""
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> Self:
+        if not any(self.terms.values()):
+            raise broken_rule("every weight is 0: the reward would be constant", "terms")
+        return self
+
+
+class ChecksSpec(Section):
+    """Thresholds of the checks."""
+
+    replay_tolerance: float = Field(1e-6, ge=0.0, le=1.0)
+    """Largest allowed difference between the no-op through the environment and the baseline Dice."""
+    min_mask_diversity: float = Field(0.01, ge=0.0, le=1.0)
+    """Smallest mean pairwise 1 - Dice between the masks of an image's actions."""

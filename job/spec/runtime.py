@@ -1,0 +1,45 @@
+"""`evaluate`, `output`, `cache` and `runtime`: the verdict, and what enters no fingerprint."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from job.spec.section import Section, Uri
+
+
+class EvaluateSpec(Section):
+    """How candidates are judged."""
+
+    smallest_effect: float = Field(0.01, gt=0.0, lt=1.0)
+    """Mean Dice difference below which a change is not worth having: decides `no-improvement`."""
+    confidence: float = Field(0.95, gt=0.5, lt=1.0)
+    """Of every interval."""
+    review_share: float = Field(0.2, gt=0.0, lt=1.0)
+    """Share of validation images whose predicted quality would be flagged for review; sets predict's flag."""
+
+
+class OutputSpec(Section):
+    """Where results go."""
+
+    uri: Uri = "output"
+    """Root of runs/, models/ and stages/."""
+
+
+class CacheSpec(Section):
+    """Where logits are kept."""
+
+    uri: Uri | None = None
+    """Root of logits/; null is cache/ beside the runs."""
+
+
+class RuntimeSpec(Section):
+    """How the job uses the machine; nothing here changes what is computed, up to rounding."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes CUDA where there is one."""
+    threads: int | None = Field(None, ge=1, le=1024)
+    """CPU threads; null takes what the process may use. Recorded: equal digests need equal threads."""
+    progress_every_s: float = Field(10.0, gt=0.0, le=3600.0)
+    """Seconds between progress events when the output is not a terminal."""
+    log_level: Literal["debug", "info", "warning"] = "info"
+    """Lowest level that is written."""

@@ -1,0 +1,81 @@
+"""Paths and values as messages show them: short, printable, and without secrets."""
+
+import json
+import re
+
+from job.spec.positions import JSON, Path
+
+MAX_SHOWN = 60
+_MAX_URI = 1000
+
+_SECRET_KEY = re.compile(
+    r"passw|secret|token|credential|signature|(?:access|api|private|account)[_-]?key", re.IGNORECASE
+)
+_SECRET_TEXT = re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{12,}|\b(?:hf|ghp|gho|github_pat|sk)_\w{8,}|-----BEGIN ")
+_USER_INFO = re.compile(r"(?<=://)[^/?#\s]*@")
+_QUERY = re.compile(r"(?<=\?)[^\s#]*(?:sig|key|token|credential|secret|passw)[^\s]*", re.IGNORECASE)
+_PLAIN_KEY = re.compile(r"[A-Za-z_$][\w$-]{0,59}", re.ASCII)
+
+
+def show_path(path: Path) -> str:
+    """Return `path` as users write it, `finetune.net_arch.pi[0]`; odd keys as `data["my key"]`."""
+    shown = ""
+    for step in path:
+        if isinstance(step, int):
+            shown += f"[{step}]"
+        elif _PLAIN_KEY.fullmatch(step) and redact(step) == step:
+            shown += f".{step}" if shown else step
+        else:
+            shown += f"[{_quoted(redact(step))}]"
+    return shown
+
+
+def show_value(value: JSON, path: Path = ()) -> str:
+    """Return `value`, found at `path`, in at most 60 characters; secrets and containers are only named."""
+    if isinstance(value, dict):
+        return "an object" if value else "an empty object"
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    if is_secret(path):
+        return "a hidden value"
+    return _quoted(redact(value)) if isinstance(value, str) else shorten(json.dumps(value))
+
+
+def is_secret(path: Path) -> bool:
+    """Return whether a key on `path` names a secret."""
+    return any(isinstance(step, str) and _SECRET_KEY.search(step) for step in path)
+
+
+def redact(text: str) -> str:
+    """Return `text` without user names and signatures in its URIs; as `***` where it looks like a key."""
+    if "://" not in text:
+        return "***" if _SECRET_TEXT.search(text) else text
+    if _SECRET_TEXT.search(text) or len(text) > _MAX_URI:  # the cap bounds the patterns' backtracking
+        return "***"
+    return _QUERY.sub("***", _USER_INFO.sub("***@", text))
+
+
+def show_line(text: str, column: int, path: Path) -> str:
+    """Return the part of a line around `column` (from 1), nothing where the line may hold a secret."""
+    if is_secret(path) or is_secret((text,)) or redact(text) != text:
+        return ""
+    start = max(0, min(column - 1 - MAX_SHOWN // 2, len(text) - MAX_SHOWN))
+    end = start + MAX_SHOWN
+    shown = ("…" if start else "") + text[start:end].strip() + ("…" if end < len(text) else "")
+    return printable(shown)
+
+
+def printable(text: str) -> str:
+    """Return `text` with everything escaped that could steer a terminal or break a line."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+
+
+def shorten(text: str, limit: int = MAX_SHOWN) -> str:
+    """Return `text` cut to `limit` characters, the last an ellipsis where something is missing."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _quoted(text: str) -> str:
+    # Cut before escaping, so that a long text costs nothing, and again after, as escapes lengthen it.
+    cut = printable(json.dumps(shorten(text), ensure_ascii=False)[1:-1])
+    return f'"{shorten(cut, MAX_SHOWN - 2)}"'

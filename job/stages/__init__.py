@@ -1,0 +1,14 @@
+"""The stages, in order: thin functions that load artifacts, call a subject and write artifacts."""
+
+from job.stages import audit, evaluate, finetune, pull, reward, table
+from job.stages.stage import Stage
+
+STAGES: tuple[Stage, ...] = (
+    pull.STAGE,
+    table.STAGE,
+    reward.STAGE,
+    audit.STAGE,
+    finetune.STAGE,
+    evaluate.STAGE,
+)
+"""All but publish, which writes the run folder and is never taken over."""

@@ -1,0 +1,153 @@
+"""reward: train the reward network, cross-fitted by patient, and score the whole table with it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from job.actions import apply_all
+from job.data.dataset import Dataset, Sample
+from job.reward import network_file
+from job.reward.examples import LabelledImages
+from job.reward.network import NetworkJudge, RewardNetwork
+from job.reward.training import RewardFit, fit
+from job.stages import table
+from job.stages.pull import open_dataset
+from job.stages.stage import Stage, StageContext
+from job.storage import strict_json
+from job.storage.digests import tensors_digest
+from job.storage.local import sha256_file, write_atomic
+from job.table import judge_table
+
+NETWORK = "best_reward_net.safetensors"
+SCORES = "scores.safetensors"
+FOLD = "fold_{}.safetensors"
+FIGURES = "reward.json"
+
+
+def reads(context: StageContext) -> Mapping[str, Any]:
+    """The network's settings and start, the table, and the images behind it."""
+    network = context.spec.reward.network
+    pulled = context.done["pull"].outputs
+    trains_from_scratch = network.uri is None and network.init == "scratch"
+    return {
+        "network": network.model_dump(exclude={"uri"}),
+        "start": None if trains_from_scratch else sha256_file(context.inputs.reward_network),
+        "seed": context.spec.seed,
+        "threads": context.machine.threads,
+        "device": context.machine.device,
+        "table": context.done["table"].outputs["table"],
+        "actions": context.spec.actions.model_dump(),
+        "segmenter": context.segmentations.key,
+        "width": context.spec.data.width,
+        "images": [pulled["train"], pulled["validation"], pulled["unlabelled"]],
+    }
+
+
+def run(context: StageContext) -> Mapping[str, str]:
+    """Train, then score every image of the table by a network that never saw it."""
+    dataset = open_dataset(context)
+    rows = table.load(context)
+    train, validation = dataset.of("train"), dataset.of("validation")
+    fitted = fit(
+        _labelled(context, dataset, train),
+        _labelled(context, dataset, validation),
+        settings=context.spec.reward.network,
+        start=_start(context),
+        seed=context.spec.seed,
+        device=context.machine.device,
+        progress=context.progress,
+    )
+    for figures in fitted.history:
+        context.log.info("reward.epoch", **figures)
+    context.log.info("reward.summary", **asdict(fitted.validation))
+    scores_NK = _cross_fitted(context, dataset, list(rows.names), [s.name for s in train], fitted)
+    network_file.save(fitted.final, context.folder / NETWORK)
+    for fold, network in enumerate(fitted.folds):
+        network_file.save(network, context.folder / FOLD.format(fold))
+    network_file.save_state_dict(fitted.final, (context.folder / NETWORK).with_suffix(".pth"))
+    write_atomic(context.folder / SCORES, save_tensors({"reward_net": scores_NK}))
+    figures_json = {
+        "epochs": fitted.history,
+        "best_epoch": fitted.best_epoch,
+        "validation": asdict(fitted.validation),
+        "fold_of": dict(zip((s.name for s in train), fitted.fold_of, strict=True)),
+    }
+    write_atomic(context.folder / FIGURES, strict_json.dumps(figures_json))
+    weights = {name: tensor.numpy() for name, tensor in fitted.final.state_dict().items()}
+    return {"network": tensors_digest(weights), "scores": tensors_digest({"reward_net": scores_NK})}
+
+
+STAGE = Stage("reward", 1, reads, ("torch", "numpy", "scipy"), run)
+
+
+def load_scores(context: StageContext) -> NDArray[np.float64]:
+    """Return the network's scores of the table, `[N, K]`."""
+    return load_tensors((context.done["reward"].folder / SCORES).read_bytes())["reward_net"]
+
+
+def load_figures(context: StageContext) -> dict[str, Any]:
+    """Return the training's figures."""
+    figures: dict[str, Any] = strict_json.loads((context.done["reward"].folder / FIGURES).read_text())
+    return figures
+
+
+def load_judges(context: StageContext) -> Callable[[Sample], NetworkJudge]:
+    """Return the judge of each sample: one that never saw its patient."""
+    folder, device = context.done["reward"].folder, context.machine.device
+    fold_of: dict[str, int] = load_figures(context)["fold_of"]
+    final = NetworkJudge([network_file.load(folder / NETWORK)], device)
+    folds = [
+        NetworkJudge([network_file.load(folder / FOLD.format(fold))], device)
+        for fold in range(max(fold_of.values()) + 1)
+    ]
+    return lambda sample: folds[fold_of[sample.name]] if sample.name in fold_of else final
+
+
+def _start(context: StageContext) -> RewardNetwork:
+    network = context.spec.reward.network
+    if network.uri is None and network.init == "scratch":
+        return network_file.scratch(context.spec.seed)
+    return network_file.load(context.inputs.reward_network)
+
+
+def _labelled(context: StageContext, dataset: Dataset, samples: list[Sample]) -> LabelledImages:
+    loaded = [dataset.load(sample) for sample in samples]
+
+    def masks_of(i: int) -> NDArray[np.bool_]:
+        image = loaded[i].image
+        segmentation = context.segmentations.get([image])[0]
+        return apply_all(context.space, segmentation.logits_PHW, (image.shape[0], image.shape[1]))
+
+    truths = [one.truth for one in loaded if one.truth is not None]
+    return LabelledImages([one.image for one in loaded], truths, [s.patient for s in samples], masks_of)
+
+
+def _cross_fitted(
+    context: StageContext,
+    dataset: Dataset,
+    names: list[str],
+    trained: list[str],
+    fitted: RewardFit,
+) -> NDArray[np.float64]:
+    position = {name: i for i, name in enumerate(trained)}
+    others = fitted.judge(context.machine.device)
+
+    def judge_of(sample: Sample) -> NetworkJudge:
+        if sample.name in position:
+            return fitted.judge_for(position[sample.name], context.machine.device)
+        return others
+
+    by_name = {sample.name: sample for sample in dataset.samples}
+    return judge_table(
+        dataset,
+        [by_name[name] for name in names],
+        context.space,
+        context.segmentations,
+        judge_of,
+        context.progress,
+    )

@@ -1,0 +1,150 @@
+"""What a stage is: a function of the spec fields it reads, the artifacts before it, and a seed.
+
+Outputs are immutable under `stages/<stage>/<fingerprint>/`. A fingerprint covers what the stage reads, the
+digests of the artifacts it takes, its `revision` and the versions of the libraries that shape its result; a
+finished fingerprint is never computed again, which is what resume is.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from job import segmenters
+from job.actions import ActionSpace, PostProcess
+from job.device import Machine
+from job.errors import IntegrityError
+from job.inputs import Inputs
+from job.logs import Log
+from job.progress import Progress
+from job.segmenters.cache import SegmentationCache
+from job.spec.job import JobSpec
+from job.storage.local import exclusive, local_path, sha256_json, write_atomic
+
+DONE = "done.json"
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A finished stage: where its files are, and the digest of each named output."""
+
+    name: str
+    fingerprint: str
+    folder: Path
+    outputs: Mapping[str, str]
+    seconds: float
+    reused: bool
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a running stage is given."""
+
+    spec: JobSpec
+    inputs: Inputs
+    done: Mapping[str, StageResult]
+    """Earlier stages by name."""
+    machine: Machine
+    space: ActionSpace
+    segmentations: SegmentationCache
+    progress: Progress
+    log: Log
+    folder: Path = Path()
+    """Files written here become the stage's immutable result."""
+    scratch: Path = Path()
+    """Survives an interruption, is removed once the stage is finished."""
+
+    @classmethod
+    def open(
+        cls,
+        spec: JobSpec,
+        inputs: Inputs,
+        root: Path,
+        done: Mapping[str, StageResult],
+        machine: Machine,
+        progress: Progress,
+        log: Log,
+    ) -> "StageContext":
+        """Put together what all stages of a run share."""
+        space = action_space(spec)
+        cache_root = local_path(spec.cache.uri) if spec.cache.uri else root / "cache"
+        segmentations = SegmentationCache(
+            cache_root,
+            key=segmenters.content_key(spec.segmenter, inputs.segmenter),
+            prompts=space.prompts,
+            keep=spec.table.keep_logits == "all",
+            open_segmenter=lambda: segmenters.load(spec.segmenter, inputs.segmenter, machine.device, log),
+        )
+        return cls(spec, inputs, done, machine, space, segmentations, progress, log)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the job."""
+
+    name: str
+    revision: int
+    """Raised whenever the same inputs would give another result."""
+    reads: Callable[[StageContext], Mapping[str, Any]]
+    """The spec fields and the earlier outputs' digests that the result depends on, and nothing else."""
+    libraries: tuple[str, ...]
+    """Distributions whose version shapes the result."""
+    run: Callable[[StageContext], Mapping[str, str]]
+    """Computes; returns the digest of each named output."""
+
+    def fingerprint(self, context: StageContext) -> str:
+        """Return the key of this stage's result, 32 hex digits."""
+        key = {
+            "stage": self.name,
+            "revision": self.revision,
+            "reads": self.reads(context),
+            "libraries": {name: metadata.version(name) for name in self.libraries},
+        }
+        return sha256_json(key)[:32]
+
+
+def action_space(spec: JobSpec) -> ActionSpace:
+    """Return the actions that a spec names."""
+    postprocess = tuple(PostProcess(**p.model_dump()) for p in spec.actions.postprocess)
+    return ActionSpace(tuple(spec.actions.prompts), postprocess)
+
+
+def compute(stage: Stage, context: StageContext, root: Path, fingerprint: str) -> StageResult:
+    """Run `stage` below `root` (`stages/<stage>/`) and make its result permanent by one rename."""
+    final, partial = root / fingerprint, root / f"{fingerprint}.partial"
+    with exclusive(root / f"{fingerprint}.lock", f"stage {stage.name}"):
+        finished = find(stage.name, root, fingerprint)
+        if finished is not None:
+            return finished
+        folder, scratch = partial / "out", partial / "scratch"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(final, ignore_errors=True)  # without its record it is no result, and stands in the way
+        folder.mkdir(parents=True)
+        scratch.mkdir(exist_ok=True)
+        started = time.monotonic()
+        outputs = dict(stage.run(replace(context, folder=folder, scratch=scratch)))
+        seconds = round(time.monotonic() - started, 3)
+        done = {"stage": stage.name, "fingerprint": fingerprint, "outputs": outputs, "seconds": seconds}
+        write_atomic(folder / DONE, json.dumps(done, indent=1))
+        folder.replace(final)
+        shutil.rmtree(partial)
+    return StageResult(stage.name, fingerprint, final, outputs, seconds, reused=False)
+
+
+def find(name: str, root: Path, fingerprint: str) -> StageResult | None:
+    """Return the finished result of a fingerprint, or None; raises `IntegrityError` for a broken one."""
+    folder = root / fingerprint
+    try:
+        done = json.loads((folder / DONE).read_text())
+        return StageResult(name, fingerprint, folder, done["outputs"], done["seconds"], reused=True)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{folder / DONE} is not what this program writes: {error}",
+            advice=f"delete {folder} and run the same command: the stage is computed again",
+        ) from error

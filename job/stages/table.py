@@ -1,0 +1,73 @@
+"""table: every training and validation image under every action, scored against the truth.
+
+Test images are not here: their truth is read by evaluate alone.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from job import table
+from job.reward.terms import TRUTH_TERMS
+from job.stages.pull import open_dataset
+from job.stages.stage import Stage, StageContext
+
+ALWAYS = ("dice", "recall", "precision")
+"""Scored whatever the reward: the checks and the report rest on them, and they cost next to nothing."""
+
+
+def reads(context: StageContext) -> Mapping[str, Any]:
+    """The segmenter, the actions, the terms, and the images that learning may see."""
+    pulled = context.done["pull"].outputs
+    return {
+        "segmenter": context.segmentations.key,
+        "batch_size": context.spec.segmenter.batch_size,
+        "actions": context.spec.actions.model_dump(),
+        "terms": terms(context),
+        "width": context.spec.data.width,
+        "images": [pulled["train"], pulled["validation"], pulled["unlabelled"]],
+    }
+
+
+def run(context: StageContext) -> Mapping[str, str]:
+    """Build the action table."""
+    built = build(context, "train", "validation", "unlabelled", scored=terms(context))
+    built.save(context.folder)
+    context.log.info(
+        "table.summary", images=len(built.names), actions=len(context.space),
+        computed=context.segmentations.computed, cached=context.segmentations.cached,
+    )  # fmt: skip
+    return {"table": built.digest()}
+
+
+STAGE = Stage("table", 1, reads, ("torch", "transformers", "numpy", "scipy", "scikit-image", "pillow"), run)
+
+
+def build(context: StageContext, *sides: str, scored: list[str]) -> table.ActionTable:
+    """Build a table of the images of the named splits."""
+    dataset = open_dataset(context)
+    return table.build(
+        dataset,
+        dataset.of(*sides),
+        context.space,
+        context.segmentations,
+        terms=scored,
+        batch_size=context.spec.segmenter.batch_size,
+        memory_bytes=context.spec.table.memory_mb * 2**20,
+        progress=context.progress,
+    )
+
+
+def terms(context: StageContext) -> list[str]:
+    """Return the truth-based terms to score: those of the reward, and `ALWAYS`."""
+    weights = reward_weights(context)
+    return [term for term in TRUTH_TERMS if term in ALWAYS or weights.get(term)]
+
+
+def reward_weights(context: StageContext) -> dict[str, float]:
+    """Return the weight of each term of the reward."""
+    return {str(term): weight for term, weight in context.spec.reward.terms.items()}
+
+
+def load(context: StageContext) -> table.ActionTable:
+    """Return the table that the stage made."""
+    return table.ActionTable.load(context.done["table"].folder)

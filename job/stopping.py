@@ -1,0 +1,30 @@
+"""The stop request: SIGTERM or SIGINT sets a flag that long loops poll through `job.progress`.
+
+Imports nothing but `os` and `signal`, so that `__main__` can install the handler before the slow imports:
+process 1 of a container ignores a signal that it has no handler for.
+"""
+
+import os
+import signal
+from types import FrameType
+
+_EXIT_INTERRUPTED = 75
+_received: list[int] = []
+
+
+def install() -> None:
+    """Handle SIGTERM and SIGINT from now on."""
+    signal.signal(signal.SIGTERM, _on_signal)
+    signal.signal(signal.SIGINT, _on_signal)
+
+
+def requested() -> bool:
+    """Return whether a stop was asked for."""
+    return bool(_received)
+
+
+def _on_signal(signum: int, frame: FrameType | None) -> None:
+    # A second Ctrl-C means now. Every artifact is written beside its place and renamed, so nothing breaks.
+    if signum == signal.SIGINT and _received:
+        os._exit(_EXIT_INTERRUPTED)
+    _received.append(signum)

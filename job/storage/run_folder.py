@@ -1,0 +1,136 @@
+"""The run folder: a run's log and, at the end, its named deliverables, its manifest and its marker."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from job.errors import EXIT_OK, InputError, IntegrityError, InvalidResult, SpecError
+from job.storage.local import UNFINISHED, place, sha256_file, write_atomic
+
+MANIFEST = "manifest.json"
+MARKER = "_SUCCESS"
+STATUS = "status.json"
+LOCK = ".lock"
+UNPUBLISHED = frozenset({"job.log.jsonl", STATUS, MANIFEST, MARKER, LOCK})
+"""Files that go on changing, or that speak of the others: no part of the manifest."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a finished run ended."""
+
+    exit_code: int
+    verdict: str
+    identity: str
+    finished_at: str
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`runs/<name>/<run_id>/` below the output root."""
+
+    root: Path
+    name: str
+    run_id: str
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.root / "runs" / self.name / self.run_id
+
+    def finished(self) -> Finished | None:
+        """Return how the run ended, or None while its manifest is not written; raises `IntegrityError`."""
+        try:
+            manifest = json.loads((self.path / MANIFEST).read_text())
+            finished = Finished(
+                manifest["exit_code"], manifest["verdict"], manifest["identity"], manifest["finished_at"]
+            )
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(
+                f"{self.path / MANIFEST} is not what this program writes: {error}",
+                advice="delete it and run the same command: finished stages are taken over",
+            ) from error
+        # The marker comes last: a manifest without it is a run that died between the two.
+        complete = finished.exit_code == InvalidResult.exit_code or (self.path / MARKER).exists()
+        return finished if complete else None
+
+    def require_identity(self, identity: str) -> None:
+        """Refuse to go on under a run_id that stands for other inputs: `SpecError` or `IntegrityError`."""
+        # A run folder that was fetched from a store has a manifest and no status.
+        finished = self.finished()
+        before = finished.identity if finished else self.status().get("identity", identity)
+        if before != identity:
+            raise SpecError(
+                f"run {self.run_id!r} was started with another spec or other inputs ({self.path})",
+                advice="leave out --run-id to get a run of its own, or choose another id",
+            )
+
+    def status(self) -> dict[str, Any]:
+        """Return the last written state, empty when there is none."""
+        try:
+            status: dict[str, Any] = json.loads((self.path / STATUS).read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return status
+
+    def write_status(self, **facts: Any) -> None:
+        """Add facts to the state that `status` shows."""
+        facts = {**self.status(), **facts, "updated_at": utc_now()}
+        write_atomic(self.path / STATUS, json.dumps(facts, indent=1))
+
+    def put(self, relative: str, source: Path) -> None:
+        """Place a stage's file (or every file of a folder) under a name in the run folder."""
+        files = [source] if source.is_file() else [p for p in sorted(source.rglob("*")) if p.is_file()]
+        for file in files:
+            target = self.path / relative
+            place(file, target if source.is_file() else target / file.relative_to(source))
+
+    def write(self, relative: str, data: bytes | str) -> None:
+        """Write a file of the run itself."""
+        write_atomic(self.path / relative, data)
+
+    def seal(self, *, exit_code: int, verdict: str, identity: str) -> None:
+        """Write the manifest and then, for a run that may be trusted, the marker, each atomically."""
+        files = {
+            path.relative_to(self.path).as_posix(): {"size": path.stat().st_size, "sha256": sha256_file(path)}
+            for path in sorted(self.path.rglob("*"))
+            if path.is_file() and self._is_published(path)
+        }
+        manifest = {
+            "schema_version": 1,
+            "name": self.name,
+            "run_id": self.run_id,
+            "identity": identity,
+            "verdict": verdict,
+            "exit_code": exit_code,
+            "finished_at": utc_now(),
+            "files": files,
+        }
+        self.write(MANIFEST, json.dumps(manifest, indent=1))
+        if exit_code == EXIT_OK:
+            self.write(MARKER, sha256_file(self.path / MANIFEST) + "\n")
+
+    def _is_published(self, path: Path) -> bool:
+        # A process that was killed while it wrote leaves a partial file behind.
+        is_partial = path.name.startswith(".") and path.name.endswith(UNFINISHED)
+        return not is_partial and path.relative_to(self.path).as_posix() not in UNPUBLISHED
+
+
+def newest_finished(folder: Path) -> Path:
+    """Return `folder` if it is a finished run, else its newest finished run; raises `InputError`."""
+    markers = [folder / MARKER] if (folder / MARKER).exists() else list(folder.glob(f"*/{MARKER}"))
+    if not markers:
+        raise InputError(
+            f"{folder}: no finished run here ({MARKER} is missing)",
+            advice="run the job whose result this spec names first, or name another run folder",
+        )
+    return max(markers, key=lambda marker: marker.stat().st_mtime).parent
+
+
+def utc_now() -> str:
+    """Return the time as ISO 8601 in UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

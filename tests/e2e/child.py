@@ -1,0 +1,47 @@
+"""The real program as a child process."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = str(ROOT / "specs" / "tiny.json")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished child process."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.stdout.splitlines() if line.startswith("{")]
+
+    def named(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self.events if line["event"] == event]
+
+    @property
+    def run(self) -> Path:
+        return Path(self.named("job.finished")[-1]["run_uri"])
+
+    @property
+    def info(self) -> dict[str, Any]:
+        return json.loads((self.run / "training_info.json").read_text())
+
+
+Job = Callable[..., Finished]
+
+
+def run_job(*arguments: str, cwd: Path, python: tuple[str, ...] = ()) -> Finished:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *python, "-m", "job", *arguments]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=100)
+    return Finished(done.returncode, done.stdout, done.stderr)

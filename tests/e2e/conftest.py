@@ -1,0 +1,26 @@
+"""The real program as a child process, on specs/tiny.json."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.child import TINY, Finished, Job, run_job
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    """Run `python -m job ARGUMENTS` in a folder of the test's own, on one thread."""
+
+    def run(*arguments: str, cwd: Path = tmp_path, python: tuple[str, ...] = ()) -> Finished:
+        return run_job(*arguments, cwd=cwd, python=python)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
+    """A finished run of specs/tiny.json, shared by tests that only read it: its folder and its end."""
+    place = tmp_path_factory.mktemp("tiny")
+    done = run_job(TINY, "--set", "runtime.threads=1", cwd=place)
+    assert done.code == 0, done.stderr
+    return place, done

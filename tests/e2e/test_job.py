@@ -1,0 +1,220 @@
+"""The whole job, as a user starts it."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.e2e.child import TINY, Finished, Job
+
+ONE_THREAD = ("--set", "runtime.threads=1")
+
+
+def test_a_run_leaves_every_named_deliverable(tiny: tuple[Path, Finished]) -> None:
+    """The run folder holds the reference experiment's names, the report, the record, manifest and marker."""
+    run = tiny[1].run
+    for name in (
+        "spec.json", "job.log.jsonl", "training_info.json", "report.html", "report.md", "candidate.json",
+        "reward/best_reward_net.safetensors", "reward/best_reward_net.pth", "final_model.zip",
+        "policy.safetensors", "checkpoints/sa2va_rl_32_steps.zip", "checkpoints/sa2va_rl_64_steps.zip",
+        "evaluation/results.json", "splits.json", "manifest.json", "_SUCCESS",
+    ):  # fmt: skip
+        assert (run / name).is_file(), name
+    assert list((run / "logs" / "PPO_1").glob("events.out.tfevents.*"))
+
+
+def test_the_manifest_names_every_file_with_its_digest(tiny: tuple[Path, Finished]) -> None:
+    """Whoever trusts the marker can verify every byte; the marker holds the manifest's own digest."""
+    run = tiny[1].run
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert len(manifest["files"]) > 15
+    for name, fact in manifest["files"].items():
+        data = (run / name).read_bytes()
+        assert fact == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    assert (run / "_SUCCESS").read_text().strip() == hashlib.sha256(
+        (run / "manifest.json").read_bytes()
+    ).hexdigest()
+
+
+def test_the_last_event_tells_how_it_ended(tiny: tuple[Path, Finished]) -> None:
+    """Output that is no terminal is JSON lines, the last one job.finished with the answer."""
+    done = tiny[1]
+    assert len(done.events) == len(done.stdout.splitlines())
+    last = done.events[-1]
+    assert last["event"] == "job.finished"
+    assert last["exit_code"] == 0
+    assert last["verdict"] in ("improved", "no-improvement", "inconclusive")
+    assert [e["stage"] for e in done.named("stage.finished")] == [
+        "pull", "table", "reward", "audit", "finetune", "evaluate",
+    ]  # fmt: skip
+
+
+def test_tensorboard_holds_the_reference_s_tags(tiny: tuple[Path, Finished]) -> None:
+    """Tools that were written for the reference experiment find its tags."""
+    curves = EventAccumulator(str(tiny[1].run / "logs" / "PPO_1"))
+    curves.Reload()
+    tags = set(curves.Tags()["scalars"])
+    assert {"custom/gt_dice", "custom/reward_net_score", "custom/best_reward", "rollout/ep_rew_mean"} <= tags
+    assert any(tag.startswith("train/") for tag in tags)
+    assert any(tag.startswith("time/") for tag in tags)
+
+
+def test_a_finished_run_again_imports_no_torch_and_computes_nothing(tiny: tuple[Path, Finished]) -> None:
+    """The same command answers at once, from the manifest."""
+    from tests.e2e.child import run_job
+
+    place, first = tiny
+    again = run_job(TINY, *ONE_THREAD, cwd=place, python=("-X", "importtime"))
+    assert again.code == 0
+    assert "job.already_done" in [event["event"] for event in again.events]
+    assert again.run == first.run
+    imported = {line.rsplit("|", 1)[-1].strip() for line in again.stderr.splitlines() if "|" in line}
+    assert "job.run" in imported
+    assert not imported & {"torch", "transformers", "stable_baselines3", "matplotlib"}
+
+
+def test_the_same_spec_elsewhere_has_the_same_results_digest(tiny: tuple[Path, Finished], job: Job) -> None:
+    """Two runs from nothing, same seed and threads: equal bits in everything that counts."""
+    again = job(TINY, *ONE_THREAD)
+    assert again.info["results_digest"] == tiny[1].info["results_digest"]
+    assert again.info["segmentations"]["computed"] > 0
+
+
+def test_another_seed_has_another_results_digest(tiny: tuple[Path, Finished], job: Job) -> None:
+    """The digest depends on what was computed: it is no constant."""
+    place, first = tiny
+    other = job(TINY, *ONE_THREAD, "--set", "seed=1", cwd=place)
+    assert other.info["results_digest"] != first.info["results_digest"]
+
+
+def test_a_second_spec_takes_over_the_stages_that_it_shares(tiny: tuple[Path, Finished], job: Job) -> None:
+    """Another PPO setting trains PPO again and nothing before it; no (image, prompt) pair is computed twice."""
+    other = job(TINY, *ONE_THREAD, "--set", "finetune.ent_coef=0.02", cwd=tiny[0])
+    assert [e["stage"] for e in other.named("stage.reused")] == ["pull", "table", "reward", "audit"]
+    assert [e["stage"] for e in other.named("stage.finished")] == ["finetune", "evaluate"]
+    assert other.info["segmentations"]["computed"] == 0
+    assert not other.named("segmenter.loaded")
+
+
+def test_test_images_shape_nothing_before_evaluate(tmp_path: Path, job: Job) -> None:
+    """Ruining every test image and mask changes evaluate's stage alone: all before it are taken over."""
+    data = tmp_path / "data"
+    make = job(
+        "dataset", "make", str(data), "--train", "6", "--validation", "4", "--test", "6", "--size", "64"
+    )
+    assert make.code == 0, make.stderr
+    settings = (*ONE_THREAD, "--set", f"data.uri={data}", "--set", 'data.split={"kind":"column"}')
+    first = job(TINY, *settings)
+    assert first.code == 0, first.stderr
+    tests = [e for e in json.loads((data / "annotations.json").read_text()) if e["split"] == "test"]
+    assert len(tests) == 6
+    for entry in tests:
+        for key in ("image", "mask"):
+            with Image.open(data / entry[key]) as picture:
+                ruined = np.rot90(np.asarray(picture)).copy()
+            Image.fromarray(ruined).save(data / entry[key])
+    second = job(TINY, *settings)
+    assert second.code in (0, 5), second.stderr
+    assert [e["stage"] for e in second.named("stage.reused")] == ["table", "reward", "audit", "finetune"]
+    for stage in ("table", "reward", "audit", "finetune"):
+        fingerprints = [
+            next(s["fingerprint"] for s in run.info["stages"] if s["name"] == stage)
+            for run in (first, second)
+        ]
+        assert fingerprints[0] == fingerprints[1]
+    assert first.info["results_digest"] != second.info["results_digest"]
+
+
+def test_live_rollouts_end_like_table_rollouts(tiny: tuple[Path, Finished], job: Job) -> None:
+    """Calling the segmenter at every step gives the rewards of the table, within 1e-3, and the same choices."""
+    live = job(TINY, *ONE_THREAD, "--set", "finetune.rollout=live", cwd=tiny[0])
+    assert live.code == 0, live.stderr
+    assert live.named("segmenter.loaded")
+    by_table = tiny[1].info["finetune"]["iterations"]
+    by_model = live.info["finetune"]["iterations"]
+    for ours, theirs in zip(by_table, by_model, strict=True):
+        for name in ("ep_rew_mean", "gt_dice", "reward_net_score"):
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-3)
+    choices = [[i["action"] for i in run.info["results"]["images"]] for run in (tiny[1], live)]
+    assert choices[0] == choices[1]
+
+
+def test_inert_actions_end_invalid_and_publish_no_marker(job: Job) -> None:
+    """Actions that all make the same mask: the check says so by name, exit 5, a report, nothing to trust."""
+    same = '[{"threshold":0.5},{"threshold":0.5,"min_area":1}]'
+    arguments = (
+        TINY,
+        *ONE_THREAD,
+        "--set",
+        'actions.prompts=["vessels"]',
+        "--set",
+        f"actions.postprocess={same}",
+    )
+    done = job(*arguments)
+    assert done.code == 5, done.stderr
+    failed = [check["name"] for check in done.named("check.result") if not check["passed"]]
+    assert failed == ["mask_diversity"]
+    assert done.info["results"]["verdict"]["verdict"] == "invalid"
+    assert (done.run / "report.html").is_file()
+    assert not (done.run / "_SUCCESS").exists()
+    assert not (done.run / "candidate.json").exists()
+    assert not (done.run / "final_model.zip").exists()
+    again = job(*arguments)
+    assert again.code == 5
+    assert again.named("job.already_done")
+
+
+def test_keep_logits_none_leaves_no_logits_and_changes_no_result(
+    tiny: tuple[Path, Finished], job: Job
+) -> None:
+    """Whoever lacks the disk pays with model calls, not with another answer."""
+    done = job(TINY, *ONE_THREAD, "--set", "table.keep_logits=none")
+    assert done.code == 0, done.stderr
+    assert not list(Path(done.run).parents[2].glob("cache/logits/**/*.safetensors"))
+    assert done.info["results"] == tiny[1].info["results"]
+
+
+def test_judging_a_policy_trains_nothing(tiny: tuple[Path, Finished], job: Job) -> None:
+    """A spec that names a policy and a network, with no steps and no epochs, judges just these."""
+    place, first = tiny
+    done = job(
+        TINY, *ONE_THREAD, "--set", "name=judge", "--set", "data.synthetic.seed=7",
+        "--set", "finetune.policy_uri=output/runs/tiny", "--set", "finetune.total_timesteps=0",
+        "--set", "reward.network.uri=output/runs/tiny", "--set", "reward.network.epochs=0", cwd=place,
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    assert done.info["finetune"]["total_timesteps"] == 0
+    from safetensors.numpy import load_file
+
+    ours, theirs = (load_file(run.run / "policy.safetensors") for run in (done, first))
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_changed_input_under_the_same_run_id_is_refused(tiny: tuple[Path, Finished], job: Job) -> None:
+    """A run id stands for one set of inputs: exit 2 with advice, and the finished run untouched."""
+    place, first = tiny
+    before = (first.run / "manifest.json").read_bytes()
+    done = job(TINY, *ONE_THREAD, "--set", "seed=3", "--run-id", first.run.name, cwd=place)
+    assert done.code == 2
+    assert "--run-id" in done.stderr
+    assert (first.run / "manifest.json").read_bytes() == before
+
+
+def test_a_broken_stage_is_named_with_what_to_do(
+    tiny: tuple[Path, Finished], tmp_path: Path, job: Job
+) -> None:
+    """A stage record that is no JSON ends with 4 and says which folder to delete."""
+    place = tmp_path / "copy"
+    shutil.copytree(tiny[0], place)
+    record = next((place / "output" / "stages" / "table").glob("*/done.json"))
+    record.write_text("{")
+    done = job(TINY, *ONE_THREAD, "--run-id", "fresh", cwd=place)
+    assert done.code == 4
+    assert str(record.parent.name) in done.stderr
+    assert "delete" in done.stderr

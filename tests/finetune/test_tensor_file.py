@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from job.errors import IntegrityError
+from job.finetune.tensor_file import read_tensors, write_tensors
+
+
+def test_tensors_and_document_come_back(tmp_path):
+    """Shapes, types and bits survive, also of scalars and of arrays that are views."""
+    tensors = {
+        "view": np.arange(12, dtype=np.float32).reshape(3, 4).T,
+        "scalar": np.array(3.5),
+        "flags": np.array([True, False]),
+        "empty": np.empty((0, 2), np.int64),
+    }
+    document = {"names": ["ä", "b"], "big": 2**100, "nested": {"x": None}}
+    write_tensors(tmp_path / "deep" / "file.safetensors", tensors, document)
+    read, read_document = read_tensors(tmp_path / "deep" / "file.safetensors")
+    assert read_document == document
+    assert set(read) == set(tensors)
+    for name, values in tensors.items():
+        assert read[name].dtype == values.dtype
+        np.testing.assert_array_equal(read[name], values, strict=True)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["file.safetensors"]
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    """What cannot be written does not touch what was there."""
+    path = tmp_path / "file.safetensors"
+    write_tensors(path, {"x": np.zeros(2)}, {"version": 1})
+    with pytest.raises(TypeError):
+        write_tensors(path, {"x": np.ones(2)}, {"version": object()})
+    assert read_tensors(path)[1] == {"version": 1}
+
+
+@pytest.mark.parametrize("damage", ["truncate", "garbage", "foreign", "list"])
+def test_damaged_and_foreign_files_are_refused(tmp_path, damage):
+    """A file that is cut, not safetensors, without our document or with a list in its place is refused."""
+    path = tmp_path / "file.safetensors"
+    write_tensors(path, {"x": np.zeros(100)}, {"version": 1})
+    match damage:
+        case "truncate":
+            path.write_bytes(path.read_bytes()[:-8])
+        case "garbage":
+            path.write_bytes(b"\x80\x04garbage" * 20)
+        case "foreign":
+            save_file({"x": np.zeros(2)}, path)
+        case "list":
+            save_file({"x": np.zeros(2)}, path, {"document": "[1]"})
+    with pytest.raises(IntegrityError):
+        read_tensors(path)
+
+
+def test_a_missing_file_is_not_a_damaged_one(tmp_path):
+    """Absence is the caller's to explain."""
+    with pytest.raises(FileNotFoundError):
+        read_tensors(tmp_path / "none.safetensors")

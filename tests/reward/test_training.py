@@ -1,0 +1,220 @@
+"""Training: cross-fitted without leaks, reproducible, never worse than its start, and better than a guess."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from job.errors import InputError, Interrupted, InvalidResult
+from job.progress import Task
+from job.reward.examples import LabelledImages, prepare
+from job.reward.losses import balance
+from job.reward.network import RewardNetwork, RewardNetworkConfig
+from job.reward.network_file import scratch
+from job.reward.training import RewardFit, assign_folds, fit
+from job.spec.reward import RewardNetworkSpec
+
+Make = Callable[..., LabelledImages]
+SETTINGS = RewardNetworkSpec(epochs=1, batch_size=32, learning_rate=3e-3, folds=2)
+
+
+def equal(first: RewardNetwork, second: RewardNetwork) -> bool:
+    """Whether two networks have the same weights, bit for bit."""
+    a, b = first.state_dict(), second.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_network_never_learns_from_its_own_fold(labelled: Make, small: RewardNetworkConfig) -> None:
+    """Poisoned truths and masks of one fold change every network but the one that judges this fold."""
+    train, validation = labelled(0, 6), labelled(6, 2)
+    start = scratch(0, small)
+    clean = fit(train, validation, settings=SETTINGS, start=start, seed=0)
+    poisoned_fold = clean.fold_of[0]
+    is_poisoned = [fold == poisoned_fold for fold in clean.fold_of]
+    poisoned = replace(
+        train,
+        truths=[~truth if bad else truth for truth, bad in zip(train.truths, is_poisoned, strict=True)],
+        images=[255 - image if bad else image for image, bad in zip(train.images, is_poisoned, strict=True)],
+        masks_of=lambda i: ~train.masks_of(i) if is_poisoned[i] else train.masks_of(i),
+    )
+    spoilt = fit(poisoned, validation, settings=SETTINGS, start=start, seed=0)
+    assert spoilt.fold_of == clean.fold_of
+    assert equal(spoilt.folds[poisoned_fold], clean.folds[poisoned_fold])
+    assert not equal(spoilt.folds[1 - poisoned_fold], clean.folds[1 - poisoned_fold])
+    assert clean.fold_epochs == [1, 1]  # otherwise equality would prove nothing
+    judged = clean.judge_for(0)(train.images[0], train.masks_of(0))
+    assert np.array_equal(judged, spoilt.judge_for(0)(train.images[0], train.masks_of(0)))
+
+
+@given(
+    counts=st.lists(st.integers(1, 9), min_size=2, max_size=12),
+    n_folds=st.integers(2, 6),
+    seed=st.integers(0, 2**16),
+)
+def test_folds_keep_patients_together_and_sizes_even(counts: list[int], n_folds: int, seed: int) -> None:
+    """A patient's images share a fold, no fold is empty, and sizes differ by at most one patient's images."""
+    patients = [f"p{p}" for p, count in enumerate(counts) for _ in range(count)]
+    folds = assign_folds(patients, n_folds, seed)
+    sizes = Counter(folds)
+    assert sorted(sizes) == list(range(min(n_folds, len(counts))))
+    assert len({(patient, fold) for patient, fold in zip(patients, folds, strict=True)}) == len(counts)
+    assert max(sizes.values()) - min(sizes.values()) <= max(counts)
+
+
+def test_one_patient_cannot_be_cross_fitted(labelled: Make, small: RewardNetworkConfig) -> None:
+    """The error says what is missing; without training there is nothing to cross-fit."""
+    train, validation = labelled(0, 3, patients=1), labelled(3, 1)
+    with pytest.raises(InputError, match="2 patients"):
+        fit(train, validation, settings=SETTINGS, start=scratch(0, small), seed=0)
+    untrained = SETTINGS.model_copy(update={"epochs": 0})
+    assert fit(train, validation, settings=untrained, start=scratch(0, small), seed=0).fold_of == [0, 0, 0]
+
+
+def test_no_epochs_leave_the_start_as_it_is(labelled: Make, small: RewardNetworkConfig) -> None:
+    """Every network is the start, whose quality on validation is reported."""
+    start = scratch(0, small)
+    untrained = SETTINGS.model_copy(update={"epochs": 0})
+    result = fit(labelled(0, 4), labelled(4, 2), settings=untrained, start=start, seed=0)
+    assert all(equal(network, start) for network in [result.final, *result.folds])
+    assert result.best_epoch == 0
+    assert [row["epoch"] for row in result.history] == [0.0]
+    assert result.history[0]["validation_mse"] == pytest.approx(result.validation.mse)
+
+
+def test_equal_inputs_give_equal_weights(labelled: Make, small: RewardNetworkConfig) -> None:
+    """Twice the same is bit for bit the same, another seed is not, and the start is not touched."""
+    train, validation, start = labelled(0, 4), labelled(4, 2), scratch(0, small)
+    results: list[RewardFit] = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(len(results))  # the global generator plays no part
+        np.random.seed(len(results))  # noqa: NPY002 - it is the global state that must not matter
+        results.append(fit(train, validation, settings=SETTINGS, start=start, seed=seed))
+    assert equal(results[0].final, results[1].final)
+    assert results[0].history[1] == results[1].history[1]
+    assert not equal(results[0].final, results[2].final)
+    assert equal(start, scratch(0, small))
+
+
+def test_training_that_only_harms_keeps_the_start(labelled: Make, small: RewardNetworkConfig) -> None:
+    """Truths that contradict validation make every epoch worse: epoch 0 wins for all networks."""
+    start = fit(
+        labelled(0, 6),
+        labelled(6, 3),
+        settings=SETTINGS.model_copy(update={"epochs": 4}),
+        start=scratch(0, small),
+        seed=0,
+    ).final
+    train = labelled(0, 6)
+    upside_down = replace(train, truths=[~truth for truth in train.truths])
+    result = fit(upside_down, labelled(6, 3), settings=SETTINGS, start=start, seed=0)
+    assert result.best_epoch == 0
+    assert result.fold_epochs == [0, 0]
+    assert equal(result.final, start)
+
+
+def test_learning_beats_predicting_the_mean(labelled: Make, small: RewardNetworkConfig) -> None:
+    """From scratch, in seconds: a positive R2, ranks and errors on images that it never saw."""
+    settings = RewardNetworkSpec(epochs=8, batch_size=32, learning_rate=1e-2, folds=2)
+    result = fit(labelled(0, 16), labelled(16, 12), settings=settings, start=scratch(0, small), seed=0)
+    true = _true(labelled(16, 12))
+    assert result.validation.r2 > 0.3
+    assert result.validation.mse < true.var()
+    assert result.validation.spearman > 0.5
+    assert result.best_epoch > 0
+    assert result.history[result.best_epoch]["validation_mse"] == min(
+        r["validation_mse"] for r in result.history
+    )
+
+
+def test_divergence_is_an_invalid_result(labelled: Make, small: RewardNetworkConfig) -> None:
+    """Weights that are no numbers end the job with advice instead of a network of NaN."""
+    start = scratch(0, small)
+    with torch.no_grad():
+        start.style.bias.fill_(torch.nan)
+    with pytest.raises(InvalidResult, match="diverged") as caught:
+        fit(labelled(0, 4), labelled(4, 2), settings=SETTINGS, start=start, seed=0)
+    assert "learning_rate" in caught.value.advice
+
+
+def test_a_stop_request_is_noticed_within_an_epoch(labelled: Make, small: RewardNetworkConfig) -> None:
+    """Progress ticks at every step: what it raises ends training at once."""
+
+    class Stop:
+        """Asks to stop at the third step of training."""
+
+        def __init__(self) -> None:
+            self.steps = 0
+
+        @contextmanager
+        def task(self, what: str, total: int, unit: str) -> Iterator[Task]:
+            """Count the steps of the training task alone."""
+            yield self if what == "reward network" else _Ignored()
+
+        def advance(self, steps: int = 1, **figures: float) -> None:
+            """Raise at the third call."""
+            self.steps += steps
+            if self.steps == 3:
+                raise Interrupted("stop")
+
+    stop = Stop()
+    settings = SETTINGS.model_copy(update={"batch_size": 1})
+    with pytest.raises(Interrupted):
+        fit(labelled(0, 4), labelled(4, 2), settings=settings, start=scratch(0, small), seed=0, progress=stop)
+    assert stop.steps == 3
+
+
+def test_examples_hold_what_was_scored(labelled: Make) -> None:
+    """Dice is counted at full size, the actions' masks come first, the truth last."""
+    train = labelled(0, 4, size=96)
+    examples = prepare(train, 48, [0, 0, 1, 1], seed=0, memory_bytes=2**30)
+    for i, example in enumerate(examples):
+        assert example.n_actions == 5
+        assert np.allclose(example.dice_M[:5], _true(train)[i])
+        assert example.dice_M[-1] == 1
+        assert example.masks_MHW.shape == (len(example.dice_M), 48, 48)
+        boxes = train.masks_of(i).reshape(5, 48, 2, 48, 2).mean((2, 4))
+        assert np.allclose(example.coverage(slice(0, 5)).numpy(), boxes, atol=0.5 / 255)
+        assert np.allclose(
+            example.truth_HW.numpy(), example.coverage(slice(-1, None))[0].numpy(), atol=0.5 / 255
+        )
+
+
+def test_memory_bounds_the_masks_of_every_image(labelled: Make) -> None:
+    """With little memory each image keeps the same few actions."""
+    validation = labelled(0, 3, size=64)
+    examples = prepare(validation, 64, None, seed=0, memory_bytes=3 * 64 * 64 * 3, fewest_masks=1)
+    everything = prepare(validation, 64, None, seed=0, memory_bytes=2**30)
+    assert [len(example.dice_M) for example in examples] == [3, 3, 3]
+    kept = [
+        np.flatnonzero(np.isin(all_.dice_M, some.dice_M))
+        for all_, some in zip(everything, examples, strict=True)
+    ]
+    assert all(np.array_equal(rows, kept[0]) for rows in kept)
+
+
+def test_rare_qualities_weigh_more() -> None:
+    """Weights average 1 and fall with the root of how common a quality is."""
+    weights = balance([np.array([0.85] * 12), np.array([0.85] * 4 + [0.15])])
+    assert np.concatenate(weights).mean() == pytest.approx(1)
+    assert weights[1][-1] / weights[0][0] == pytest.approx(4)
+
+
+class _Ignored:
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        pass
+
+
+def _true(images: LabelledImages) -> np.ndarray:
+    """Dice `[N, K]` by plain set sizes."""
+    rows = []
+    for i, truth in enumerate(images.truths):
+        masks = images.masks_of(i)
+        sizes = masks.sum((1, 2)) + truth.sum()
+        rows.append(2 * (masks & truth).sum((1, 2)) / sizes)
+    return np.array(rows)

@@ -1,0 +1,126 @@
+"""Segmentations kept on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from job.segmenters.cache import SegmentationCache
+from job.segmenters.protocol import Segmentation, Segmenter
+from tests.segmenters.fakes import FakeSegmenter, cache_of, photographs, segmentation_of
+
+PROMPTS = ("vessels", "thin vessels")
+
+
+def assert_right(answers: list[Segmentation], images: list[np.ndarray], prompts: tuple[str, ...]) -> None:
+    for answer, image in zip(answers, images, strict=True):
+        wanted = segmentation_of(image, prompts)
+        assert answer.logits_PHW.dtype == np.float16
+        np.testing.assert_array_equal(answer.logits_PHW, wanted.logits_PHW)
+        np.testing.assert_array_equal(answer.embedding_D, wanted.embedding_D)
+
+
+def test_nothing_is_computed_twice(tmp_path: Path) -> None:
+    """Neither in this process nor in the next one, and whatever the order of images and prompts."""
+    images = photographs(3)
+    cache, segmenter = cache_of(tmp_path, PROMPTS)
+    assert_right(cache.get(images[:2]), images[:2], PROMPTS)
+    assert_right(cache.get(images), images, PROMPTS)
+    assert segmenter.calls == [(2, PROMPTS), (1, PROMPTS)]
+    assert (cache.computed, cache.cached) == (6, 4)
+
+    def never() -> Segmenter:
+        raise AssertionError("a run that finds everything loads no model")
+
+    turned = PROMPTS[::-1]
+    again = SegmentationCache(
+        tmp_path, key=FakeSegmenter.key, prompts=turned, keep=True, open_segmenter=never
+    )
+    assert again.count_known(images) == 6
+    assert_right(again.get(images[::-1]), images[::-1], turned)
+    assert (again.computed, again.cached) == (0, 6)
+
+
+def test_equal_pixels_are_one_image(tmp_path: Path) -> None:
+    """Two names for the same picture, in one call: asked for once, answered twice."""
+    first, second = photographs(2)
+    images = [first, second, first.copy()]
+    cache, segmenter = cache_of(tmp_path, PROMPTS)
+    assert_right(cache.get(images), images, PROMPTS)
+    assert segmenter.calls == [(2, PROMPTS)]
+    assert (cache.computed, cache.cached) == (4, 2)
+
+
+def test_a_new_prompt_asks_for_the_new_one_alone(tmp_path: Path) -> None:
+    """The pairs that are known count as cached."""
+    images = photographs(2)
+    cache_of(tmp_path, PROMPTS)[0].get(images)
+    more = ("new prompt", *PROMPTS)
+    cache, segmenter = cache_of(tmp_path, more)
+    assert cache.count_known(images) == 4
+    assert_right(cache.get(images), images, more)
+    assert segmenter.calls == [(2, ("new prompt",))]
+    assert (cache.computed, cache.cached) == (2, 4)
+    assert cache.count_known(images) == 6
+
+
+def test_images_that_lack_different_prompts_are_asked_for_the_union(tmp_path: Path) -> None:
+    """A call has one list of prompts: the counts tell how many pairs were computed."""
+    old, new = photographs(2)
+    cache_of(tmp_path, PROMPTS[:1])[0].get([old])
+    cache, segmenter = cache_of(tmp_path, PROMPTS)
+    assert_right(cache.get([old, new]), [old, new], PROMPTS)
+    assert segmenter.calls == [(2, PROMPTS)]
+    assert (cache.computed, cache.cached) == (4, 0)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00" * 7, None])
+def test_a_corrupt_file_is_computed_again_and_mended(tmp_path: Path, damage: bytes | None) -> None:
+    """Empty, too short for a header, or cut in the middle."""
+    images = photographs(2)
+    cache_of(tmp_path, PROMPTS)[0].get(images)
+    broken = min(tmp_path.rglob("*.safetensors"))
+    broken.write_bytes(broken.read_bytes()[:-20] if damage is None else damage)
+    cache, segmenter = cache_of(tmp_path, PROMPTS)
+    assert_right(cache.get(images), images, PROMPTS)
+    assert segmenter.calls == [(1, PROMPTS)]
+    assert cache.count_known(images) == 4
+
+
+def test_keeping_nothing_writes_nothing_and_answers_the_same(tmp_path: Path) -> None:
+    """Whoever lacks the disk pays with calls; what is on disk already is still used."""
+    images = photographs(2)
+    cache, segmenter = cache_of(tmp_path, PROMPTS, keep=False)
+    assert_right(cache.get(images), images, PROMPTS)
+    assert_right(cache.get(images), images, PROMPTS)
+    assert len(segmenter.calls) == 2
+    assert not list(tmp_path.iterdir())
+    cache_of(tmp_path, PROMPTS)[0].get(images)
+    cache.get(images)
+    assert len(segmenter.calls) == 2
+
+
+def test_another_segmenter_finds_nothing(tmp_path: Path) -> None:
+    """The content key is part of the place: new weights never meet old logits."""
+    images = photographs(1)
+    cache_of(tmp_path, PROMPTS)[0].get(images)
+    cache, segmenter = cache_of(tmp_path, PROMPTS, key="f" * 64)
+    assert cache.count_known(images) == 0
+    cache.get(images)
+    assert segmenter.calls == [(1, PROMPTS)]
+
+
+def test_images_of_different_sizes_share_a_call(tmp_path: Path) -> None:
+    """Each answer has the size that the segmenter gave it."""
+    images = photographs(1) + photographs(1, size=(20, 8))
+    cache, segmenter = cache_of(tmp_path, PROMPTS)
+    assert [answer.logits_PHW.shape for answer in cache.get(images)] == [(2, 6, 8), (2, 10, 4)]
+    assert len(segmenter.calls) == 1
+
+
+def test_an_image_and_a_prompt_that_share_bytes_are_told_apart(tmp_path: Path) -> None:
+    """Shape is part of an image's identity, and case part of a prompt's."""
+    image = photographs(1)[0]
+    cache, _ = cache_of(tmp_path, ("Vessels", "vessels"))
+    cache.get([image, image.reshape(16, 12, 3)])
+    assert cache.computed == 4

@@ -1,0 +1,182 @@
+"""Files on the local disk."""
+
+import errno
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from job.errors import SpecError, TryAgain
+from job.storage.local import (
+    canonical_json,
+    exclusive,
+    local_path,
+    place,
+    sha256_file,
+    sha256_folder,
+    sha256_json,
+    write_atomic,
+)
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def no_space(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("output", "output"),
+        ("/data/set 1", "/data/set 1"),
+        ("a#b?c%20d", "a#b?c%20d"),
+        ("file:///data/set%201", "/data/set 1"),
+        ("file://localhost/data", "/data"),
+    ],
+)
+def test_plain_paths_are_taken_literally_and_file_uris_decoded(uri: str, path: str) -> None:
+    """Only a URI has escapes: a plain path may hold any character."""
+    assert local_path(uri) == Path(path)
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Specs are written by people."""
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert local_path("~/data") == Path("/home/ada/data")
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/key", "https://example.org/x", "file://data/set"])
+def test_places_that_are_not_on_this_disk_are_refused(uri: str) -> None:
+    """Another scheme, or a file URI with two slashes (whose first folder is a host), names no local path."""
+    with pytest.raises(SpecError) as caught:
+        local_path(uri)
+    assert uri in str(caught.value)
+    assert caught.value.advice
+
+
+def test_a_write_makes_folders_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    """Text and bytes, over an old file."""
+    path = tmp_path / "a" / "b.txt"
+    write_atomic(path, "old")
+    write_atomic(path, "né".encode())
+    assert path.read_text(encoding="utf-8") == "né"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_full_disk_is_worth_another_try_and_keeps_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ENOSPC before the rename: exit code 10, the old content, no partial file."""
+    path = tmp_path / "x"
+    write_atomic(path, "old")
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(TryAgain, match="disk is full"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_another_error_of_the_disk_stays_what_it_is(tmp_path: Path) -> None:
+    """A folder in the way is a defect of the caller, not a full disk."""
+    (tmp_path / "x").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_atomic(tmp_path / "x", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@given(JSON)
+def test_canonical_json_is_json_of_the_same_value(value: object) -> None:
+    """It parses back, and the order of keys does not show."""
+    assert json.loads(canonical_json(value)) == value
+    if isinstance(value, dict):
+        assert canonical_json(dict(reversed(value.items()))) == canonical_json(value)
+
+
+def test_digests_are_those_of_hashlib(tmp_path: Path) -> None:
+    """Recomputed from the definition; NaN has no canonical form and is refused."""
+    (tmp_path / "x").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+    assert sha256_json({"b": 1, "a": [2]}) == hashlib.sha256(b'{"a":[2],"b":1}').hexdigest()
+    with pytest.raises(ValueError, match="JSON"):
+        sha256_json(float("nan"))
+
+
+def test_the_digest_of_a_folder_covers_names_and_bytes(tmp_path: Path) -> None:
+    """A changed byte or name shows; where the folder lies does not."""
+    for name in ("one", "two"):
+        write_atomic(tmp_path / name / "sub" / "a", "x")
+        write_atomic(tmp_path / name / "b", "y")
+    before = sha256_folder(tmp_path / "one")
+    assert before == sha256_folder(tmp_path / "two")
+    (tmp_path / "two" / "b").rename(tmp_path / "two" / "c")
+    assert before != sha256_folder(tmp_path / "two")
+    write_atomic(tmp_path / "one" / "b", "z")
+    assert before != sha256_folder(tmp_path / "one")
+
+
+def test_placing_replaces_the_target_and_a_later_write_leaves_the_source(tmp_path: Path) -> None:
+    """The second name costs no space, and writing under it does not reach the stage's immutable file."""
+    source, target = tmp_path / "source", tmp_path / "run" / "target"
+    write_atomic(source, "result")
+    write_atomic(target, "old")
+    place(source, target)
+    assert target.samefile(source)
+    write_atomic(target, "edited")
+    assert source.read_text() == "result"
+
+
+def test_placing_copies_where_links_are_not_possible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another file system, or one without hard links."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    write_atomic(source, "result")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    place(source, target)
+    assert target.read_text() == "result"
+    assert not target.samefile(source)
+    monkeypatch.setattr("shutil.copy2", no_space)
+    with pytest.raises(TryAgain):
+        place(source, target)
+
+
+def hold(path: Path, pipe: Connection) -> None:
+    with exclusive(path, "run x"):
+        pipe.send("held")
+        pipe.recv()
+
+
+def test_one_process_holds_a_lock_until_it_ends_even_when_killed(tmp_path: Path) -> None:
+    """The second is told what is held and where; SIGKILL lets go of it."""
+    lock = tmp_path / "runs" / ".lock"
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=hold, args=(lock, theirs))
+    process.start()
+    try:
+        assert ours.poll(20)
+        with pytest.raises(TryAgain, match="run x") as caught, exclusive(lock, "run x"):
+            pass
+        assert str(lock) in str(caught.value)
+    finally:
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    with exclusive(lock, "run x"):
+        pass
+    with exclusive(lock, "run x"):
+        pass

@@ -1,0 +1,121 @@
+"""The run folder."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from job.errors import InputError, IntegrityError, SpecError
+from job.storage.run_folder import Finished, RunFolder, newest_finished
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path, "vessels", "abc")
+    folder.write("report.md", "# Report")
+    return folder
+
+
+def test_a_sealed_run_is_finished_and_every_byte_verifiable(run: RunFolder) -> None:
+    """Manifest and marker, recomputed; status, log and lock go on changing and are no part of it."""
+    run.write_status(state="running")
+    run.write("sub/data.bin", b"\0\1")
+    run.write("job.log.jsonl", "{}")
+    run.write(".lock", "")
+    assert run.finished() is None
+    run.seal(exit_code=0, verdict="improved", identity="me")
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    assert {name: (f["size"], f["sha256"]) for name, f in manifest["files"].items()} == {
+        "report.md": (8, hashlib.sha256(b"# Report").hexdigest()),
+        "sub/data.bin": (2, hashlib.sha256(b"\0\1").hexdigest()),
+    }
+    marker = (run.path / "_SUCCESS").read_text().strip()
+    assert marker == hashlib.sha256((run.path / "manifest.json").read_bytes()).hexdigest()
+    assert run.finished() == Finished(0, "improved", "me", manifest["finished_at"])
+
+
+def test_what_a_killed_process_left_half_written_is_not_published(run: RunFolder) -> None:
+    """Partial files have their own names and stay out of the manifest."""
+    (run.path / ".report.md.123.tmp").write_text("# Rep")
+    run.seal(exit_code=0, verdict="improved", identity="me")
+    assert list(json.loads((run.path / "manifest.json").read_text())["files"]) == ["report.md"]
+
+
+def test_a_manifest_without_marker_is_a_run_that_died_between_the_two(run: RunFolder) -> None:
+    """It is not finished, except where the result is invalid: such a run never gets a marker."""
+    run.seal(exit_code=0, verdict="improved", identity="me")
+    (run.path / "_SUCCESS").unlink()
+    assert run.finished() is None
+    run.seal(exit_code=5, verdict="invalid", identity="me")
+    assert not (run.path / "_SUCCESS").exists()
+    finished = run.finished()
+    assert finished is not None
+    assert (finished.exit_code, finished.verdict) == (5, "invalid")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"exit_code": 0}'])
+def test_a_foreign_manifest_is_named_with_what_to_do(run: RunFolder, text: str) -> None:
+    """It must not look like a run that has yet to start."""
+    run.write("manifest.json", text)
+    with pytest.raises(IntegrityError, match=r"manifest\.json") as caught:
+        run.finished()
+    assert "delete" in caught.value.advice
+
+
+def test_a_run_id_stands_for_one_set_of_inputs(run: RunFolder) -> None:
+    """Started with other inputs: refused with advice; with the same, or never started: fine."""
+    run.require_identity("me")
+    run.write_status(identity="me")
+    run.require_identity("me")
+    with pytest.raises(SpecError, match="other inputs") as caught:
+        run.require_identity("you")
+    assert "--run-id" in caught.value.advice
+
+
+def test_a_finished_run_without_status_still_knows_its_inputs(run: RunFolder) -> None:
+    """A folder that was fetched from a store holds what the manifest names, and the status is not among it."""
+    run.seal(exit_code=0, verdict="improved", identity="me")
+    run.require_identity("me")
+    with pytest.raises(SpecError):
+        run.require_identity("you")
+
+
+def test_status_gathers_facts_and_survives_a_broken_file(run: RunFolder) -> None:
+    """Later facts replace earlier ones of the same name; every write has its time."""
+    assert run.status() == {}
+    run.write_status(stage="pull", identity="me")
+    run.write_status(stage="table")
+    status = run.status()
+    assert (status["stage"], status["identity"]) == ("table", "me")
+    assert status["updated_at"].endswith("Z")
+    (run.path / "status.json").write_text("{")
+    assert run.status() == {}
+
+
+def test_files_and_folders_are_placed_under_their_names(run: RunFolder, tmp_path: Path) -> None:
+    """A folder keeps its structure."""
+    stage = tmp_path / "stage"
+    (stage / "logs" / "PPO_1").mkdir(parents=True)
+    (stage / "logs" / "PPO_1" / "events").write_text("e")
+    (stage / "model.zip").write_text("m")
+    run.put("final.zip", stage / "model.zip")
+    run.put("logs", stage / "logs")
+    assert (run.path / "final.zip").read_text() == "m"
+    assert (run.path / "logs" / "PPO_1" / "events").read_text() == "e"
+
+
+def test_a_name_stands_for_its_newest_finished_run(tmp_path: Path) -> None:
+    """Runs without a marker do not count; a finished run stands for itself; none is an error."""
+    for run_id, time in (("new", 2_000), ("old", 1_000), ("unfinished", None)):
+        folder = RunFolder(tmp_path, "vessels", run_id)
+        folder.write("candidate.json", "{}")
+        if time is not None:
+            folder.seal(exit_code=0, verdict="improved", identity=run_id)
+            os.utime(folder.path / "_SUCCESS", (time, time))
+    runs = tmp_path / "runs" / "vessels"
+    assert newest_finished(runs) == runs / "new"
+    assert newest_finished(runs / "old") == runs / "old"
+    with pytest.raises(InputError, match="no finished run"):
+        newest_finished(runs / "unfinished")

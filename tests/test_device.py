@@ -1,0 +1,64 @@
+"""The machine."""
+
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from job.device import available_cpus, prepare, processor_name
+from job.errors import DeviceError
+from job.spec.runtime import RuntimeSpec
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_it_was() -> Iterator[None]:
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def test_threads_are_fixed_and_arithmetic_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal digests need equal threads: the number asked for is what torch gets."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    machine = prepare(RuntimeSpec(threads=3))
+    assert (machine.device, machine.threads, torch.get_num_threads()) == ("cpu", 3, 3)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert prepare(RuntimeSpec()).threads == available_cpus()
+
+
+def test_cuda_that_is_not_there_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Falling back in silence would cost a night."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="no CUDA device") as caught:
+        prepare(RuntimeSpec(device="cuda"))
+    assert "--gpus" in caught.value.advice
+
+
+def test_cuda_is_taken_by_itself_and_left_alone_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` takes it, `cpu` does not."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+    assert prepare(RuntimeSpec(threads=1)).device_name == "Some GPU"
+    assert prepare(RuntimeSpec(device="cpu", threads=1)).device == "cpu"
+
+
+def test_a_processor_has_the_name_that_its_kernel_gives(tmp_path: Path) -> None:
+    """The first core's model; the architecture where none is told."""
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(
+        "processor\t: 0\nmodel\t\t: 85\nmodel name\t: Some CPU @ 2.10GHz: v2\n\nmodel name\t: X\n"
+    )
+    assert processor_name(cpuinfo) == "Some CPU @ 2.10GHz: v2"
+    architecture = platform.processor() or platform.machine()
+    cpuinfo.write_text("processor\t: 0\nBogoMIPS\t: 50.00\n")
+    assert processor_name(cpuinfo) == architecture
+    assert processor_name(tmp_path / "nowhere") == architecture
+
+
+def test_no_more_cpus_than_the_process_may_use() -> None:
+    """Within its affinity, and at least one."""
+    assert 1 <= available_cpus() <= len(os.sched_getaffinity(0))

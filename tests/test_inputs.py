@@ -1,0 +1,175 @@
+"""What a spec points at."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job import inputs
+from job.errors import InputError, SpecError
+from job.inputs import Inputs, resolve, run_id_of
+from job.spec.job import JobSpec
+from job.storage.run_folder import RunFolder
+
+
+def spec_of(**sections: Any) -> JobSpec:
+    return JobSpec.model_validate({"name": "x", **sections})
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Inputs:
+    """Small files in place of everything that a job reads."""
+    for name in ("data/images/a.png", "segmenter/weights", "network", "policy"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return Inputs(tmp_path / "data", None, tmp_path / "segmenter", tmp_path / "network", tmp_path / "policy")
+
+
+def test_the_shortest_spec_needs_no_file_of_the_user() -> None:
+    """Synthetic images, and the segmenter that comes with the program."""
+    found = resolve(spec_of())
+    assert (found.data, found.unlabelled, found.policy) == (None, None, None)
+    assert (found.segmenter / "config.json").is_file()
+    assert found.reward_network.name == "model.safetensors"
+
+
+def test_folders_are_resolved_to_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain path is relative to where the job is started, a file URI is absolute."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("data", "more"):
+        (tmp_path / name).mkdir()
+    found = resolve(spec_of(data={"uri": "data", "unlabelled_uri": (tmp_path / "more").as_uri()}))
+    assert (found.data, found.unlabelled) == (tmp_path.resolve() / "data", tmp_path.resolve() / "more")
+
+
+@pytest.mark.parametrize(
+    ("sections", "field"),
+    [
+        ({"data": {"uri": "nowhere"}}, "data.uri"),
+        ({"data": {"unlabelled_uri": "nowhere"}}, "data.unlabelled_uri"),
+        ({"segmenter": {"uri": "nowhere"}}, "segmenter.uri"),
+        ({"reward": {"network": {"uri": "nowhere"}}}, "reward.network.uri"),
+        ({"finetune": {"policy_uri": "nowhere"}}, "finetune.policy_uri"),
+    ],
+)
+def test_what_is_not_there_is_named_by_its_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sections: dict[str, Any], field: str
+) -> None:
+    """Exit code 3, with the path and what to do."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"{field}: nowhere does not exist") as caught:
+        resolve(spec_of(**sections))
+    assert caught.value.advice
+
+
+def test_a_file_where_a_folder_belongs_is_called_that(tmp_path: Path) -> None:
+    """`does not exist` would send people looking in the wrong place."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is not a folder"):
+        resolve(spec_of(data={"uri": str(tmp_path / "file")}))
+
+
+@pytest.mark.parametrize(
+    ("sections", "there_is"),
+    [
+        ({"data": {"uri": "synthetic:cats"}}, "synthetic:fundus"),
+        ({"segmenter": {"uri": "embedded:sam"}}, "embedded:promptable_unet"),
+    ],
+)
+def test_an_unknown_built_in_is_answered_with_what_there_is(sections: dict[str, Any], there_is: str) -> None:
+    """Exit code 2: the spec is wrong, not the disk."""
+    with pytest.raises(SpecError) as caught:
+        resolve(spec_of(**sections))
+    assert there_is in caught.value.advice
+
+
+def test_a_run_s_artifact_is_found_by_file_run_or_name(tmp_path: Path) -> None:
+    """The file itself, the run folder, or the folder of runs, whose newest finished one counts."""
+    run = RunFolder(tmp_path, "vessels", "one")
+    run.write(inputs.POLICY, "p")
+    place = [run.path / inputs.POLICY, run.path, run.path.parent]
+    with pytest.raises(InputError, match="no finished run"):
+        resolve(spec_of(finetune={"policy_uri": str(run.path)}))
+    run.seal(exit_code=0, verdict="improved", identity="x")
+    for uri in place:
+        assert resolve(spec_of(finetune={"policy_uri": str(uri)})).policy == place[0].resolve()
+    with pytest.raises(InputError, match=r"has no best_reward_net\.safetensors"):
+        resolve(spec_of(reward={"network": {"uri": str(run.path)}}))
+
+
+def test_identity_changes_with_whatever_changes_the_result(world: Inputs) -> None:
+    """The spec, a dataset file (by size or time), a checkpoint file, the network's or the policy's bytes."""
+    seen = {world.identity(spec_of())}
+
+    def assert_new() -> None:
+        identity = world.identity(spec_of())
+        assert identity not in seen
+        assert identity == world.identity(spec_of())
+        seen.add(identity)
+
+    assert world.data is not None
+    (world.data / "images" / "b.png").write_text("new")
+    assert_new()
+    os.utime(world.data / "images" / "b.png", (1, 1))
+    assert_new()
+    (world.segmenter / "weights").write_text("other weights")
+    assert_new()
+    world.reward_network.write_text("Network")
+    assert_new()
+    assert world.policy is not None
+    world.policy.write_text("Policy")
+    assert_new()
+    assert world.identity(spec_of(seed=1)) not in seen
+
+
+def test_identity_ignores_where_and_how_the_job_runs(world: Inputs) -> None:
+    """Runtime, output and cache settings describe no result; nor do the times of files read whole."""
+    before = world.identity(spec_of())
+    elsewhere = spec_of(output={"uri": "o"}, cache={"uri": "c"}, runtime={"threads": 7, "device": "cpu"})
+    os.utime(world.reward_network, (1, 1))
+    assert world.identity(elsewhere) == before
+
+
+def test_the_embedded_segmenter_counts_by_content(
+    tmp_path: Path, world: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two installations of the program have other file times and the same identity."""
+    monkeypatch.setattr(inputs, "EMBEDDED_ROOT", tmp_path)
+    before = world.identity(spec_of())
+    os.utime(world.segmenter / "weights", (1, 1))
+    assert world.identity(spec_of()) == before
+    (world.segmenter / "weights").write_text("changed!!")
+    assert world.identity(spec_of()) != before
+
+
+def test_a_run_is_named_by_its_identity_or_by_its_user() -> None:
+    """12 hex digits, or a name that is safe as a folder's."""
+    identity = "0123456789abcdef" * 4
+    assert run_id_of(identity, None) == "0123456789ab"
+    assert run_id_of(identity, "night-2025_01.02") == "night-2025_01.02"
+
+
+@pytest.mark.parametrize("given", ["", ".", "..", ".hidden", "a/b", "../x", "a b", "a\n", "a:b", "---"])
+def test_a_run_id_that_cannot_name_a_folder_is_refused(given: str) -> None:
+    """It would land beside the runs, or hide."""
+    with pytest.raises(SpecError, match="cannot name a folder"):
+        run_id_of("0" * 64, given)
+
+
+def test_the_starter_specs_resolve_without_data_of_the_user() -> None:
+    """Those on synthetic images run on any machine."""
+    specs = Path(inputs.__file__).parent.parent / "specs"
+    names = []
+    for path in specs.glob("*.json"):
+        document = json.loads(path.read_text())
+        if "name" in document and document.get("data", {}).get("uri", inputs.SYNTHETIC) == inputs.SYNTHETIC:
+            reads_a_run = document.get("finetune", {}).get("policy_uri") or document.get("reward", {}).get(
+                "network", {}
+            ).get("uri")
+            if not reads_a_run:
+                resolve(JobSpec.model_validate(document))
+                names.append(path.stem)
+    assert {"tiny", "quick"} <= set(names)

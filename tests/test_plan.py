@@ -1,0 +1,109 @@
+"""`plan`: what a run would do."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job import inputs as job_inputs
+from job.errors import InputError
+from job.inputs import Inputs
+from job.plan import plan, warnings
+from job.spec.job import JobSpec
+from job.spec.loading import LoadedSpec
+from job.storage.run_folder import RunFolder
+
+
+@pytest.fixture(autouse=True)
+def _small_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded weights are megabytes: a small file stands for them."""
+    (tmp_path / "network").write_text("n")
+
+    def resolve(spec: JobSpec) -> Inputs:
+        found = real(spec)
+        return Inputs(found.data, found.unlabelled, found.segmenter, tmp_path / "network", found.policy)
+
+    real = job_inputs.resolve
+    monkeypatch.setattr(job_inputs, "resolve", resolve)
+
+
+def loaded_of(tmp_path: Path, **sections: Any) -> LoadedSpec:
+    document = {"name": "x", "output": {"uri": str(tmp_path / "output")}, **sections}
+    return LoadedSpec(JobSpec.model_validate(document), {}, "x.json")
+
+
+def lines_of(text: str) -> dict[str, str]:
+    return {line.split()[0]: line.split(maxsplit=1)[1] for line in text.splitlines()}
+
+
+def test_it_names_run_data_actions_and_whole_rollouts(tmp_path: Path) -> None:
+    """Steps are rounded up to rollouts, as PPO takes them."""
+    loaded = loaded_of(
+        tmp_path,
+        data={"synthetic": {"train": 6, "validation": 4, "test": 5, "size": 64}},
+        actions={"prompts": ["a", "b"], "postprocess": [{"threshold": 0.5}, {"threshold": 0.7}]},
+        reward={"terms": {"dice": 0.25, "reward_net": 0.75}},
+        finetune={"total_timesteps": 100, "n_steps": 16, "n_envs": 2, "batch_size": 16},
+    )
+    lines = lines_of(plan(loaded))
+    identity = job_inputs.resolve(loaded.spec).identity(loaded.spec)
+    assert lines["run"] == str((tmp_path / "output" / "runs" / "x" / identity[:12]).resolve())
+    assert lines["state"] == "new"
+    assert "6 training, 4 validation, 5 test images of 64 px" in lines["data"]
+    assert lines["actions"].startswith("K = 4: 2 prompts x 2 post-processings")
+    assert sorted(lines["reward"].split(" + ")) == ["0.25 dice", "0.75 reward_net"]
+    assert "128 steps (4 rollouts of 32)" in lines["finetune"]
+
+
+def test_it_says_what_it_would_find_done(tmp_path: Path) -> None:
+    """New, stopped at a stage, finished with a verdict."""
+    loaded = loaded_of(tmp_path)
+    folder = Path(lines_of(plan(loaded))["run"])
+    run = RunFolder(folder.parents[2], "x", folder.name)
+    run.write_status(stage="reward")
+    assert "stopped at reward" in lines_of(plan(loaded))["state"]
+    run.seal(exit_code=0, verdict="improved", identity="x")
+    assert "(improved): running it again does nothing" in lines_of(plan(loaded))["state"]
+
+
+def test_planning_writes_nothing_and_fails_as_the_run_would(tmp_path: Path) -> None:
+    """Missing inputs are found before anything slow begins."""
+    plan(loaded_of(tmp_path))
+    assert not (tmp_path / "output").exists()
+    with pytest.raises(InputError, match=r"data\.uri"):
+        plan(loaded_of(tmp_path, data={"uri": str(tmp_path / "nowhere")}))
+
+
+ONE_PROMPT = {"prompts": ["a"], "postprocess": [{"threshold": t / 10} for t in range(1, 9)]}
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        (
+            {"finetune": {"total_timesteps": 399}, "actions": ONE_PROMPT},
+            "under 50 per action (400 for K = 8)",
+        ),
+        ({"actions": {"prompts": ["a"], "postprocess": [{"threshold": 0.5}]}}, "nothing to choose"),
+        ({"data": {"width": 32, "synthetic": {"size": 64}}}, "resizes synthetic images of 64 px"),
+        ({"finetune": {"rollout": "live"}}, "table gives the same rewards"),
+    ],
+)
+def test_what_is_unwise_is_said(tmp_path: Path, sections: dict[str, Any], words: str) -> None:
+    """Each in one sentence, and in the plan."""
+    loaded = loaded_of(tmp_path, **sections)
+    (found,) = [warning for warning in warnings(loaded) if words in warning]
+    assert f"warning    {found}" in plan(loaded)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"actions": ONE_PROMPT, "finetune": {"total_timesteps": 400}},
+        {"actions": ONE_PROMPT, "finetune": {"total_timesteps": 0}},
+        {"data": {"width": 64, "synthetic": {"size": 64}}},
+    ],
+)
+def test_what_is_sensible_passes_in_silence(tmp_path: Path, sections: dict[str, Any]) -> None:
+    """The boundary of the rule, a policy that is only judged, and a width that changes nothing."""
+    assert warnings(loaded_of(tmp_path, **sections)) == []

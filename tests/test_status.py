@@ -1,0 +1,86 @@
+"""`status`: a line a run."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from job import status
+from job.errors import InputError
+from job.storage.local import exclusive
+from job.storage.run_folder import RunFolder
+
+
+def run_of(root: Path, run_id: str, updated_at: str, **facts: object) -> RunFolder:
+    run = RunFolder(root, "vessels", run_id)
+    run.write("status.json", json.dumps({"updated_at": updated_at, **facts}))
+    return run
+
+
+def ago(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - seconds))
+
+
+def test_runs_are_listed_newest_first_with_state_and_verdict(tmp_path: Path) -> None:
+    """Finished by its manifest, running by its lock, stopped otherwise."""
+    stopped = run_of(tmp_path, "stopped", ago(7300), stage="reward")
+    running = run_of(tmp_path, "running", ago(3), stage="table")
+    done = run_of(tmp_path, "done", ago(130), stage="publish")
+    done.seal(exit_code=0, verdict="improved", identity="x")
+    invalid = run_of(tmp_path, "invalid", ago(200_000), stage="publish")
+    invalid.seal(exit_code=5, verdict="invalid", identity="x")
+    stopped.write(".lock", "")
+    with exclusive(running.path / ".lock", "run"):
+        found = status.runs(tmp_path)
+    shown = [(r["run_id"], r["state"], r["stage"], r["verdict"], r["exit_code"], r["age"]) for r in found]
+    assert shown == [
+        ("running", "running", "table", None, None, "3 s"),
+        ("done", "finished", "publish", "improved", "0", "2 min"),
+        ("stopped", "stopped", "reward", None, None, "2 h"),
+        ("invalid", "finished", "publish", "invalid", "5", "2 d"),
+    ]
+    assert found[0]["path"] == str(running.path)
+
+
+def test_asking_for_the_state_takes_no_lock(tmp_path: Path) -> None:
+    """A run may start right after somebody looked."""
+    run = run_of(tmp_path, "a", ago(1))
+    run.write(".lock", "")
+    status.runs(tmp_path)
+    with exclusive(run.path / ".lock", "run"):
+        assert status.runs(tmp_path)[0]["state"] == "running"
+
+
+def test_broken_files_of_one_run_do_not_hide_the_others(tmp_path: Path) -> None:
+    """A status that is no JSON, a manifest that is none, a time that is none."""
+    run_of(tmp_path, "good", ago(1), stage="pull")
+    RunFolder(tmp_path, "vessels", "cut").write("status.json", "{")
+    run_of(tmp_path, "foreign", "yesterday")
+    run_of(tmp_path, "bad", ago(2)).write("manifest.json", "{")
+    found = {run["run_id"]: (run["state"], run["age"]) for run in status.runs(tmp_path)}
+    assert found == {
+        "good": ("stopped", "1 s"), "cut": ("stopped", "-"), "foreign": ("stopped", "-"),
+        "bad": ("stopped", "2 s"),
+    }  # fmt: skip
+
+
+def test_the_table_is_aligned_and_dashes_stand_for_nothing(tmp_path: Path) -> None:
+    """Columns begin at one place in every line."""
+    run_of(tmp_path, "a-long-run-id", ago(5))
+    run_of(tmp_path, "b", ago(9), stage="reward")
+    header, first, second = status.table(status.runs(tmp_path)).splitlines()
+    for column in ("run_id", "state", "stage", "verdict", "exit_code", "age"):
+        at = header.index(column)
+        assert first[at - 1] == second[at - 1] == " "
+        assert first[at] != " "
+        assert second[at] != " "
+    assert first.split() == ["vessels", "a-long-run-id", "stopped", "-", "-", "-", "5", "s"]
+
+
+def test_no_folder_is_an_error_and_no_run_is_none(tmp_path: Path) -> None:
+    """The advice says which folder is meant."""
+    assert status.table(status.runs(tmp_path)) == "no runs yet"
+    with pytest.raises(InputError) as caught:
+        status.runs(tmp_path / "nowhere")
+    assert "output.uri" in caught.value.advice
