@@ -3,7 +3,7 @@
     python benchmarks/table_vs_live.py [--actions 12 48] [--total-timesteps 2000]
 
 Both sides run the real finetune stage with equal rewards (half the reward network, half Dice) on the embedded
-data and segmenter. The table's side also pays for segmenting, post-processing and scoring every training image
+data and segmenter. The table's side also pays for segmenting, post-processing and scoring each training image
 under every action from an empty cache; the live side gets its observations and prior for nothing. Exit code 1
 when a ratio is below `LEAST`.
 """

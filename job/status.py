@@ -66,7 +66,10 @@ def _held(lock: Path) -> bool:
 def _age(updated_at: str | None) -> str:
     if not updated_at:
         return "-"
-    seconds = max(0, int(time.time()) - timegm(time.strptime(updated_at, "%Y-%m-%dT%H:%M:%SZ")))
+    try:
+        seconds = max(0, int(time.time()) - timegm(time.strptime(updated_at, "%Y-%m-%dT%H:%M:%SZ")))
+    except ValueError:
+        return "-"
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds // length} {unit}"

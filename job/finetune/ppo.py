@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from job.errors import InputError, IntegrityError, InvalidResult, SpecError
 from job.finetune.curves import Curves, iterations
-from job.finetune.env import ActionChoiceEnv, RewardSource
+from job.finetune.env import ActionChoiceEnv, Outcome, RewardSource
 from job.finetune.observation import Observations, Observer
 from job.finetune.policy import Policy
 from job.finetune.recorder import Recorder, check_finite, save_model
@@ -86,6 +86,8 @@ def train_ppo(
         *(start.to_state_dict().values() if start else ()),
     )
     resume = ResumeFolder(resume_folder, identity)
+    if settings.rollout == "live":
+        outcome = _with_threads(outcome, torch.get_num_threads())
     with _isolated(seed):
         envs = [
             ActionChoiceEnv(observations_ND, len(actions), outcome, seed=seed, e=e)
@@ -274,6 +276,19 @@ def _isolated(seed: int) -> Iterator[None]:
         torch.set_rng_state(torch_state)
         np.random.set_state(numpy_state)  # noqa: NPY002 (as above)
         random.setstate(python)
+
+
+def _with_threads(outcome: RewardSource, threads: int) -> RewardSource:
+    """Give a source that calls the segmenter its threads back: speed, and the bits of the action table."""
+
+    def on_threads(image: int, action: int) -> Outcome:
+        torch.set_num_threads(threads)
+        try:
+            return outcome(image, action)
+        finally:
+            torch.set_num_threads(1)
+
+    return on_threads
 
 
 def _itself(env: ActionChoiceEnv) -> ActionChoiceEnv:

@@ -35,6 +35,7 @@ def render_html(info: TrainingInfo, panels: Mapping[str, Panel]) -> str:
     nothing else, so that no text of a data set can load or run anything, even if escaping failed.
     """
     style, script = _text("report.css"), _text("report.js")
+    plot = dot_plot(info.results.ladder)
     return (
         _environment()
         .get_template("report.html")
@@ -48,8 +49,8 @@ def render_html(info: TrainingInfo, panels: Mapping[str, Panel]) -> str:
             experiments=summary.experiments(info),
             checks=sorted(info.checks, key=lambda check: check.passed),
             invalid_checks=[c for c in info.checks if not c.passed and c.severity == "validity"],
-            plot=dot_plot(info.results.ladder),
-            metrics=metric_table(info.results.ladder),
+            plot=plot,
+            metrics=metric_table(info.results.ladder, plot),
             overlays=overlays(info, panels),
             images=image_rows(info, panels),
             curves=policy_curves(info.finetune.iterations, n_actions=len(info.actions)),

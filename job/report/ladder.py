@@ -12,6 +12,10 @@ from job.report.summary import detail
 from job.report.words import JUDGED, LOWER_IS_BETTER, MARKS, Judgement, candidate_name, judge, metric_name
 
 
+LEAST_REACH = 0.01
+"""Dice on either side of the no-op: differences that do not matter should not look large."""
+
+
 @dataclass(frozen=True)
 class Rung:
     """A candidate in the dot plot; places are percents of the plot's width."""
@@ -73,16 +77,15 @@ def dot_plot(ladder: Sequence[LadderRow]) -> DotPlot:
     )
 
 
-def metric_table(ladder: Sequence[LadderRow]) -> MetricTable:
-    """Collect the test means of every candidate."""
+def metric_table(ladder: Sequence[LadderRow], plot: DotPlot) -> MetricTable:
+    """Collect the test means of every candidate of a ladder and its plot."""
     metrics = list(ladder[0].test) if ladder else []
     best = {metric: _best(ladder, metric) for metric in metrics}
-    axis = _axis([row.vs_noop for row in ladder])
     return MetricTable(
         metrics=tuple((metric_name(metric), metric in LOWER_IS_BETTER) for metric in metrics),
         rows=tuple(
             (
-                _rung(row, axis),
+                rung,
                 tuple(
                     Cell(
                         figure(row.test[metric].mean),
@@ -92,21 +95,18 @@ def metric_table(ladder: Sequence[LadderRow]) -> MetricTable:
                     for metric in metrics
                 ),
             )
-            for row in ladder
+            for rung, row in zip(plot.rungs, ladder, strict=True)
         ),
     )
 
 
 def _axis(uplifts: Sequence[Uplift]) -> Axis:
-    means = finite([uplift.mean for uplift in uplifts]) or [0.0]
-    reach = max(0.02, 3 * (max(*means, 0.0) - min(*means, 0.0)))
+    means = [-LEAST_REACH, LEAST_REACH, *finite([uplift.mean for uplift in uplifts])]
+    lowest, highest = min(means), max(means)
     # An interval from two or three patients can be wider than everything else together: it runs off the plot.
-    ends = [
-        min(max(end, min(*means, 0.0) - reach), max(*means, 0.0) + reach)
-        for uplift in uplifts
-        for end in finite([uplift.low, uplift.high])
-    ]
-    return tight_axis([0.0, *means, *ends], 5)
+    reach = highest - lowest
+    ends = finite([end for uplift in uplifts for end in (uplift.low, uplift.high)])
+    return tight_axis([*means, *(min(max(end, lowest - reach), highest + reach) for end in ends)])
 
 
 def _rung(row: LadderRow, axis: Axis) -> Rung:

@@ -131,4 +131,5 @@ def _run(info: TrainingInfo) -> str:
     stages = ", ".join(
         f"{stage.name} {'reused' if stage.reused else duration(stage.seconds)}" for stage in info.stages
     )
-    return _table(("", "Provenance"), [*provenance(info), ("Stages", stages)])
+    rows = [(name, value) for name, value in provenance(info) if not name.startswith("Digest")]
+    return _table(("", "Provenance"), [*rows, ("Stages", stages)])

@@ -143,4 +143,4 @@ def _tile(pixels_HWC: Picture, edge_px: int, alt: str, caption: str, *, lossy: b
 
 
 def _white(mask_HW: Mask) -> Picture:
-    return np.where(mask_HW[..., None], np.uint8(MARKED), np.uint8(BACKGROUND))
+    return np.where(mask_HW[..., None], MARKED, BACKGROUND).astype(np.uint8)

@@ -21,6 +21,16 @@ CURVES: tuple[tuple[str, str, str], ...] = (
     ("clip_fraction", "Clip fraction", "share of clipped ratios"),
 )
 
+FINDINGS: tuple[tuple[str, str, str], ...] = (
+    ("mae", "Typical error", "mean distance of predicted from true Dice"),
+    ("spearman", "Rank correlation", "within an image: 1 orders all masks as the truth does, 0 guesses"),
+    ("r2", "R²", "1 is perfect, 0 no better than always saying the mean"),
+    ("regret", "Regret", "Dice between its favourite and the best mask of an image"),
+    ("oracle_gap", "Oracle gap", "the same for the best fixed action, for comparison"),
+    ("interval_halfwidth", "Interval", "half-width that holds the true Dice of 9 in 10 new images"),
+    ("mse", "Mean squared error", "what training minimises"),
+)
+
 MOST_ACTIONS = 12
 
 
@@ -77,26 +87,11 @@ def reward_curve(reward: RewardSummary) -> LineChart | None:
 
 def reward_findings(reward: RewardSummary) -> list[tuple[str, str, str]]:
     """Return (figure, value, what it means) for the validation figures that are there."""
-    known = reward.validation
-    rows: list[tuple[str, str, str]] = []
-    if "mae" in known:
-        rows.append(("Typical error", figure(known["mae"]), "mean distance of predicted from true Dice"))
-    if "spearman" in known:
-        meaning = "within an image: 1 puts all masks in their true order, 0 guesses"
-        rows.append(("Rank correlation", figure(known["spearman"]), meaning))
-    if "r2" in known:
-        rows.append(("R²", figure(known["r2"]), "1 is perfect, 0 no better than always saying the mean"))
-    if "regret" in known:
-        rows.append(("Regret", figure(known["regret"]), "Dice between its favourite and the best mask"))
-    if "oracle_gap" in known:
-        meaning = "the same for the best single action, for comparison"
-        rows.append(("Oracle gap", figure(known["oracle_gap"]), meaning))
-    if "interval_halfwidth" in known:
-        meaning = "a predicted quality is meant to be this close in 9 of 10 new images"
-        rows.append(("Interval", f"±{figure(known['interval_halfwidth'])}", meaning))
-    if "mse" in known:
-        rows.append(("Mean squared error", figure(known["mse"], 4), "what training minimises"))
-    return rows
+    return [
+        (name, _found(key, reward.validation[key]), meaning)
+        for key, name, meaning in FINDINGS
+        if key in reward.validation
+    ]
 
 
 def reward_formula(terms: Mapping[str, float]) -> str:
@@ -127,3 +122,9 @@ def chosen_actions(info: TrainingInfo) -> ChosenActions:
         n_offered=len(info.actions),
         n_rest_images=sum(n for n, _ in counts[MOST_ACTIONS:]),
     )
+
+
+def _found(key: str, value: float) -> str:
+    if key == "interval_halfwidth":
+        return f"±{figure(value)}" if math.isfinite(value) else "too few images"
+    return figure(value, 4 if key == "mse" else 3)

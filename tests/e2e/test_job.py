@@ -184,8 +184,8 @@ def test_judging_a_policy_trains_nothing(tiny: tuple[Path, Finished], job: Job) 
     place, first = tiny
     done = job(
         TINY, *ONE_THREAD, "--set", "name=judge", "--set", "data.synthetic.seed=7",
-        "--set", "finetune.policy_uri=output/runs/tiny", "--set", "finetune.total_timesteps=0",
-        "--set", "reward.network.uri=output/runs/tiny", "--set", "reward.network.epochs=0", cwd=place,
+        "--set", f"finetune.policy_uri={first.run}", "--set", "finetune.total_timesteps=0",
+        "--set", f"reward.network.uri={first.run}", "--set", "reward.network.epochs=0", cwd=place,
     )  # fmt: skip
     assert done.code == 0, done.stderr
     assert done.info["finetune"]["total_timesteps"] == 0

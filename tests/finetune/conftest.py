@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from job.errors import Interrupted
@@ -112,6 +113,14 @@ class StopsAt:
         self.done += steps
         if self.done >= self.step:
             raise Interrupted("stop requested")
+
+
+@pytest.fixture(autouse=True)
+def _same_threads() -> Iterator[None]:
+    """Give the thread count back that a test found."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -184,7 +184,6 @@ def test_equal_seeds_give_equal_bits_and_the_globals_stay_untouched(world, tmp_p
     one = world.train(tmp_path / "one").policy.to_state_dict()
     assert (random.random(), np.random.rand(), torch.rand(1)) == expected  # noqa: NPY002
     assert torch.get_num_threads() == 2
-    torch.set_num_threads(1)
     two = world.train(tmp_path / "two").policy.to_state_dict()
     other = world.train(tmp_path / "three", seed=6).policy.to_state_dict()
     for name, values in one.items():
@@ -193,7 +192,7 @@ def test_equal_seeds_give_equal_bits_and_the_globals_stay_untouched(world, tmp_p
 
 
 def test_a_live_source_gives_the_bits_of_the_table(world, tmp_path):
-    """Applying the action to the logits at every step trains the same policy as looking its score up."""
+    """Acting on the logits at every step, on the caller's threads, trains the same policy as looking up."""
     rng = np.random.default_rng(0)
     space = ActionSpace(("a", "b", "c"), tuple(PostProcess(t) for t in (0.5, 0.3, 0.7, 0.9)))
     logits = rng.normal(size=(20, 3, 12, 12)).astype(np.float16)
@@ -204,16 +203,19 @@ def test_a_live_source_gives_the_bits_of_the_table(world, tmp_path):
 
     table_NK = np.stack([dice(apply_all(space, logits[i], (24, 24)), truths[i]) for i in range(20)])
     live_calls = []
+    torch.set_num_threads(2)
 
     def live(image, action):
         live_calls.append((image, action))
+        assert torch.get_num_threads() == 2
         score = float(dice(apply(space, action, logits[image], (24, 24)), truths[image]))
         return Outcome(score, score, score)
 
     prior_K = table_NK.mean(axis=0)
     table = TableRewards(table_NK, table_NK, table_NK)
     looked_up = world.train(tmp_path / "table", outcome=table, prior_K=prior_K)
-    lived = world.train(tmp_path / "live", outcome=live, prior_K=prior_K)
+    lived = world.train(tmp_path / "live", {"rollout": "live"}, outcome=live, prior_K=prior_K)
+    assert torch.get_num_threads() == 2
     assert len(live_calls) == 96
     for name, values in looked_up.policy.to_state_dict().items():
         np.testing.assert_array_equal(values, lived.policy.to_state_dict()[name])

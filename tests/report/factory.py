@@ -303,7 +303,7 @@ def _iterations(rng: np.random.Generator, n: int) -> list[dict[str, float]]:
             "gt_dice": 0.835 + 0.028 * p + wobble[1, i],
             "reward_net_score": 0.81 + 0.032 * p + wobble[2, i],
             "best_reward": 0.97,
-            "entropy": 3.2 - 1.4 * p if i else math.nan,
+            "entropy": 1.7 - 0.9 * p if i else math.nan,
             "explained_variance": -0.1 + 0.7 * p if i else math.nan,
             "value_loss": 0.04 * math.exp(-3 * p) if i else math.nan,
             "policy_gradient_loss": -0.01 if i else math.nan,
