@@ -7,6 +7,7 @@ contract: docs/events.md documents them and a test holds the two together.
 import contextlib
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 from structlog.typing import EventDict, WrappedLogger
 
-from job import stopping
+from job import stopping, terminal
 from job.errors import Interrupted
 from job.progress import Task
 from job.storage import strict_json
@@ -58,7 +59,6 @@ class Output:
         self.console = Console(file=stream) if stream.isatty() else None
         self._stream = stream
         self._file: TextIO | None = None
-        self._lines = structlog.dev.ConsoleRenderer(pad_event_to=20)
         structlog.configure(
             processors=[
                 structlog.contextvars.merge_contextvars,
@@ -91,12 +91,22 @@ class Output:
         if self._file is not None:
             self._file.write(line + "\n")
         if self.console is None:
+            self._write_line(line)
+        elif (sentence := terminal.sentence(event)) is not None:
+            clock = Text(time.strftime("%H:%M:%S "), style="dim")
+            style = {"warning": "yellow", "error": "bold red"}.get(event["level"], "")
+            self.console.print(clock, Text(sentence, style=style), sep="", soft_wrap=True)
+        return line
+
+
+    def _write_line(self, line: str) -> None:
+        try:
             self._stream.write(line + "\n")
             self._stream.flush()
-        elif event["event"] not in ("progress", "finetune.iteration", "reward.epoch"):
-            clock = {"timestamp": time.strftime("%H:%M:%S")}
-            self.console.print(Text.from_ansi(str(self._lines(logger, method, {**clock, **event}))))
-        return line
+        except BrokenPipeError:
+            # Whoever read the log has gone (`| head`, a dead log collector): the work goes on, to the file.
+            self._stream = open(os.devnull, "w")  # noqa: SIM115, PTH123
+            os.dup2(self._stream.fileno(), sys.stdout.fileno())
 
 
 class ReportedProgress:

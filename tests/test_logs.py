@@ -139,14 +139,14 @@ def test_a_terminal_shows_readable_lines_and_the_file_json(tmp_path: Path) -> No
     terminal = Terminal()
     output = Output(stream=terminal)
     output.open_file(tmp_path / "log")
-    output.log.info("stage.started", stage="pull")
+    output.log.info("stage.finished", stage="pull", fingerprint="ab12", seconds=1.26)
     output.log.info("finetune.iteration", timesteps=16)
     output.close()
-    assert "stage.started" in terminal.getvalue()
+    assert "pull: done in 1.3 s" in terminal.getvalue()
     assert "finetune.iteration" not in terminal.getvalue()
     assert "{" not in terminal.getvalue()
     events = [json.loads(line)["event"] for line in (tmp_path / "log").read_text().splitlines()]
-    assert events == ["stage.started", "finetune.iteration"]
+    assert events == ["stage.finished", "finetune.iteration"]
 
 
 def test_progress_events_are_rate_limited_and_count(clock: Clock) -> None:

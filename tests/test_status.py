@@ -12,7 +12,6 @@ from job.errors import InputError
 from job.storage.local import exclusive
 from job.storage.run_folder import RunFolder
 
-
 NOW_S = 1_750_000_000
 
 

@@ -1,6 +1,6 @@
-"""Heavy domain randomisation: crops of synthetic photographs that vary far more than the embedded data set does.
+"""Heavy domain randomisation: crops of synthetic photographs that vary far more than the embedded data set.
 
-Everything that differs between cameras, eyes and graders is drawn afresh for each crop: the aim is that a real
+Everything that differs between cameras and eyes is drawn afresh for each crop: the aim is that a real
 photograph looks like one more draw (Tobin et al. 2017).
 """
 
@@ -33,11 +33,13 @@ def draw_scene(rng: np.random.Generator, size: int) -> Scene:
     frame = _frame(rng, size)
     style = _tree_style(rng, frame.radius_px)
     fundus = render(rng, size, tree_style=style, appearance=_appearance(rng, frame), frame=frame)
-    image = fundus.image_HWC.astype(np.float32) / 255
+    image: Float = fundus.image_HWC.astype(np.float32) / np.float32(255)
     inside = fundus.fov_HW & _letterbox(rng, frame)
     if rng.uniform() < 0.4:
         image = _over_choroid(rng, image, frame, style)
-    image *= 1 + rng.uniform(0, 0.05) * smooth_noise(rng, size, rng.uniform(1.2, 4.0))[..., None]
+    image = image * (
+        1 + np.float32(rng.uniform(0, 0.05)) * smooth_noise(rng, size, rng.uniform(1.2, 4.0))[..., None]
+    )
     image = _local_contrast(rng, image)
     image = _camera(rng, image)
     image = np.where(inside[..., None], image, rng.uniform(0, 0.03)).astype(np.float32)
@@ -89,7 +91,7 @@ def _tree_style(rng: np.random.Generator, radius_px: float) -> TreeStyle:
 
 
 def _appearance(rng: np.random.Generator, frame: Frame) -> Appearance:
-    """Draw colours, contrast and disturbances; texture is bounded by the vessels' contrast, else none is seen."""
+    """Draw colours, contrast and disturbances, these in proportion to the vessels' contrast."""
     red = rng.uniform(0.30, 0.95)
     green = red * rng.uniform(0.22, 0.80)
     absorb = rng.uniform(0.14, 0.62)
@@ -147,7 +149,7 @@ def _over_choroid(rng: np.random.Generator, image: Float, frame: Frame, style: T
     tube *= np.clip(0.5 + 0.6 * smooth_noise(rng, frame.size, 0.25 * frame.radius_px), 0, 1)
     amount = rng.uniform(0.05, 0.30) * (1 if rng.uniform() < 0.7 else -0.6)
     tint = np.array([1.0, rng.uniform(0.3, 1.2), rng.uniform(0.0, 1.0)], dtype=np.float32)
-    return (image * (1 + amount * tube[..., None] * tint)).astype(np.float32)
+    return np.asarray(image * (1 + amount * tube[..., None] * tint), dtype=np.float32)
 
 
 def _local_contrast(rng: np.random.Generator, image: Float) -> Float:
@@ -157,7 +159,7 @@ def _local_contrast(rng: np.random.Generator, image: Float) -> Float:
     small = Image.fromarray(to_bytes(image)).resize((max(2, int(size / cell)),) * 2, Image.Resampling.BOX)
     mean = np.asarray(small.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32) / 255
     gain = np.exp(rng.uniform(0, 0.3) * smooth_noise(rng, size, rng.uniform(25, 90)) + rng.uniform(-0.3, 0.4))
-    return (mean + gain[..., None] * (image - mean)).astype(np.float32)
+    return np.asarray(mean + gain[..., None] * (image - mean), dtype=np.float32)
 
 
 def _camera(rng: np.random.Generator, image: Float) -> Float:

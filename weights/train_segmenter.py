@@ -1,10 +1,11 @@
 """Train the embedded promptable segmentation network from nothing, and write its checkpoint folder.
 
-    python weights/train_segmenter.py                    # two CPU cores, minutes: a usable, weaker network
-    python weights/train_segmenter.py --device cuda --scenes 22000 --steps 5000 --batch 24 --crop 160   # as shipped
+    python weights/train_segmenter.py                                    # a GPU: the recipe of what ships
+    python weights/train_segmenter.py --batch 8 --crop 128 --minutes 10  # two CPU cores: weaker
 
-Every scene is drawn from seeds of 10**9 and above, which no spec uses. Worker processes render scenes while the
-network trains on those that are there, each with a fresh sentence for each of the three meanings.
+Every scene is drawn from seeds of 10**9 and above, which no spec uses. Worker processes render scenes while
+the network trains on those that are there, each with a fresh sentence for each of the three meanings.
+What ships took 2,290 steps on 12,600 scenes, 87 seconds on an H100 with 16 cores.
 """
 
 import argparse
@@ -19,14 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from prompts import MEANINGS, draw_prompt, vocabulary
+from randomisation import draw_scene
 from torch import Tensor
 from torch.nn import functional as F
 
 from job.data import fundus
 from job.segmenters.promptable_unet.modelling import PromptableUNet, PromptableUNetConfig
 from job.segmenters.promptable_unet.processing import build_tokenizer
-from prompts import MEANINGS, draw_prompt, vocabulary
-from randomisation import draw_scene
 
 SEED = 10**9
 HELD_OUT_SEED = 2 * 10**9
@@ -57,7 +58,7 @@ def main() -> None:
 
 
 class Scenes:
-    """Crops `[N, 3, S, S]` and labels `[N, S, S]` (bit 0: a vessel, bit 1: a major one) that grow while training runs.
+    """Crops and their labels (bit 0: a vessel, bit 1: a major one), growing in number as training runs.
 
     At a given step the same scenes are there in every run: a slow renderer is waited for.
     """
@@ -70,7 +71,7 @@ class Scenes:
         self._pixels = torch.empty((count, 3, size, size), dtype=torch.uint8, device=device)
         self._labels = torch.empty((count, size, size), dtype=torch.uint8, device=device)
         self._count = 0
-        self._steps_to_fill = 0.75 * options.steps
+        self._steps_to_fill = options.steps
 
     def __len__(self) -> int:
         return self._count
@@ -97,7 +98,7 @@ def train(network: PromptableUNet, scenes: Scenes, options: argparse.Namespace, 
     device = next(network.parameters()).device
     rng = np.random.default_rng([options.seed, 1])
     sentences = [_sentences(rng, tokenizer, meaning).to(device) for meaning in range(len(MEANINGS))]
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)
     torch.backends.cudnn.benchmark = True
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=options.lr, weight_decay=1e-2, fused=device.type == "cuda"
@@ -138,9 +139,10 @@ def train(network: PromptableUNet, scenes: Scenes, options: argparse.Namespace, 
 
 
 def save(network: PromptableUNet, tokenizer: Any, folder: Path) -> None:
-    """Write config.json, model.safetensors (float16) and the tokenizer's files; other files there are kept."""
+    """Write config.json, model.safetensors (float16) and the tokenizer's files; keep others, as README.md."""
     folder.mkdir(parents=True, exist_ok=True)
     network.half().save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)
     size = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
     print(f"wrote {folder}: {size:,} bytes")
@@ -172,22 +174,25 @@ def report_held_out(network: PromptableUNet, tokenizer: Any, device: torch.devic
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=CHECKPOINT, help="checkpoint folder to write")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--scenes", type=int, default=9000, help="training crops to render")
+    parser.add_argument("--device", default=None, help="cpu or cuda; else what there is")
+    parser.add_argument("--scenes", type=int, default=12_600, help="training crops to render")
     parser.add_argument("--crop", type=int, default=160, help="size of a crop in pixels")
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=2300)
+    parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--dice-weight", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=SEED, help=f"at least {SEED}: no spec uses those")
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64, 80])
     parser.add_argument("--decoder-widths", type=int, nargs="+", default=[16, 24, 40])
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="rendering processes")
-    parser.add_argument("--minutes", type=float, default=60, help="end by then, with the rate annealed to zero")
+    parser.add_argument("--minutes", type=float, default=60, help="end by then, the learning rate annealed")
     parser.add_argument("--report-every", type=int, default=100)
     options = parser.parse_args()
+    options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if options.seed < SEED:
         parser.error(f"--seed must be at least {SEED}: smaller seeds belong to specs and their test images")
     return options
@@ -213,7 +218,7 @@ def _soft_dice_loss(logits_BPHW: Tensor, target_BPHW: Tensor) -> Tensor:
 
 
 def _sentences(rng: np.random.Generator, tokenizer: Any, meaning: int, count: int = 4000) -> Tensor:
-    """Return tokens `[count, T]` of sentences with one meaning; a few words are unknown, as users' words will be."""
+    """Return tokens `[count, T]` of sentences with one meaning, a few words unknown as users' will be."""
     tokens = _encode(tokenizer, [draw_prompt(rng, meaning).text for _ in range(count)])
     neutral = ["segment", "please", "the", "in", "image", "retinal", "this"]
     known = torch.tensor(tokenizer.convert_tokens_to_ids(neutral))

@@ -25,9 +25,9 @@ Colour = tuple[float, float, float]
 class Appearance:
     """How a field of view looks; colours are RGB in 0..1, lengths in units of the field's radius.
 
-    `clarity` names how good the photograph is, 1 at best; `veil_share`, `blur` and `noise` are what make it so.
-    `absorption` is what a thick vessel takes away from each channel, thin ones take `(width / trunk) **
-    thinning` of it.
+    `clarity` says how good the photograph is, 1 at best; `veil_share`, `blur` and `noise` make it so.
+    `absorption` is what a thick vessel takes away from each channel, thin ones take
+    `(width / trunk) ** thinning` of it.
     """
 
     clarity: float = 1.0
@@ -57,7 +57,7 @@ class Appearance:
 
 @dataclass(frozen=True)
 class Fundus:
-    """A photograph `[H, W, 3]` with its exact masks `[H, W]`; `major_HW` is part of `vessels_HW`, that of `fov_HW`."""
+    """A photograph `[H, W, 3]` with its exact masks: `major_HW` lies in `vessels_HW`, that in `fov_HW`."""
 
     image_HWC: NDArray[np.uint8]
     vessels_HW: NDArray[np.bool_]
@@ -97,7 +97,10 @@ def render(
     appearance: Appearance | None = None,
     frame: Frame | None = None,
 ) -> Fundus:
-    """Draw one photograph of `size` x `size` pixels; what is not given is drawn from the data set's own distribution.
+    """Draw one photograph of `size` x `size` pixels.
+
+    What is not given is drawn from the data set's own distribution. Raises ValueError when the frame is of
+    another size.
 
     Only arithmetic that rounds alike everywhere decides geometry, and intensities are quantised before they
     become bytes: equal generators give equal pixels under pinned libraries.
@@ -156,13 +159,13 @@ def usual_appearance(rng: np.random.Generator, clarity: float) -> Appearance:
 
 
 def to_bytes(colour_HWC: Float) -> NDArray[np.uint8]:
-    """Turn intensities in 0..1 into bytes by way of 1/16 levels, so that a last-bit difference seldom shows."""
+    """Turn intensities in 0..1 into bytes by way of 1/16 levels: a last-bit difference seldom shows."""
     levels = np.round(colour_HWC * (255 * 16)) / 16
     return np.clip(np.floor(levels + 0.5), 0, 255).astype(np.uint8)
 
 
 def smooth_noise(rng: np.random.Generator, size: int, cell_px: float) -> Float:
-    """Return noise `[size, size]` of about unit deviation whose blobs are `cell_px` wide (bicubic value noise)."""
+    """Return bicubic value noise `[size, size]` of about unit deviation, its blobs `cell_px` wide."""
     cell_px = max(cell_px, 1.0)
     cells = int(np.ceil(size / cell_px)) + 3
     grid = Image.fromarray(rng.normal(0, 1.35, (cells, cells)).astype(np.float32))
@@ -195,7 +198,7 @@ class _Field:
 
 
 def _retina(rng: np.random.Generator, field_: _Field, style: TreeStyle, look: Appearance) -> Float:
-    """Return the background `[H, W, 3]`: tissue, light, texture, choroid, nerve-fibre sheen, disc and fovea."""
+    """Return the background `[H, W, 3]`: tissue, light, texture, choroid, sheen, disc and fovea."""
     gx, gy = look.illumination_xy
     light = 1 + gx * field_.u_HW + gy * field_.v_HW - look.vignette * field_.rho_HW**2
     light *= 1 + look.texture * field_.noise(rng, 0.035) + look.mottling * field_.noise(rng, 0.22)
@@ -225,7 +228,7 @@ def _retina(rng: np.random.Generator, field_: _Field, style: TreeStyle, look: Ap
 
 
 def _striation(rng: np.random.Generator, field_: _Field, disc_xy: tuple[float, float]) -> Float:
-    """Return nerve fibres: noise that is fine across and long along the rays from the disc, and fades with distance."""
+    """Return nerve fibres: noise that is long along the rays from the disc, and fades with distance."""
     u, v = field_.u_HW - np.float32(disc_xy[0]), field_.v_HW - np.float32(disc_xy[1])
     distance = np.sqrt(u * u + v * v)
     n_rays, n_rings = int(rng.integers(90, 260)), 8
@@ -257,7 +260,7 @@ def _with_vessels(
     colour = colour * (1 - absorbed)
     wide = np.clip(maps.radius_HW - 0.9, 0, 1) * np.where(maps.is_vein_HW, 0.4, 1.0)
     reflex = look.reflex * wide * coverage * np.exp(-((from_axis / 0.38) ** 2))
-    return (colour * (1 + reflex[..., None])).astype(np.float32)
+    return np.asarray(colour * (1 + reflex[..., None]), dtype=np.float32)
 
 
 def _with_lesions(rng: np.random.Generator, colour: Float, field_: _Field, look: Appearance) -> Float:

@@ -1,4 +1,4 @@
-"""Synthetic retinal vessel trees: grown in units of the field's radius, drawn as exact distances in pixels."""
+"""Synthetic retinal vessel trees: grown in units of the field's radius, drawn as distances in pixels."""
 
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ class TreeStyle:
 
 @dataclass(frozen=True)
 class VesselTree:
-    """Straight segments `[S]` of a tree: ends in field units, half widths at both ends, what they belong to."""
+    """Straight segments `[S]` of a tree: both ends and half widths there in field units, and their kind."""
 
     start_S2: NDArray[np.float64]
     end_S2: NDArray[np.float64]
@@ -51,7 +51,7 @@ class VesselTree:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the round field of view lies in a square image: all in pixels. A small image may show only a part."""
+    """Where the round field of view lies in a square image, in pixels; the image may show only a part."""
 
     size: int
     radius_px: float
@@ -67,8 +67,8 @@ class Frame:
 class VesselMaps:
     """A drawn tree: signed distance to the nearest wall in pixels (negative inside), and that vessel's kind.
 
-    `major_distance_HW` sees major vessels alone. Distances are capped at a few pixels. `radius_HW` is the true
-    half width in pixels, also where the drawn one was raised to stay connected.
+    `major_distance_HW` sees major vessels alone. Distances are capped at a few pixels. `radius_HW` is the
+    true half width in pixels, also where the drawn one was raised to stay connected.
     """
 
     distance_HW: NDArray[np.float32]
@@ -152,7 +152,7 @@ def draw(tree: VesselTree, frame: Frame) -> VesselMaps:
 
 @dataclass(frozen=True)
 class _Tips:
-    """Growing ends `[T]`: place, heading, curvature noise, half width, length to go, length since a branching."""
+    """Growing ends `[T]`; `to_go` and `since` are lengths: to the end, and since the last fork."""
 
     xy: NDArray[np.float64]
     heading: NDArray[np.float64]
@@ -232,7 +232,10 @@ def _advance(
 
 
 def _branch(rng: np.random.Generator, style: TreeStyle, tips: _Tips) -> _Tips:
-    """Let some tips fork, once every two steps: a thinner child leaves to one side, the parent keeps what Murray's law leaves it."""
+    """Let some tips fork: a child leaves to one side, the parent keeps what Murray's law leaves it.
+
+    Called once every two steps, for speed.
+    """
     n = len(tips.radius)
     draw_n = rng.uniform(0, 1, n)
     # Either the vessel splits into near equals, or a clearly thinner side branch leaves.
@@ -240,12 +243,12 @@ def _branch(rng: np.random.Generator, style: TreeStyle, tips: _Tips) -> _Tips:
     side = np.where(rng.uniform(0, 1, n) < 0.5, -1.0, 1.0)
     angle = rng.uniform(0.6, 1.35, n)
     length = rng.exponential(1.0, n)
-    forks = (
-        (draw_n < 2 * _STEP * style.branch_rate) & (tips.since > 0.06) & (tips.radius > 1.15 * style.fine_radius)
-    )
-    forks &= n < _MAX_TIPS
+    forks = (draw_n < 2 * _STEP * style.branch_rate) & (n < _MAX_TIPS)
+    forks &= (tips.since > 0.06) & (tips.radius > 1.15 * style.fine_radius)
     child_radius = np.round(np.maximum(share * tips.radius, style.fine_radius), 6)
-    left = np.cbrt(np.maximum(tips.radius**3 - child_radius**3, (0.7 * tips.radius) ** 3))
+    left = np.cbrt(
+        np.maximum(tips.radius**3 - child_radius**3, (0.7 * tips.radius) ** 3)
+    )
     thin = child_radius < 0.6 * style.trunk_radius
     children = _Tips(
         xy=tips.xy,
@@ -260,7 +263,7 @@ def _branch(rng: np.random.Generator, style: TreeStyle, tips: _Tips) -> _Tips:
         xy=tips.xy,
         heading=np.where(forks, np.round(tips.heading - side * 0.25 * angle * share, 6), tips.heading),
         curl=tips.curl,
-        radius=np.where(forks, np.round(left, 6), tips.radius),
+        radius=np.round(np.where(forks, left, tips.radius), 6),
         to_go=tips.to_go,
         since=np.where(forks, 0.0, tips.since),
         is_vein=tips.is_vein,
@@ -271,7 +274,8 @@ def _branch(rng: np.random.Generator, style: TreeStyle, tips: _Tips) -> _Tips:
 def _alive(style: TreeStyle, tips: _Tips, fovea: NDArray[np.float64]) -> NDArray[np.bool_]:
     in_field = np.hypot(tips.xy[:, 0], tips.xy[:, 1]) < 1.03
     off_fovea = np.hypot(*(tips.xy - fovea).T) > 0.14
-    return in_field & off_fovea & (tips.to_go > 0) & (tips.radius > 0.62 * style.fine_radius)
+    alive: NDArray[np.bool_] = in_field & off_fovea & (tips.to_go > 0)
+    return alive & (tips.radius > 0.62 * style.fine_radius)
 
 
 def _distances(

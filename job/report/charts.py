@@ -104,13 +104,17 @@ def line_chart(
     note: str = "",
     x_name: str = "step",
     marker: float | None = None,
+    floor: float = -math.inf,
 ) -> LineChart | None:
-    """Lay out lines over a shared x, with gaps where a value is missing; None where all are."""
+    """Lay out lines over a shared x, with gaps where a value is missing; None where all are.
+
+    Values below `floor` are drawn at the lower edge, so that one of them does not flatten all others.
+    """
     known = [value for values in series.values() for value in finite(values)]
     if not known:
         return None
     x_axis = _x_axis(x)
-    y_axis = round_axis(known, 4)
+    y_axis = round_axis([max(value, floor) for value in known], 4)
     lines = tuple(_line(name, x, values, x_axis, y_axis, x_name) for name, values in series.items())
     return LineChart(
         title=title,

@@ -11,7 +11,6 @@ from job.report.numbers import figure, finite, interval, signed, spread
 from job.report.summary import detail
 from job.report.words import JUDGED, LOWER_IS_BETTER, MARKS, Judgement, candidate_name, judge, metric_name
 
-
 LEAST_REACH = 0.01
 """Dice on either side of the no-op: differences that do not matter should not look large."""
 
@@ -106,7 +105,7 @@ def _axis(uplifts: Sequence[Uplift]) -> Axis:
     # An interval from two or three patients can be wider than everything else together: it runs off the plot.
     reach = highest - lowest
     ends = finite([end for uplift in uplifts for end in (uplift.low, uplift.high)])
-    return tight_axis([*means, *(min(max(end, lowest - reach), highest + reach) for end in ends)])
+    return tight_axis([*means, *(min(max(end, lowest - reach), highest + reach) for end in ends)], 7)
 
 
 def _rung(row: LadderRow, axis: Axis) -> Rung:

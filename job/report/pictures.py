@@ -14,12 +14,12 @@ THUMBNAIL_PX = 88
 THUMBNAIL_BUDGET_BYTES = 2_600_000
 """Of encoded thumbnails in one page, so that the page can be mailed; the worst images come first."""
 
-# Orange and sky blue after Okabe and Ito (2008) stay apart for every kind of colour blindness; what was found
-# is grey, so that errors stand out.
+# Orange and sky blue after Okabe and Ito (2008) stay apart for every kind of colour blindness, and by
+# lightness alone; what was found is grey, so that errors stand out.
 BACKGROUND = (14, 17, 22)
 MARKED = (238, 240, 242)
-HIT = (150, 157, 165)
-MISSED = (240, 158, 0)
+HIT = (105, 112, 120)
+MISSED = (255, 184, 40)
 EXTRA = (64, 164, 245)
 
 Mask = NDArray[np.bool_]

@@ -15,11 +15,14 @@ CURVES: tuple[tuple[str, str, str], ...] = (
     ("gt_dice", "True Dice", "of the actions that were sampled"),
     ("reward_net_score", "Reward network's score", "of the same masks"),
     ("entropy", "Entropy", ""),
-    ("explained_variance", "Explained variance", "of the value function; 1 is perfect"),
+    ("explained_variance", "Explained variance", "of the value function; 1 is perfect, cut at −1"),
     ("value_loss", "Value loss", "of the value function"),
     ("approx_kl", "Approximate KL", "between old and new policy"),
     ("clip_fraction", "Clip fraction", "share of clipped ratios"),
 )
+
+FLOORS = {"explained_variance": -1.0}
+"""An untrained value function can start at -60, which would flatten the rest of its curve."""
 
 FINDINGS: tuple[tuple[str, str, str], ...] = (
     ("mae", "Typical error", "mean distance of predicted from true Dice"),
@@ -61,7 +64,13 @@ def policy_curves(iterations: Sequence[Mapping[str, float | None]], *, n_actions
     timesteps = [row.get("timesteps") for row in iterations]
     x = [float(at) if at is not None else float(i + 1) for i, at in enumerate(timesteps)]
     charts = (
-        line_chart(title, x, {title: [row.get(key) for row in iterations]}, note=note or uniform)
+        line_chart(
+            title,
+            x,
+            {title: [row.get(key) for row in iterations]},
+            note=note or uniform,
+            floor=FLOORS.get(key, -math.inf),
+        )
         for key, title, note in CURVES
     )
     return [chart for chart in charts if chart is not None]

@@ -24,7 +24,7 @@ _N_FEATURES = 8
 class RewardNetworkConfig:
     """Shape of the network: channels a level, number of readings, longest side of the working grid."""
 
-    widths: tuple[int, ...] = (12, 20, 32, 40)
+    widths: tuple[int, ...] = (16, 24, 36, 44)
     readings: int = 2
     max_side: int = 256
 

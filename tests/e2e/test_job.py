@@ -93,7 +93,7 @@ def test_another_seed_has_another_results_digest(tiny: tuple[Path, Finished], jo
 
 
 def test_a_second_spec_takes_over_the_stages_that_it_shares(tiny: tuple[Path, Finished], job: Job) -> None:
-    """Another PPO setting trains PPO again and nothing before it; no (image, prompt) pair is computed twice."""
+    """Another PPO setting trains PPO again and nothing before it; no logits are computed twice."""
     other = job(TINY, *ONE_THREAD, "--set", "finetune.ent_coef=0.02", cwd=tiny[0])
     assert [e["stage"] for e in other.named("stage.reused")] == ["pull", "table", "reward", "audit"]
     assert [e["stage"] for e in other.named("stage.finished")] == ["finetune", "evaluate"]
@@ -131,7 +131,7 @@ def test_test_images_shape_nothing_before_evaluate(tmp_path: Path, job: Job) -> 
 
 
 def test_live_rollouts_end_like_table_rollouts(tiny: tuple[Path, Finished], job: Job) -> None:
-    """Calling the segmenter at every step gives the rewards of the table, within 1e-3, and the same choices."""
+    """Calling the segmenter at every step gives the table's rewards, within 1e-3, and the same choices."""
     live = job(TINY, *ONE_THREAD, "--set", "finetune.rollout=live", cwd=tiny[0])
     assert live.code == 0, live.stderr
     assert live.named("segmenter.loaded")

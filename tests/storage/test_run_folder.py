@@ -75,7 +75,7 @@ def test_a_run_id_stands_for_one_set_of_inputs(run: RunFolder) -> None:
 
 
 def test_a_finished_run_without_status_still_knows_its_inputs(run: RunFolder) -> None:
-    """A folder that was fetched from a store holds what the manifest names, and the status is not among it."""
+    """A folder that was fetched from a store holds what the manifest names, which the status is not."""
     run.seal(exit_code=0, verdict="improved", identity="me")
     run.require_identity("me")
     with pytest.raises(SpecError):

@@ -117,7 +117,8 @@ def open_browser(profile: Path) -> Iterator[Page]:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     assert chromium, "install chromium (Debian: apt-get install chromium) to run the tests marked `system`"
     from_us, to_us = os.pipe(), os.pipe()
-    # Chromium takes commands from descriptor 3 and answers on 4; `to_us[1]` is the highest of the four pipe ends.
+    # Chromium reads commands from descriptor 3 and answers on 4. `to_us[1]` is the highest of the four and
+    # is copied before it could be overwritten.
     script = f'exec 3<&{from_us[0]} 4>&{to_us[1]}; exec "$0" "$@"'
     process = subprocess.Popen(
         ["bash", "-c", script, chromium, *FLAGS, f"--user-data-dir={profile}"],

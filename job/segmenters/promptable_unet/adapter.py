@@ -74,8 +74,7 @@ class PromptableUNetSegmenter:
         answers: dict[int, Segmentation] = {}
         for positions in _batches(images):
             batch = torch.from_numpy(np.stack([images[p] for p in positions]).transpose(0, 3, 1, 2).copy())
-            for position, answer in zip(positions, self._segment_batch(batch, tokens), strict=True):
-                answers[position] = answer
+            answers.update(zip(positions, self._segment_batch(batch, tokens), strict=True))
         return [answers[position] for position in range(len(images))]
 
     def _tokens(self, prompts: Sequence[str]) -> Tensor:
@@ -96,7 +95,10 @@ class PromptableUNetSegmenter:
 
 
 def content_key(folder: Path) -> str:
-    """Return the sha256 that names what a checkpoint computes: its files, this code, the revision, the dtype."""
+    """Return the sha256 that names what a checkpoint computes: its files, this code, revision and dtype.
+
+    Raises FileNotFoundError when the folder is no checkpoint of this kind.
+    """
     digest = hashlib.sha256(f"promptable_unet revision {REVISION} float32\n".encode())
     code = [Path(__file__).with_name(name) for name in _CODE_FILES]
     for path in [*(folder / name for name in _CONTENT_FILES), *code]:

@@ -34,7 +34,7 @@ class PromptableUNetConfig(PretrainedConfig):  # type: ignore[misc]
 
 @dataclass
 class PromptableUNetOutput(ModelOutput):  # type: ignore[misc]
-    """`logits` are `[B, P, H, W]` at the input's size, `embeddings` `[B, D]`: one an image, whatever the prompts."""
+    """`logits` `[B, P, H, W]` at the input's size; `embeddings` `[B, D]`, which no prompt changes."""
 
     logits: Tensor | None = None
     embeddings: Tensor | None = None
@@ -55,8 +55,7 @@ class PromptableUNet(PreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         widths, decoder_widths = config.widths, config.decoder_widths
         self.encoder = nn.ModuleList(
-            _Block(before, after)
-            for before, after in zip([N_CHANNELS, *widths[:-1]], widths, strict=True)
+            _Block(before, after) for before, after in zip([N_CHANNELS, *widths[:-1]], widths, strict=True)
         )
         self.context = _Context(widths[-1])
         self.text = _TextEncoder(config.vocab_size, config.text_width)
@@ -101,7 +100,7 @@ class PromptableUNet(PreTrainedModel):  # type: ignore[misc]
         # All prompts in one batch: normalisation must see their mixture, as its running statistics will.
         repeated = [torch.cat([level] * n_prompts) for level in features]
         logits = self.decode(repeated, prompts_BPE.transpose(0, 1).flatten(0, 1))
-        return logits.squeeze(1).unflatten(0, (n_prompts, -1)).transpose(0, 1)
+        return logits.reshape(n_prompts, -1, *logits.shape[2:]).transpose(0, 1)
 
     def encode(self, x_BCHW: Tensor) -> list[Tensor]:
         """Return the features of each level, finest first."""
@@ -137,7 +136,7 @@ class PromptableUNet(PreTrainedModel):  # type: ignore[misc]
         return torch.cat([coarse.mean((2, 3)), fine.mean((2, 3)), fine.std((2, 3))], dim=1)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Keep PyTorch's own initialisation: `transformers` calls this for modules that a checkpoint lacks."""
+        """Keep PyTorch's own initialisation, which `transformers` would else replace."""
 
 
 class _Block(nn.Module):
@@ -173,7 +172,7 @@ class _ModulatedBlock(nn.Module):
 
 
 class _Context(nn.Module):
-    """Depth-wise dilated convolutions: a wide view at little cost, to tell a vessel's size from the picture's scale."""
+    """Dilated convolutions and the mean: whether a vessel counts as large depends on the picture's scale."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

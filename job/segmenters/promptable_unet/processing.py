@@ -15,7 +15,7 @@ _FLOOR = 0.012  # a deviation below three grey levels is noise; it is not blown 
 
 
 def channels(pixels_B3HW: Tensor) -> Tensor:
-    """Return `[B, 6, H, W]` float32: RGB standardised a field of view, local contrast of green and grey, the field.
+    """Return float32 `[B, 6, H, W]`: standardised RGB, local contrast of green and grey, the field of view.
 
     Statistics are robust to what a camera does (exposure, white balance, uneven light) and never look outside
     the bright field of view, whose edge would else dominate the local contrast.

@@ -1,0 +1,71 @@
+import math
+
+from job.metrics.statistics import Uplift
+from job.report.ladder import dot_plot, metric_table
+from job.reward.terms import METRICS
+from tests.report.factory import make_info
+
+
+def test_dots_stand_in_the_order_of_their_uplifts() -> None:
+    """A better candidate's dot stands further right, and the no-op's on the line of today."""
+    ladder = make_info().results.ladder
+    plot = dot_plot(ladder)
+    by_uplift = sorted(range(len(ladder)), key=lambda i: ladder[i].vs_noop.mean)
+    assert [plot.rungs[i].at for i in by_uplift] == sorted(rung.at for rung in plot.rungs)
+    assert plot.rungs[0].at == plot.zero
+    assert all(rung.low <= rung.at <= rung.high for rung in plot.rungs)
+    assert [tick.label for tick in plot.ticks if tick.at == plot.zero] == ["today"]
+
+
+def test_an_infinite_interval_runs_off_the_plot() -> None:
+    """One patient's interval has no ends: it is drawn from edge to edge and marked open."""
+    plot = dot_plot(make_info(n_images=1).results.ladder)
+    oracle = plot.rungs[-1]
+    assert (oracle.low, oracle.high, oracle.is_open_low, oracle.is_open_high) == (0.0, 100.0, True, True)
+    assert oracle.interval == "interval unbounded: one patient"
+
+
+def test_a_huge_interval_does_not_squeeze_the_others() -> None:
+    """An interval of two patients that is wider than all else is cut, so that dots stay apart."""
+    ladder = make_info().results.ladder
+    wide = Uplift(0.03, -3.0, 3.06, 0.3, 2, 2, 2, 0, 0)
+    plot = dot_plot([*ladder[:-1], ladder[-1].model_copy(update={"vs_noop": wide})])
+    assert plot.rungs[-1].is_open_low
+    assert plot.rungs[-1].is_open_high
+    assert plot.rungs[-2].at - plot.rungs[0].at > 10
+
+
+def test_differences_that_do_not_matter_look_small() -> None:
+    """Noise of a thousandth does not fill the plot."""
+    row = make_info().results.ladder[1]
+    tiny = Uplift(0.0005, 0.0001, 0.0009, 0.0001, 9, 9, 9, 0, 0)
+    plot = dot_plot([row.model_copy(update={"vs_noop": tiny})])
+    assert abs(plot.rungs[0].at - plot.zero) < 5
+
+
+def test_an_interval_without_ends_is_a_dot() -> None:
+    """Ends that are not numbers are drawn at the mean."""
+    row = make_info().results.ladder[1]
+    unknown = Uplift(0.01, math.nan, math.nan, math.nan, 2, 2, 2, 0, 0)
+    rung = dot_plot([row.model_copy(update={"vs_noop": unknown})]).rungs[0]
+    assert rung.low == rung.at == rung.high
+
+
+def test_metric_table_marks_the_best_that_can_ship() -> None:
+    """The best is the largest, of errors the smallest, and never the oracle."""
+    ladder = make_info().results.ladder
+    table = metric_table(ladder, dot_plot(ladder))
+    assert len(table.metrics) == len(METRICS)
+    shippable = [row for row in ladder if row.can_ship]
+    for column, metric in enumerate(METRICS):
+        pick = min if metric.startswith("betti") else max
+        best = pick(row.test[metric].mean for row in shippable)
+        marked = {rung.candidate for rung, cells in table.rows if cells[column].is_best}
+        assert marked == {row.candidate for row in shippable if row.test[metric].mean == best}
+
+
+def test_an_empty_ladder() -> None:
+    """Nothing judged makes an empty plot and table, not an error."""
+    plot = dot_plot([])
+    assert plot.rungs == ()
+    assert metric_table([], plot).rows == ()

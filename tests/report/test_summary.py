@@ -1,0 +1,72 @@
+import io
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from rich.console import Console
+
+from job.evaluation.results import VerdictName
+from job.report.summary import answer_table, experiments, print_answer, what_would_decide
+from tests.report.factory import make_info
+
+
+@pytest.mark.parametrize("verdict", get_args(VerdictName))
+@pytest.mark.parametrize("is_bare", [False, True])
+def test_the_answer_starts_with_the_verdict(verdict: VerdictName, is_bare: bool) -> None:
+    """Every verdict has an answer of labelled lines, with nothing spelled nan or None."""
+    rows = answer_table(make_info(verdict, is_bare=is_bare))
+    assert rows[0][0] == "Verdict"
+    assert all(label and value for label, value in rows)
+    text = " ".join(value for _, value in rows).lower()
+    assert "nan" not in text.split()
+    assert "none " not in text.replace("none were run", "")
+
+
+def test_figures_of_the_answer() -> None:
+    """Before, after, change, wins and losses are those of the verdict."""
+    info = make_info()
+    uplift, rows = info.results.verdict.vs_noop, dict(answer_table(info))
+    before, after = info.results.verdict.dice_before.mean, info.results.verdict.dice_after.mean
+    assert rows["Dice"] == f"{before:.3f} → {after:.3f}"
+    assert rows["Change"].startswith(
+        f"+{uplift.mean:.3f} Dice (interval +{uplift.low:.3f} to +{uplift.high:.3f}"
+    )
+    assert rows["Images"] == f"{uplift.wins} better, {uplift.ties} equal, {uplift.losses} worse"
+    assert rows["Reward-network RL"].endswith("better")
+
+
+def test_nothing_ships_when_the_result_is_invalid() -> None:
+    """An invalid result ships nothing, whatever the ladder says, and names the failed check."""
+    rows = dict(answer_table(make_info("invalid")))
+    assert rows["Ships"] == "nothing"
+    assert "replay_identity failed" in rows["Checks"]
+    assert rows["Checks"].startswith("1 of 2 passed")
+
+
+def test_an_inconclusive_answer_says_what_would_decide() -> None:
+    """The number of patients is named; where none can be computed, that more are needed."""
+    info = make_info("inconclusive")
+    verdict = info.results.verdict
+    assert dict(answer_table(info))["To decide"].startswith("about 64 test patients")
+    assert what_would_decide(verdict.model_copy(update={"patients_needed": None})) is not None
+    assert what_would_decide(make_info("improved").results.verdict) is None
+
+
+def test_the_three_experiments_are_always_named() -> None:
+    """The mission's experiments stand side by side, those that were not run as such."""
+    assert [answer.judgement for answer in experiments(make_info(n_images=40))] == ["better"] * 3
+    bare = make_info(is_bare=True)
+    assert [answer.vs_noop for answer in experiments(bare)] == [None] * 3
+    assert dict(answer_table(bare))["Prompt optimisation"] == "not run"
+
+
+def test_print_answer_reads_the_finished_run(tmp_path: Path) -> None:
+    """The terminal's last lines say the verdict and where the report is; brackets are no styles."""
+    info = make_info()
+    verdict = info.results.verdict.model_copy(update={"sentence": "[red]better[/red]"})
+    info = info.model_copy(update={"results": info.results.model_copy(update={"verdict": verdict})})
+    (tmp_path / "training_info.json").write_text(info.model_dump_json(), encoding="utf-8")
+    screen = io.StringIO()
+    print_answer(Console(file=screen, width=240), tmp_path)
+    assert "Improved: [red]better[/red]" in screen.getvalue()
+    assert str(tmp_path / "report.html") in screen.getvalue()

@@ -1,0 +1,232 @@
+"""The action table, against a naive recomputation."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from job import table
+from job.actions import ActionSpace, PostProcess, apply
+from job.data.dataset import Dataset, Sample
+from job.data.features import statistics_vector
+from job.data.images import write_image, write_mask
+from job.metrics import overlap, topology
+from job.progress import SILENT
+from job.table import ActionTable, judge_table
+from tests.segmenters.fakes import FakeSegmenter, cache_of, photographs, segmentation_of
+
+SPACE = ActionSpace(
+    ("vessels", "thin vessels"),
+    (
+        PostProcess(0.5),
+        PostProcess(0.9),
+        PostProcess(0.7, low=0.4, min_area=3),
+        PostProcess(0.5, closing_radius=1),
+    ),
+)
+TERMS = ("dice", "recall", "precision", "cldice")
+SIZE = (12, 16)
+
+
+@dataclass(frozen=True)
+class World:
+    """Five small photographs; the fourth has no mask, the first a field of view."""
+
+    dataset: Dataset
+    root: Path
+
+    def build(self, *, memory_bytes: int = 2**30, batch_size: int = 2) -> tuple[ActionTable, FakeSegmenter]:
+        cache, segmenter = cache_of(self.root / "cache", SPACE.prompts, keep=False)
+        built = table.build(
+            self.dataset, self.dataset.samples, SPACE, cache, terms=TERMS, batch_size=batch_size,
+            memory_bytes=memory_bytes, progress=SILENT,
+        )  # fmt: skip
+        return built, segmenter
+
+    def masks_KHW(self, sample: Sample) -> np.ndarray:
+        image = self.dataset.load(sample).image
+        logits_PHW = segmentation_of(image, SPACE.prompts).logits_PHW
+        return np.stack([apply(SPACE, action, logits_PHW, SIZE) for action in range(len(SPACE))])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    root = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(1)
+    samples = []
+    for i, image in enumerate(photographs(5, size=SIZE)):
+        paths = [root / kind / f"{i}.png" for kind in ("images", "masks", "fov")]
+        write_image(paths[0], image)
+        write_mask(paths[1], (image[..., 1] > 140) ^ (rng.random(SIZE) < 0.1))
+        write_mask(paths[2], np.arange(SIZE[1]) < np.full(SIZE, 12))
+        has_mask, has_fov = i != 3, i == 0
+        samples.append(
+            Sample(
+                f"i{i}",
+                f"p{i // 2}",
+                "train" if has_mask else "unlabelled",
+                paths[0],
+                paths[1] if has_mask else None,
+                paths[2] if has_fov else None,
+            )
+        )
+    return World(Dataset(samples), root)
+
+
+@pytest.fixture(scope="module")
+def built(world: World) -> ActionTable:
+    return world.build()[0]
+
+
+def test_every_score_is_that_of_the_action_s_own_mask(world: World, built: ActionTable) -> None:
+    """One mask at a time, by `apply` and the metrics themselves: bit for bit."""
+    for i, sample in enumerate(world.dataset.samples):
+        truth = world.dataset.load(sample).truth
+        if truth is None:
+            continue
+        for k, mask_HW in enumerate(world.masks_KHW(sample)):
+            counts = overlap.confusion(mask_HW[None], truth)
+            naive = {
+                "dice": overlap.dice(counts)[0],
+                "recall": overlap.recall(counts)[0],
+                "precision": overlap.precision(counts)[0],
+                "cldice": topology.cldice(mask_HW[None], truth)[0],
+            }
+            assert {term: built.scores[term][i, k] for term in TERMS} == naive
+    assert len(np.unique(built.scores["dice"][0])) > 4
+
+
+def test_unlabelled_rows_are_nan_and_have_features_all_the_same(built: ActionTable) -> None:
+    """Nothing was compared with a truth that is not there."""
+    for term in TERMS:
+        np.testing.assert_array_equal(np.isnan(built.scores[term]).all(axis=1), [0, 0, 0, 1, 0])
+        np.testing.assert_array_equal(np.isnan(built.scores[term]).any(axis=1), [0, 0, 0, 1, 0])
+    assert np.isfinite(built.diversity_N).all()
+    assert np.isfinite(built.statistics_NS).all()
+
+
+def test_features_are_the_segmenter_s_embedding_and_the_image_s_statistics(
+    world: World, built: ActionTable
+) -> None:
+    """Inside the field of view where the data set has one."""
+    for i, sample in enumerate(world.dataset.samples):
+        loaded = world.dataset.load(sample)
+        answer = segmentation_of(loaded.image, SPACE.prompts)
+        names, statistics = statistics_vector(loaded.image, loaded.fov, answer.logits_PHW)
+        np.testing.assert_array_equal(built.embeddings_NE[i], answer.embedding_D)
+        np.testing.assert_array_equal(built.statistics_NS[i], statistics)
+        assert built.statistic_names == names
+    assert built.names == ("i0", "i1", "i2", "i3", "i4")
+    assert built.patients == ("p0", "p0", "p1", "p1", "p2")
+
+
+def test_diversity_is_the_mean_distance_of_all_pairs(world: World, built: ActionTable) -> None:
+    """1 - Dice of every two actions' masks, two empty masks being equal; zero for a single action."""
+    for i, sample in enumerate(world.dataset.samples):
+        distances = []
+        for a, b in itertools.combinations(world.masks_KHW(sample), 2):
+            total = int(a.sum()) + int(b.sum())
+            distances.append(1 - 2 * int((a & b).sum()) / total if total else 0.0)
+        assert built.diversity_N[i] == pytest.approx(np.mean(distances), abs=1e-6)
+    empty = np.zeros((2, 9), dtype=np.bool_)
+    assert table._mean_pairwise_distance(empty) == 0
+    assert table._mean_pairwise_distance(np.eye(2, 9, dtype=np.bool_)) == 1
+    assert table._mean_pairwise_distance(empty[:1]) == 0
+
+
+def test_diversity_of_large_images_is_measured_on_a_grid(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every second pixel each way where the whole image is up to four times the limit."""
+    monkeypatch.setattr(table, "DIVERSITY_PIXELS", SIZE[0] * SIZE[1] // 4)
+    coarse = world.build()[0].diversity_N
+    for i, sample in enumerate(world.dataset.samples):
+        flat = world.masks_KHW(sample)[:, ::2, ::2].reshape(len(SPACE), -1)
+        assert coarse[i] == table._mean_pairwise_distance(flat)
+
+
+@pytest.mark.parametrize("masks", [0, 1, 2, 3])
+def test_the_memory_budget_changes_no_result(world: World, built: ActionTable, masks: int) -> None:
+    """Even where not one mask fits: then masks are scored one by one."""
+    budget = masks * SIZE[0] * SIZE[1] * table.BYTES_PER_MASK_PIXEL
+    assert world.build(memory_bytes=budget)[0].digest() == built.digest()
+
+
+def test_batches_change_calls_and_no_result(world: World, built: ActionTable) -> None:
+    """The last batch is smaller; every image is asked for once."""
+    for batch_size, sizes in ((1, [1] * 5), (3, [3, 2]), (10, [5])):
+        other, segmenter = world.build(batch_size=batch_size)
+        assert other.digest() == built.digest()
+        assert segmenter.calls == [(n, SPACE.prompts) for n in sizes]
+
+
+def test_a_saved_table_comes_back_as_it_was(built: ActionTable, tmp_path: Path) -> None:
+    """Every array bit for bit, NaN included, and every name in order."""
+    built.save(tmp_path)
+    loaded = ActionTable.load(tmp_path)
+    assert loaded.digest() == built.digest()
+    assert (loaded.names, loaded.patients, loaded.splits) == (built.names, built.patients, built.splits)
+    assert loaded.statistic_names == built.statistic_names
+    assert set(loaded.scores) == set(TERMS)
+    for term in TERMS:
+        np.testing.assert_array_equal(loaded.scores[term], built.scores[term])
+    assert loaded.embeddings_NE.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: replace(t, names=t.names[::-1]),
+        lambda t: replace(t, patients=("q", *t.patients[1:])),
+        lambda t: replace(t, splits=("test", *t.splits[1:])),
+        lambda t: t.with_scores(dice=np.nextafter(t.scores["dice"], 2)),
+        lambda t: replace(t, embeddings_NE=t.embeddings_NE + np.float32(1)),
+        lambda t: replace(t, statistics_NS=t.statistics_NS + np.float32(1)),
+        lambda t: replace(t, diversity_N=t.diversity_N + 1),
+    ],
+)
+def test_the_digest_covers_every_part(
+    built: ActionTable, change: Callable[[ActionTable], ActionTable]
+) -> None:
+    """Whatever a later stage could read."""
+    assert change(built).digest() != built.digest()
+
+
+def test_rows_are_picked_by_split_or_number_in_every_part(built: ActionTable) -> None:
+    """Names, scores and features of one image stay together."""
+    part = built.of("unlabelled", "train").rows([4, 0])
+    assert (part.names, part.patients) == (("i4", "i0"), ("p2", "p0"))
+    for whole, picked in (
+        (built.scores["dice"], part.scores["dice"]),
+        (built.diversity_N, part.diversity_N),
+        (built.embeddings_NE, part.embeddings_NE),
+        (built.statistics_NS, part.statistics_NS),
+    ):
+        np.testing.assert_array_equal(picked, whole[[4, 0]])
+    assert built.of("unlabelled").names == ("i3",)
+    more = built.with_scores(reward_net=np.zeros((5, 8)))
+    assert set(more.scores) == {*TERMS, "reward_net"}
+    assert "reward_net" not in built.scores
+
+
+def test_judging_asks_each_image_s_own_judge_about_each_action_s_mask(world: World) -> None:
+    """Labelled or not, and never with the truth in hand; scores beyond 0 and 1 are cut."""
+
+    def judge_of(sample: Sample) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        number = world.dataset.samples.index(sample)
+
+        def judge(image_HWC: np.ndarray, masks_BHW: np.ndarray) -> np.ndarray:
+            np.testing.assert_array_equal(image_HWC, world.dataset.load(sample).image)
+            return masks_BHW.mean(axis=(1, 2)) * (number + 0.5)
+
+        return judge
+
+    cache, _ = cache_of(world.root / "judged", SPACE.prompts, keep=False)
+    scores_NK = judge_table(world.dataset, world.dataset.samples, SPACE, cache, judge_of, SILENT)
+    for i, sample in enumerate(world.dataset.samples):
+        wanted = world.masks_KHW(sample).mean(axis=(1, 2)) * (i + 0.5)
+        np.testing.assert_array_equal(scores_NK[i], np.clip(wanted, 0, 1))
+    assert (scores_NK == 1).any()
