@@ -7,6 +7,7 @@ from typing import Any
 from job.data.dataset import listing_digest
 from job.errors import InputError, SpecError
 from job.spec.job import JobSpec
+from job.spec.reward import RewardNetworkSpec
 from job.storage.local import local_path, sha256_file, sha256_folder, sha256_json
 from job.storage.run_folder import newest_finished
 
@@ -26,8 +27,8 @@ class Inputs:
     unlabelled: Path | None
     segmenter: Path
     """The checkpoint folder."""
-    reward_network: Path
-    """The file that training starts from, or that is taken as it is; unused with `init: scratch`."""
+    reward_network: Path | None
+    """The file that training starts from, or that is taken as it is; None with `init: scratch`."""
     policy: Path | None
 
     def identity(self, spec: JobSpec) -> str:
@@ -46,18 +47,13 @@ class Inputs:
 
 def resolve(spec: JobSpec) -> Inputs:
     """Find every input of `spec`; raises `SpecError` or, for what is not there, `InputError`."""
+    unlabelled, policy = spec.data.unlabelled_uri, spec.finetune.policy_uri
     return Inputs(
         data=_dataset(spec.data.uri),
-        unlabelled=_folder(spec.data.unlabelled_uri, "data.unlabelled_uri")
-        if spec.data.unlabelled_uri
-        else None,
+        unlabelled=_folder(unlabelled, "data.unlabelled_uri") if unlabelled else None,
         segmenter=segmenter_folder(spec.segmenter.uri),
-        reward_network=_file_of_run(spec.reward.network.uri, REWARD_NETWORK, "reward.network.uri")
-        if spec.reward.network.uri
-        else EMBEDDED_ROOT / "reward" / "embedded" / "model.safetensors",
-        policy=_file_of_run(spec.finetune.policy_uri, POLICY, "finetune.policy_uri")
-        if spec.finetune.policy_uri
-        else None,
+        reward_network=_reward_network(spec.reward.network),
+        policy=_file_of_run(policy, POLICY, "finetune.policy_uri") if policy else None,
     )
 
 
@@ -83,6 +79,14 @@ def segmenter_folder(uri: str) -> Path:
             )
         return EMBEDDED_ROOT / "segmenters" / "promptable_unet" / "checkpoint"
     return _folder(uri, "segmenter.uri")
+
+
+def _reward_network(network: RewardNetworkSpec) -> Path | None:
+    if network.uri is not None:
+        return _file_of_run(network.uri, REWARD_NETWORK, "reward.network.uri")
+    if network.init == "scratch":
+        return None
+    return EMBEDDED_ROOT / "reward" / "embedded" / "model.safetensors"
 
 
 def _dataset(uri: str) -> Path | None:

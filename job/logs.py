@@ -29,7 +29,7 @@ from job.storage import strict_json
 EVENTS = {
     "job.started": "A run begins or goes on: run_id, run_uri, device, threads.",
     "job.already_done": "The run is finished and its inputs are unchanged: nothing is done again.",
-    "job.warning": "Something the user should know before reading results: message, advice.",
+    "job.warning": "Something the user should know before reading results: message.",
     "job.failed": "The job ends with an error: error, message, advice, exit_code.",
     "job.finished": "The last event of a run: run_uri, verdict, exit_code, seconds.",
     "stage.started": "A stage begins: stage, fingerprint.",
@@ -97,7 +97,6 @@ class Output:
             style = {"warning": "yellow", "error": "bold red"}.get(event["level"], "")
             self.console.print(clock, Text(sentence, style=style), sep="", soft_wrap=True)
         return line
-
 
     def _write_line(self, line: str) -> None:
         try:

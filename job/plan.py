@@ -53,6 +53,11 @@ def warnings(loaded: LoadedSpec) -> list[str]:
         found.append(
             f"data.width {spec.data.width} resizes synthetic images of {spec.data.synthetic.size} px"
         )
+    if not spec.data.uri.startswith("synthetic:") and "data.synthetic" in " ".join(loaded.origins):
+        found.append(f"data.synthetic is ignored: data.uri is {spec.data.uri}")
+    network = spec.reward.network
+    if network.uri is None and network.init == "scratch" and network.epochs == 0:
+        found.append("reward.network has no start and no epochs: its scores will be noise; set epochs or uri")
     if spec.finetune.rollout == "live":
         found.append("finetune.rollout live calls the segmenter at every step; table gives the same rewards")
     return found

@@ -37,19 +37,24 @@ def run(loaded: LoadedSpec, output: Output, *, run_id: str | None = None) -> End
     if finished is not None:
         return _already_done(folder, finished, output)
     with exclusive(folder.path / LOCK, f"run {folder.run_id}"):
+        finished = folder.finished()  # another process may have ended it before we held the lock
+        if finished is not None:
+            return _already_done(folder, finished, output)
         return _work(loaded, inputs, folder, identity, output)
 
 
 def _already_done(folder: RunFolder, finished: Finished, output: Output) -> Ended:
     uri = str(folder.path)
     output.log.info("job.already_done", run_id=folder.run_id, run_uri=uri, finished_at=finished.finished_at)
-    output.log.info("job.finished", run_uri=uri, verdict=finished.verdict, exit_code=finished.exit_code)
+    output.log.info(
+        "job.finished", run_uri=uri, verdict=finished.verdict, exit_code=finished.exit_code, seconds=0.0
+    )
     return Ended(folder, finished.exit_code, finished.verdict)
 
 
 def _work(loaded: LoadedSpec, inputs: Inputs, folder: RunFolder, identity: str, output: Output) -> Ended:
     # Only a run that has work to do pays for these imports.
-    from job import device
+    from job import device, plan
     from job.stages import STAGES, publish
     from job.stages.stage import StageContext, StageResult, compute, find
 
@@ -64,6 +69,8 @@ def _work(loaded: LoadedSpec, inputs: Inputs, folder: RunFolder, identity: str, 
         "job.started", name=spec.name, run_id=folder.run_id, run_uri=str(folder.path),
         device=machine.device, device_name=machine.device_name, threads=machine.threads,
     )  # fmt: skip
+    for warning in plan.warnings(loaded):
+        log.warning("job.warning", message=warning)
     progress = ReportedProgress(output, every_s=spec.runtime.progress_every_s)
     done: dict[str, StageResult] = {}
     context = StageContext.open(spec, inputs, folder.root, done, machine, progress, log)

@@ -46,6 +46,7 @@ def _candidate(event: Event) -> str:
 
 
 SENTENCES: Mapping[str, Callable[[Event], str]] = {
+    "job.warning": lambda e: f"warning: {e['message']}",
     "job.started": lambda e: (
         f"{e['name']} {e['run_id']} on {e['device']} ({e['device_name']}, {e['threads']} threads)"
         f"\n         {e['run_uri']}"

@@ -15,9 +15,9 @@ def test_every_sentence_belongs_to_a_documented_event() -> None:
 def test_an_event_without_a_sentence_is_told_plainly() -> None:
     """Names and rounded figures, without what only programs read."""
     line = terminal.sentence(
-        {"event": "job.warning", "level": "warning", "message": "m", "share": 0.123456, "fingerprint": "f"}
+        {"event": "data.left_out", "level": "info", "patients": 2, "share": 0.123456, "fingerprint": "f"}
     )
-    assert line == "job.warning  message: m, share: 0.1235"
+    assert line == "data.left_out  patients: 2, share: 0.1235"
 
 
 def test_a_failed_check_shouts_and_advises() -> None:

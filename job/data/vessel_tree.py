@@ -245,10 +245,9 @@ def _branch(rng: np.random.Generator, style: TreeStyle, tips: _Tips) -> _Tips:
     length = rng.exponential(1.0, n)
     forks = (draw_n < 2 * _STEP * style.branch_rate) & (n < _MAX_TIPS)
     forks &= (tips.since > 0.06) & (tips.radius > 1.15 * style.fine_radius)
-    child_radius = np.round(np.maximum(share * tips.radius, style.fine_radius), 6)
-    left = np.cbrt(
-        np.maximum(tips.radius**3 - child_radius**3, (0.7 * tips.radius) ** 3)
-    )
+    child_radius = np.maximum(share * tips.radius, style.fine_radius).round(6)
+    left_cubed = np.maximum(tips.radius**3 - child_radius**3, (0.7 * tips.radius) ** 3)
+    left = np.asarray(np.cbrt(left_cubed), dtype=np.float64)
     thin = child_radius < 0.6 * style.trunk_radius
     children = _Tips(
         xy=tips.xy,
@@ -263,7 +262,7 @@ def _branch(rng: np.random.Generator, style: TreeStyle, tips: _Tips) -> _Tips:
         xy=tips.xy,
         heading=np.where(forks, np.round(tips.heading - side * 0.25 * angle * share, 6), tips.heading),
         curl=tips.curl,
-        radius=np.round(np.where(forks, left, tips.radius), 6),
+        radius=np.where(forks, np.round(left, 6), tips.radius),
         to_go=tips.to_go,
         since=np.where(forks, 0.0, tips.since),
         is_vein=tips.is_vein,

@@ -3,6 +3,16 @@
 from job.evaluation.results import Verdict, VerdictName
 from job.metrics.statistics import Interval, Uplift, patients_needed
 
+SPOKEN = {
+    "noop": "what you have today",
+    "best_fixed_prompt": "the best fixed prompt",
+    "best_fixed_postprocess": "the best fixed post-processing",
+    "best_fixed": "the best fixed action",
+    "ridge": "ridge regression",
+    "reward_net": "choosing by the reward network",
+    "ppo": "the PPO policy",
+}
+"""Candidates in a sentence."""
 LEAST_PATIENTS = 2
 """A single patient has no spread: nothing can be concluded from one."""
 
@@ -22,7 +32,7 @@ def decide(
 
     `confidence` is that of the intervals given.
     """
-    name = _name(valid, vs_noop, smallest_effect)
+    name = _name(valid, ships, vs_noop, smallest_effect)
     needed = _needed(vs_noop, smallest_effect, confidence) if name == "inconclusive" else None
     return Verdict(
         verdict=name,
@@ -37,9 +47,11 @@ def decide(
     )
 
 
-def _name(valid: bool, uplift: Uplift, smallest_effect: float) -> VerdictName:
+def _name(valid: bool, ships: str, uplift: Uplift, smallest_effect: float) -> VerdictName:
     if not valid:
         return "invalid"
+    if ships == "noop":  # the same masks: no number of patients could tell them apart
+        return "no-improvement"
     if uplift.low > 0:
         return "improved"
     if uplift.high < smallest_effect:
@@ -65,23 +77,25 @@ def _sentence(
     needed: int | None,
 ) -> str:
     change = f"Dice {before.mean:.3f} -> {after.mean:.3f}"
-    spread = f"({uplift.mean:+.3f}, interval {uplift.low:+.3f} to {uplift.high:+.3f})"
+    spread = f"({uplift.mean:+.3f}, {_interval(uplift)})"
+    subject = SPOKEN.get(ships, ships)
     if name == "invalid":
         return "A validity check failed: the numbers below cannot be trusted, and nothing ships."
     if name == "improved":
-        return f"{ships} beats what you have today: {change} {spread}."
+        return f"{_capitalised(subject)} beats what you have today: {change} {spread}."
     if name == "no-improvement":
         if ships == "noop":
             return f"Nothing beats what you have today: {change}."
-        return f"{ships} does not beat what you have today by {smallest_effect:g} Dice: {change} {spread}."
+        beaten = f"does not beat what you have today by {smallest_effect:g} Dice"
+        return f"{_capitalised(subject)} {beaten}: {change} {spread}."
     more = f"; about {needed} test patients would decide" if needed else ""
-    return f"It is not decided whether {ships} beats what you have today: {change} {spread}{more}."
+    return f"It is not decided whether {subject} beats what you have today: {change} {spread}{more}."
 
 
 def _learning(uplift: Uplift | None, smallest_effect: float) -> str:
     if uplift is None:
         return "No policy was trained or judged."
-    spread = f"({uplift.mean:+.3f} Dice, interval {uplift.low:+.3f} to {uplift.high:+.3f})"
+    spread = f"({uplift.mean:+.3f} Dice, {_interval(uplift)})"
     if uplift.low > 0:
         return f"Learning added something over the best fixed action {spread}."
     if uplift.high < 0:
@@ -89,3 +103,13 @@ def _learning(uplift: Uplift | None, smallest_effect: float) -> str:
     if uplift.high < smallest_effect:
         return f"Learning added nothing worth having over the best fixed action {spread}."
     return f"Learning has not been shown to add anything over the best fixed action {spread}."
+
+
+def _interval(uplift: Uplift) -> str:
+    if uplift.n_patients < LEAST_PATIENTS:
+        return "one patient: no interval"
+    return f"interval {uplift.low:+.3f} to {uplift.high:+.3f}"
+
+
+def _capitalised(text: str) -> str:
+    return text[0].upper() + text[1:]

@@ -82,7 +82,6 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "figure": numbers.figure,
         "signed": numbers.signed,
-        "spread": numbers.spread,
         "interval": numbers.interval,
         "duration": numbers.duration,
         "moment": numbers.moment,

@@ -1,5 +1,6 @@
 """The reward network: (image, mask) -> predicted Dice, without the truth."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -144,12 +145,13 @@ class RewardNetwork(nn.Module):
 
 
 class NetworkJudge:
-    """Score masks by the mean of networks: a `job.reward.terms.Judge`."""
+    """Score masks by the mean of networks as they are now: a `job.reward.terms.Judge`."""
 
     def __init__(self, networks: Sequence[RewardNetwork], device: str = "cpu") -> None:
         if not networks:
             raise ValueError("a judge needs at least one network")
-        self._networks = [network.to(device).eval() for network in networks]
+        # Copies: a judge on a GPU must not move the networks of one on the CPU.
+        self._networks = [copy.deepcopy(network).to(device).eval() for network in networks]
         self._device = device
 
     @torch.inference_mode()

@@ -80,7 +80,8 @@ def fit(
     Every network starts from `start` and keeps the epoch with the least validation MSE, the start itself
     being epoch 0: training cannot end worse than it began there. A fold's network learns nothing, not even
     its number of epochs, from the images of its fold. With `settings.epochs` 0 all are copies of `start`,
-    which must not have seen the images. Equal inputs, threads and device give equal weights.
+    which must not have seen the images. On a CPU, equal inputs and threads give
+    equal weights.
 
     Raises InputError when there are fewer than two patients, InvalidResult when training diverges.
     """
@@ -216,8 +217,18 @@ def _steps_an_epoch(examples: Sequence[Example], batch_size: int) -> int:
 
 
 def _annealed(n_steps: int) -> Callable[[int], float]:
-    """Cosine to a twentieth: the last epochs settle instead of jumping from image to image."""
-    return lambda step: 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, n_steps))))
+    """Rise for a fifth of the steps, then fall as a cosine to a twentieth.
+
+    Adam's first steps are as long as its last, whatever the gradient: at full rate they undo what a
+    pretrained network knows (validation MSE .0021 -> .0027 after an epoch on 20 images, against .0022).
+    """
+    n_rising = max(1, n_steps // 5)
+
+    def rate(step: int) -> float:
+        falling = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, n_steps))))
+        return min(1.0, (step + 1) / n_rising) * falling
+
+    return rate
 
 
 def _diverged(epoch: int, value: float, settings: TrainingSettings) -> InvalidResult:

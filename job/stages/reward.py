@@ -33,10 +33,10 @@ def reads(context: StageContext) -> Mapping[str, Any]:
     """The network's settings and start, the table, and the images behind it."""
     network = context.spec.reward.network
     pulled = context.done["pull"].outputs
-    trains_from_scratch = network.uri is None and network.init == "scratch"
+    start = context.inputs.reward_network
     return {
         "network": network.model_dump(exclude={"uri"}),
-        "start": None if trains_from_scratch else sha256_file(context.inputs.reward_network),
+        "start": sha256_file(start) if start else None,
         "seed": context.spec.seed,
         "threads": context.machine.threads,
         "device": context.machine.device,
@@ -109,8 +109,7 @@ def load_judges(context: StageContext) -> Callable[[Sample], NetworkJudge]:
 
 
 def _start(context: StageContext) -> RewardNetwork:
-    network = context.spec.reward.network
-    if network.uri is None and network.init == "scratch":
+    if context.inputs.reward_network is None:
         return network_file.scratch(context.spec.seed)
     return network_file.load(context.inputs.reward_network)
 

@@ -6,14 +6,17 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 from job.errors import SpecError, TryAgain
 
+LOCK_PATIENCE_S = 0.5
+"""How long a held lock is tried again: `status` holds one for an instant to see whether it is free."""
 UNFINISHED = ".tmp"
 """How the name of a file ends, after a leading dot, while it is being written."""
 
@@ -100,11 +103,22 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold a lock file; raises `TryAgain` when another process holds it. A killed process lets go of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(file):
             raise TryAgain(
                 f"{what} is being worked on by another process ({path})",
                 advice="wait for it to end, then run the same command: finished work is taken over",
-            ) from None
+            )
         yield
+
+
+def _locked(file: IO[str]) -> bool:
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(LOCK_PATIENCE_S / 10)
+        else:
+            return True

@@ -130,10 +130,19 @@ def test_what_learning_added_is_a_question_of_its_own(low: float, high: float, w
 def test_sentences_name_what_ships_and_the_figures() -> None:
     """One sentence that a person can pass on."""
     assert verdict_of(UPLIFT).sentence == (
-        "ridge beats what you have today: Dice 0.700 -> 0.720 (+0.020, interval +0.010 to +0.030)."
+        "Ridge regression beats what you have today: Dice 0.700 -> 0.720 (+0.020, interval +0.010 to +0.030)."
     )
     worse = replace(UPLIFT, mean=-0.02, low=-0.03, high=-0.01)
-    assert "ridge does not beat what you have today by 0.01 Dice" in verdict_of(worse).sentence
+    assert "Ridge regression does not beat what you have today by 0.01 Dice" in verdict_of(worse).sentence
     undecided = verdict_of(replace(UPLIFT, low=-0.01, sd=0.04))
     assert f"about {undecided.patients_needed} test patients would decide" in undecided.sentence
     assert "nothing ships" in verdict_of(UPLIFT, valid=False).sentence
+
+
+def test_the_no_op_is_never_undecided_against_itself() -> None:
+    """One test patient has no interval, but equal masks need none."""
+    alone = replace(UPLIFT, mean=0.0, low=-math.inf, high=math.inf, sd=math.nan, n_patients=1)
+    verdict = verdict_of(alone, ships="noop")
+    assert verdict.verdict == "no-improvement"
+    assert verdict.sentence.startswith("Nothing beats what you have today")
+    assert "inf" not in verdict_of(alone, ships="ridge").sentence
