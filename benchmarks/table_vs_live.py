@@ -30,7 +30,6 @@ from job.spec.job import JobSpec
 from job.stages import audit, finetune, pull, reward, table
 from job.stages.pull import open_dataset
 from job.stages.stage import StageContext, StageResult, compute
-from job.table import judge_table
 
 LEAST = {12: 10.0, 48: 5.0}
 N_IMAGES, SIZE = 20, 128
@@ -108,7 +107,7 @@ def timed_side(context: StageContext, spec: JobSpec, folder: Path) -> Side:
     if spec.finetune.rollout == "table":
         table.build(context, "train", scored=table.terms(context))
         dataset = open_dataset(context)
-        judge_table(dataset, dataset.of("train"), context.space, cache, reward.load_judges(context), SILENT)
+        table.judge(context, dataset, dataset.of("train"), reward.load_judges(context))
     finetune.run(context)
     return Side(time.perf_counter() - began, time.process_time() - processor_began, counting)
 

@@ -12,6 +12,8 @@ def main() -> int:
     # OpenMP's threads spin while they wait. On a machine that is shared, or in a container with a CPU quota,
     # that made small convolutions 3 to 25 times slower; waiting asleep costs nothing that could be measured.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # numpy's small products gain nothing from threads, and their bits would depend on how many there are.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from job import cli
 
     return cli.main(sys.argv[1:])

@@ -1,16 +1,14 @@
 """The action table: every image x every action, scored once."""
 
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load, save
 
-from job.actions import ActionSpace, iter_masks
+from job.actions import ActionSpace, apply_all, iter_masks
 from job.data.dataset import Dataset, Loaded, Sample
 from job.data.features import statistics_vector
 from job.progress import Progress, track
@@ -18,8 +16,9 @@ from job.reward.terms import Judge, score
 from job.segmenters.cache import SegmentationCache
 from job.segmenters.protocol import Segmentation
 from job.storage.digests import tensors_digest
-from job.storage.local import write_atomic
+from job.storage.tensor_file import read_tensors, write_tensors
 
+TABLE = "table.safetensors"
 BYTES_PER_MASK_PIXEL = 16
 """What scoring needs per pixel of a mask: the mask, its labels, and the products of the overlap counts."""
 DIVERSITY_PIXELS = 65_536
@@ -71,17 +70,15 @@ class ActionTable:
         return tensors_digest(self._tensors(), {"rows": [self.names, self.patients, self.splits]})
 
     def save(self, folder: Path) -> None:
-        """Write `table.safetensors` and `table.json` into `folder`."""
+        """Write `table.safetensors` into `folder`."""
         rows = {"names": self.names, "patients": self.patients, "splits": self.splits}
         columns = {"statistic_names": self.statistic_names, "terms": sorted(self.scores)}
-        write_atomic(folder / "table.safetensors", save(self._tensors()))
-        write_atomic(folder / "table.json", json.dumps({**rows, **columns}, indent=1))
+        write_tensors(folder / TABLE, self._tensors(), {**rows, **columns})
 
     @classmethod
     def load(cls, folder: Path) -> "ActionTable":
-        """Read what `save` wrote."""
-        rows = json.loads((folder / "table.json").read_text())
-        tensors = load((folder / "table.safetensors").read_bytes())
+        """Read what `save` wrote; raises `IntegrityError` for a damaged file."""
+        tensors, rows = read_tensors(folder / TABLE)
         return cls(
             names=tuple(rows["names"]),
             patients=tuple(rows["patients"]),
@@ -148,34 +145,47 @@ def _score(
     loaded: Loaded, segmentation: Segmentation, space: ActionSpace, terms: Sequence[str], memory_bytes: int
 ) -> _Row:
     height, width = loaded.image.shape[:2]
-    n_postprocess = len(space.postprocess)
-    chunk = max(1, min(n_postprocess, memory_bytes // (height * width * BYTES_PER_MASK_PIXEL)))
     stride = math.ceil(math.sqrt(height * width / DIVERSITY_PIXELS))
     scores = {term: np.full(len(space), np.nan) for term in terms}
-    sampled_KX = np.empty((len(space), *np.empty((height, width))[::stride, ::stride].shape), np.bool_)
-    for first in range(0, n_postprocess, chunk):
-        part = replace(space, postprocess=space.postprocess[first : first + chunk])
-        for p, masks_BHW in enumerate(iter_masks(part, segmentation.logits_PHW, (height, width))):
-            actions = slice(space.index(p, first), space.index(p, first) + len(masks_BHW))
-            sampled_KX[actions] = masks_BHW[:, ::stride, ::stride]
-            if loaded.truth is not None:
-                for term, values in score(masks_BHW, loaded.truth, terms).items():
-                    scores[term][actions] = values
+    packed: dict[int, NDArray[np.uint8]] = {}
+    for actions, masks_BHW in mask_blocks(space, segmentation.logits_PHW, (height, width), memory_bytes):
+        sampled_BX = masks_BHW[:, ::stride, ::stride].reshape(len(masks_BHW), -1)
+        packed |= zip(actions, np.packbits(sampled_BX, axis=1), strict=True)
+        if loaded.truth is not None:
+            for term, values in score(masks_BHW, loaded.truth, terms).items():
+                scores[term][actions] = values
     names, statistics = statistics_vector(loaded.image, loaded.fov, segmentation.logits_PHW)
-    diversity = _mean_pairwise_distance(sampled_KX.reshape(len(space), -1))
+    diversity = _mean_pairwise_distance([packed[action] for action in range(len(space))])
     return _Row(scores, diversity, segmentation.embedding_D, statistics, names)
 
 
-def _mean_pairwise_distance(masks_KX: NDArray[np.bool_]) -> float:
-    """Mean of 1 - Dice over all pairs of masks; two empty masks are equal."""
-    if len(masks_KX) < 2:
+def mask_blocks(
+    space: ActionSpace, logits_PHW: NDArray[np.float16], size: tuple[int, int], memory_bytes: int
+) -> Iterator[tuple[list[int], NDArray[np.bool_]]]:
+    """Yield (actions, their masks `[B, H, W]`) until every action was there; all at once where they fit."""
+    fitting = max(1, memory_bytes // (size[0] * size[1] * BYTES_PER_MASK_PIXEL))
+    if fitting >= len(space):
+        yield list(range(len(space))), apply_all(space, logits_PHW, size)
+        return
+    for first in range(0, len(space.postprocess), fitting):
+        part = replace(space, postprocess=space.postprocess[first : first + fitting])
+        for p, masks_BHW in enumerate(iter_masks(part, logits_PHW, size)):
+            start = space.index(p, first)
+            yield list(range(start, start + len(masks_BHW))), masks_BHW
+
+
+def _mean_pairwise_distance(packed: Sequence[NDArray[np.uint8]]) -> float:
+    """Mean of 1 - Dice over all pairs of masks, given as packed bits; two empty masks are equal."""
+    if len(packed) < 2:
         return 0.0
-    overlap_KK = masks_KX.astype(np.float32) @ masks_KX.T.astype(np.float32)
-    area_K = np.diag(overlap_KK)
-    total_KK = area_K[:, None] + area_K[None, :]
-    dice_KK = np.where(total_KK > 0, 2 * overlap_KK / np.maximum(total_KK, 1), 1.0)
-    pairs = np.triu_indices(len(masks_KX), k=1)
-    return float((1 - dice_KK[pairs]).mean())
+    packed_KX = np.stack(packed)
+    area_K = np.bitwise_count(packed_KX).sum(axis=1, dtype=np.int64)
+    distances = []
+    for k in range(len(packed) - 1):
+        shared = np.bitwise_count(packed_KX[k + 1 :] & packed_KX[k]).sum(axis=1, dtype=np.int64)
+        total = area_K[k + 1 :] + area_K[k]
+        distances.append(np.where(total > 0, 1 - 2 * shared / np.maximum(total, 1), 0.0))
+    return float(np.concatenate(distances).mean())
 
 
 def judge_table(
@@ -184,6 +194,8 @@ def judge_table(
     space: ActionSpace,
     cache: SegmentationCache,
     judge_of: Callable[[Sample], Judge],
+    *,
+    memory_bytes: int,
     progress: Progress,
 ) -> NDArray[np.float64]:
     """Score every sample's masks without the truth, by the judge that `judge_of` names for it: `[N, K]`."""
@@ -192,9 +204,8 @@ def judge_table(
         image = dataset.load(sample).image
         logits_PHW = cache.get([image])[0].logits_PHW
         judge, size = judge_of(sample), (image.shape[0], image.shape[1])
-        blocks = [
-            score(masks_QHW, None, ["reward_net"], image_HWC=image, judge=judge)["reward_net"]
-            for masks_QHW in iter_masks(space, logits_PHW, size)
-        ]
-        scores_NK[i] = np.concatenate(blocks)
+        # A judge reads the image once a call: few large blocks cost less than many small ones.
+        for actions, masks_BHW in mask_blocks(space, logits_PHW, size, memory_bytes):
+            judged = score(masks_BHW, None, ["reward_net"], image_HWC=image, judge=judge)
+            scores_NK[i, actions] = judged["reward_net"]
     return scores_NK

@@ -225,7 +225,9 @@ def test_judging_asks_each_image_s_own_judge_about_each_action_s_mask(world: Wor
         return judge
 
     cache, _ = cache_of(world.root / "judged", SPACE.prompts, keep=False)
-    scores_NK = judge_table(world.dataset, world.dataset.samples, SPACE, cache, judge_of, SILENT)
+    scores_NK = judge_table(
+        world.dataset, world.dataset.samples, SPACE, cache, judge_of, memory_bytes=4000, progress=SILENT
+    )
     for i, sample in enumerate(world.dataset.samples):
         wanted = world.masks_KHW(sample).mean(axis=(1, 2)) * (i + 0.5)
         np.testing.assert_array_equal(scores_NK[i], np.clip(wanted, 0, 1))

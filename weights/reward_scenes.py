@@ -44,9 +44,7 @@ def draw_reward_scene(rng: np.random.Generator, segmenter: Segmenter) -> RewardS
     size = GRID_PX * (2 if rng.uniform() < 0.3 else 1)
     image, truths, style_chance = _picture(rng, size)
     truth = truths[int(rng.uniform() < style_chance[1])]
-    elsewhere = np.rot90(
-        truth, int(rng.integers(1, 4))
-    )  # real vessels in the wrong places
+    elsewhere = np.rot90(truth, int(rng.integers(1, 4)))  # real vessels in the wrong places
     masks = np.concatenate([_segmented(rng, segmenter, image), corrupted(truth, [elsewhere], rng)])
     grid = (GRID_PX, GRID_PX)
     dice = [terms.score(masks, truth, ["dice"])["dice"] for truth in truths]

@@ -163,7 +163,7 @@ class _Scenes:
 
 
 def _errors(network: RewardNetwork, scenes: _Scenes) -> Tensor:
-    """Return weighted errors in level and in order within an image, and that of the readings (truths known)."""
+    """Return weighted errors in level and in order within an image, and that of the readings."""
     reading = network.read(scenes.channels_BCHW)
     error_BK = network.compare(reading, scenes.masks_BKHW) - scenes.dice_BK
     share_BK = scenes.weights_BK / scenes.weights_BK.sum(1, keepdim=True)

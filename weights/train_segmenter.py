@@ -1,11 +1,12 @@
 """Train the embedded promptable segmentation network from nothing, and write its checkpoint folder.
 
-    python weights/train_segmenter.py                                    # a GPU: the recipe of what ships
-    python weights/train_segmenter.py --batch 8 --crop 128 --minutes 10  # two CPU cores: weaker
+    python weights/train_segmenter.py                   # a GPU: the recipe of what ships, two minutes
+    python weights/train_segmenter.py --minutes 20 --batch 8 --crop 128 --out DIR   # a CPU: a rough network
 
 Every scene is drawn from seeds of 10**9 and above, which no spec uses. Worker processes render scenes while
-the network trains on those that are there, each with a fresh sentence for each of the three meanings.
-What ships took 2,290 steps on 12,600 scenes, 87 seconds on an H100 with 16 cores.
+the network trains on those that are there, each with a fresh sentence for each of the three meanings. What
+ships took 2,290 steps on 12,600 scenes, 87 seconds on an H100 with 16 cores; a GPU's sums are not
+reproducible to the bit, so a new training gives like figures, not equal bytes.
 """
 
 import argparse

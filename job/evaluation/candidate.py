@@ -15,7 +15,6 @@ from job.evaluation.ladder import Ladder, Rung
 from job.finetune.choosers import RidgeChooser
 from job.finetune.observation import Observer
 from job.finetune.policy import Policy
-from job.finetune.tensor_file import read_tensors, write_tensors
 from job.reward import network_file
 from job.reward.calibration import quality_interval
 from job.reward.network import NetworkJudge
@@ -24,6 +23,7 @@ from job.segmenters.protocol import Segmentation
 from job.spec.actions import SegmenterSpec
 from job.storage.local import write_atomic
 from job.storage.run_folder import newest_finished
+from job.storage.tensor_file import read_tensors, write_tensors
 
 CANDIDATE = "candidate.json"
 POLICY = "policy.safetensors"

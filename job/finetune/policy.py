@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from job.errors import InputError, IntegrityError
 from job.finetune.observation import Features, Observations, Observer
-from job.finetune.tensor_file import read_tensors, write_tensors
+from job.storage.tensor_file import read_tensors, write_tensors
 
 FORMAT = "segmenter-rl-policy"
 FORMAT_VERSION = 1

@@ -22,7 +22,7 @@ from stable_baselines3 import PPO
 from job.errors import IntegrityError
 from job.finetune.curves import Row, append_row, read_rows
 from job.finetune.env import ActionChoiceEnv
-from job.finetune.tensor_file import Tensors, read_tensors, write_tensors
+from job.storage.tensor_file import Tensors, read_tensors, write_tensors
 
 FORMAT_VERSION = 1
 CHECKPOINTS = "checkpoints"
@@ -69,7 +69,8 @@ class ResumeFolder:
             "n_rows": n_rows,
             "record": record,
         }
-        write_tensors(self._state, tensors, document)
+        # Losing a boundary costs a rollout; waiting for the disk at each would cost a tenth of the training.
+        write_tensors(self._state, tensors, document, flush=False)
 
     def load(self) -> ResumePoint | None:
         """Return the latest boundary; None, with the folder emptied, when there is none that can be used.

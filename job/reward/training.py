@@ -80,11 +80,16 @@ def fit(
     Every network starts from `start` and keeps the epoch with the least validation MSE, the start itself
     being epoch 0: training cannot end worse than it began there. A fold's network learns nothing, not even
     its number of epochs, from the images of its fold. With `settings.epochs` 0 all are copies of `start`,
-    which must not have seen the images. On a CPU, equal inputs and threads give
-    equal weights.
+    which must not have seen the images. On a CPU, equal inputs and threads give equal weights.
 
-    Raises InputError when there are fewer than two patients, InvalidResult when training diverges.
+    Raises InputError without validation images or with fewer than two training patients, InvalidResult when
+    training diverges.
     """
+    if not validation.images:
+        raise InputError(
+            "the reward network needs validation images: they decide which epoch is kept",
+            advice="give the validation split at least one labelled image (data.split)",
+        )
     grid, budget = start.config.max_side, memory_bytes // 2
     held_out = prepare(validation, grid, None, seed=seed, memory_bytes=budget, progress=progress)
     # An untrained network saw no image: nothing to cross-fit.
@@ -96,10 +101,12 @@ def fit(
             [example for example, own in zip(examples, fold_of, strict=True) if own != fold]
             for fold in range(max(fold_of) + 1)
         ]
+    start = copy.deepcopy(start).to(device)
+    start_mse = _mse(start, held_out, device)
     n_steps = settings.epochs * sum(_steps_an_epoch(kept, settings.batch_size) for kept in seen_by)
     with progress.task("reward network", n_steps, "step") as task:
         final, *folds = [
-            _train(kept, held_out, settings=settings, start=start, seed=seed, device=device, task=task)
+            _train(start, start_mse, kept, held_out, settings=settings, seed=seed, device=device, task=task)
             for kept in seen_by
         ]
     return RewardFit(
@@ -109,7 +116,7 @@ def fit(
         history=final.history,
         best_epoch=final.best_epoch,
         fold_epochs=[fold.best_epoch for fold in folds],
-        validation=judge_quality(*_predictions(final.network, held_out, device)),
+        validation=judge_quality(*_predictions(copy.deepcopy(final.network).to(device), held_out, device)),
     )
 
 
@@ -142,17 +149,18 @@ class _Trained:
 
 
 def _train(
+    start: RewardNetwork,
+    start_mse: float,
     examples: Sequence[Example],
     held_out: Sequence[Example],
     *,
     settings: TrainingSettings,
-    start: RewardNetwork,
     seed: int,
     device: str,
     task: Task,
 ) -> _Trained:
-    network = copy.deepcopy(start).to(device).train()
-    best, best_mse, best_epoch = copy.deepcopy(start), _mse(network, held_out, device), 0
+    network = copy.deepcopy(start).train()
+    best, best_mse, best_epoch = copy.deepcopy(start), start_mse, 0
     history = [{"epoch": 0.0, "train_mse": math.nan, "validation_mse": best_mse}]
     rng = np.random.default_rng([seed, 1])
     weights = balance([example.dice_M for example in examples])

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from job.data.images import pixel_digest
+from job.errors import IntegrityError
 from job.segmenters.protocol import Segmentation, Segmenter
-from job.storage.local import write_atomic
+from job.storage.tensor_file import read_tensors, write_tensors
 
 EMBEDDING = "embedding"
 
@@ -64,7 +63,7 @@ class SegmentationCache:
                 known[i] |= {_name(p): row for p, row in zip(prompts, answer.logits_PHW, strict=True)}
                 known[i][EMBEDDING] = answer.embedding_D
                 if self._keep:
-                    write_atomic(paths[i], save(known[i]))
+                    write_tensors(paths[i], known[i], {"prompts": self.prompts})
             computed = len(missing) * len(prompts)
         self.computed += computed
         self.cached += len(images) * len(self.prompts) - computed
@@ -96,11 +95,11 @@ class SegmentationCache:
 
     def _read(self, path: Path) -> dict[str, NDArray[np.generic]]:
         try:
-            return dict(load(path.read_bytes()))
+            return dict(read_tensors(path)[0])
         except FileNotFoundError:
             return {}
-        except SafetensorError:
-            # Cut short by a crash of the disk: worth nothing, and can be computed again.
+        except IntegrityError:
+            # Damaged by a crash or a failing disk: worth nothing, and can be computed again.
             path.unlink(missing_ok=True)
             return {}
 

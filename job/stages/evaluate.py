@@ -25,7 +25,7 @@ from job.stages.finetune import fit_observer, load_policy, scored_table
 from job.stages.pull import open_dataset
 from job.stages.stage import Stage, StageContext
 from job.storage.local import sha256_json, write_atomic
-from job.table import ActionTable, judge_table
+from job.table import ActionTable
 
 RESULTS = "results.json"
 TEST_TABLE = "test_table"
@@ -105,10 +105,7 @@ def load_results(context: StageContext) -> EvaluationResults:
 def _test_table(context: StageContext) -> ActionTable:
     rows = table.build(context, "test", scored=["dice"])
     dataset = open_dataset(context)
-    scores_NK = judge_table(
-        dataset, dataset.of("test"), context.space, context.segmentations,
-        reward.load_judges(context), context.progress,
-    )  # fmt: skip
+    scores_NK = table.judge(context, dataset, dataset.of("test"), reward.load_judges(context))
     return rows.with_scores(reward_net=scores_NK)
 
 

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
 from job.actions import apply_all
 from job.data.dataset import Dataset, Sample
@@ -21,7 +19,7 @@ from job.stages.stage import Stage, StageContext
 from job.storage import strict_json
 from job.storage.digests import tensors_digest
 from job.storage.local import sha256_file, write_atomic
-from job.table import judge_table
+from job.storage.tensor_file import read_tensors, write_tensors
 
 NETWORK = "best_reward_net.safetensors"
 SCORES = "scores.safetensors"
@@ -70,7 +68,7 @@ def run(context: StageContext) -> Mapping[str, str]:
     for fold, network in enumerate(fitted.folds):
         network_file.save(network, context.folder / FOLD.format(fold))
     network_file.save_state_dict(fitted.final, (context.folder / NETWORK).with_suffix(".pth"))
-    write_atomic(context.folder / SCORES, save_tensors({"reward_net": scores_NK}))
+    write_tensors(context.folder / SCORES, {"reward_net": scores_NK}, {})
     figures_json = {
         "epochs": fitted.history,
         "best_epoch": fitted.best_epoch,
@@ -87,7 +85,7 @@ STAGE = Stage("reward", 1, reads, ("torch", "numpy", "scipy"), run)
 
 def load_scores(context: StageContext) -> NDArray[np.float64]:
     """Return the network's scores of the table, `[N, K]`."""
-    return load_tensors((context.done["reward"].folder / SCORES).read_bytes())["reward_net"]
+    return read_tensors(context.done["reward"].folder / SCORES)[0]["reward_net"]
 
 
 def load_figures(context: StageContext) -> dict[str, Any]:
@@ -142,11 +140,4 @@ def _cross_fitted(
         return others
 
     by_name = {sample.name: sample for sample in dataset.samples}
-    return judge_table(
-        dataset,
-        [by_name[name] for name in names],
-        context.space,
-        context.segmentations,
-        judge_of,
-        context.progress,
-    )
+    return table.judge(context, dataset, [by_name[name] for name in names], judge_of)

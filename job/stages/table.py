@@ -3,11 +3,15 @@
 Test images are not here: their truth is read by evaluate alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from job import table
-from job.reward.terms import TRUTH_TERMS
+from job.data.dataset import Dataset, Sample
+from job.reward.terms import TRUTH_TERMS, Judge
 from job.stages.pull import open_dataset
 from job.stages.stage import Stage, StageContext
 
@@ -52,9 +56,19 @@ def build(context: StageContext, *sides: str, scored: list[str]) -> table.Action
         context.segmentations,
         terms=scored,
         batch_size=context.spec.segmenter.batch_size,
-        memory_bytes=context.spec.table.memory_mb * 2**20,
+        memory_bytes=_memory_bytes(context),
         progress=context.progress,
     )
+
+
+def judge(
+    context: StageContext, dataset: Dataset, samples: list[Sample], judge_of: Callable[[Sample], Judge]
+) -> NDArray[np.float64]:
+    """Score every action on the samples without the truth, `[N, K]`."""
+    return table.judge_table(
+        dataset, samples, context.space, context.segmentations, judge_of,
+        memory_bytes=_memory_bytes(context), progress=context.progress,
+    )  # fmt: skip
 
 
 def terms(context: StageContext) -> list[str]:
@@ -71,3 +85,7 @@ def reward_weights(context: StageContext) -> dict[str, float]:
 def load(context: StageContext) -> table.ActionTable:
     """Return the table that the stage made."""
     return table.ActionTable.load(context.done["table"].folder)
+
+
+def _memory_bytes(context: StageContext) -> int:
+    return context.spec.table.memory_mb * 2**20

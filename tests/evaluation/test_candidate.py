@@ -12,11 +12,11 @@ from job.errors import InputError, IntegrityError
 from job.evaluation import candidate
 from job.evaluation.candidate import Candidate, CandidateFile, chooser_kind, describe, find, load
 from job.evaluation.ladder import Ladder
-from job.finetune.tensor_file import read_tensors, write_tensors
 from job.reward import network_file
 from job.reward.network import RewardNetworkConfig
 from job.spec.actions import SegmenterSpec
 from job.storage.run_folder import RunFolder
+from job.storage.tensor_file import read_tensors, write_tensors
 from tests.evaluation.conftest import SPACE, World
 
 

@@ -14,8 +14,8 @@ from job.errors import InputError, IntegrityError
 from job.finetune.env import ActionChoiceEnv, TableRewards
 from job.finetune.policy import Policy
 from job.finetune.ppo import build_model, read_zip
-from job.finetune.tensor_file import read_tensors, write_tensors
 from job.spec.finetune import FinetuneSpec
+from job.storage.tensor_file import read_tensors, write_tensors
 
 
 def trained_like(world, hidden=(128, 64), seed=0):

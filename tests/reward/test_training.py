@@ -76,6 +76,13 @@ def test_one_patient_cannot_be_cross_fitted(labelled: Make, small: RewardNetwork
     assert fit(train, validation, settings=untrained, start=scratch(0, small), seed=0).fold_of == [0, 0, 0]
 
 
+def test_no_validation_images_are_an_input_error(labelled: Make, small: RewardNetworkConfig) -> None:
+    """Without them no epoch could be chosen; the advice names the field."""
+    with pytest.raises(InputError, match="validation images") as caught:
+        fit(labelled(0, 4), labelled(4, 0), settings=SETTINGS, start=scratch(0, small), seed=0)
+    assert "data.split" in caught.value.advice
+
+
 def test_no_epochs_leave_the_start_as_it_is(labelled: Make, small: RewardNetworkConfig) -> None:
     """Every network is the start, whose quality on validation is reported."""
     start = scratch(0, small)
@@ -120,7 +127,7 @@ def test_training_that_only_harms_keeps_the_start(labelled: Make, small: RewardN
 
 def test_learning_beats_predicting_the_mean(labelled: Make, small: RewardNetworkConfig) -> None:
     """From scratch, in seconds: a positive R2, ranks and errors on images that it never saw."""
-    settings = RewardNetworkSpec(epochs=8, batch_size=32, learning_rate=1e-2, folds=2)
+    settings = RewardNetworkSpec(epochs=16, batch_size=32, learning_rate=1e-2, folds=2)
     result = fit(labelled(0, 16), labelled(16, 12), settings=settings, start=scratch(0, small), seed=0)
     true = _true(labelled(16, 12))
     assert result.validation.r2 > 0.3

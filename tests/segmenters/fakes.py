@@ -31,7 +31,8 @@ def segmentation_of(image: NDArray[np.uint8], prompts: Sequence[str]) -> Segment
     green = image[::2, ::2, 1].astype(np.float64)
     logits = [(green - 128 + 8 * (len(prompt) % 7)) / 32 for prompt in prompts]
     embedding = np.array([green.mean(), green.std(), image[..., 0].mean()], np.float32) / 255
-    return Segmentation(np.stack(logits).astype(np.float16), embedding)
+    # Networks answer in any memory layout: a file that takes the bytes as they lie would hold other logits.
+    return Segmentation(np.asfortranarray(np.stack(logits).astype(np.float16)), embedding)
 
 
 def cache_of(

@@ -53,7 +53,7 @@ class PromptableUNetSegmenter:
                 folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
             )
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        # Channels last: a quarter faster on CPUs.
+        # Channels last: a fifth faster on CPUs.
         network = network.to(device).eval().to(memory_format=torch.channels_last)
         return cls(network, tokenizer, content_key(folder), device)
 

@@ -12,16 +12,30 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from job.errors import IntegrityError
+from job.storage.digests import tensors_digest
 from job.storage.local import write_atomic
 
 Tensors = dict[str, NDArray[Any]]
 
 
-def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], document: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON document, replacing `path` in one step: readers see the old or the new."""
+def write_tensors(
+    path: Path, tensors: Mapping[str, NDArray[Any]], document: Mapping[str, Any], *, flush: bool = True
+) -> None:
+    """Write tensors and a JSON document, replacing `path` in one step: readers see the old or the new.
+
+    Without `flush` the disk is not waited for: a crash of the machine, not of the program, may leave a file
+    that `read_tensors` refuses.
+    """
+    # safetensors writes a view's memory as it lies, which is another array than the view.
     contiguous = {name: np.asarray(values, order="C") for name, values in tensors.items()}
-    data = save(contiguous, {"document": json.dumps(document)})
-    write_atomic(path, data)
+    data = save(contiguous, {"document": json.dumps(document), "sha256": tensors_digest(contiguous)})
+    if flush:
+        write_atomic(path, data)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.tmp")
+    unfinished.write_bytes(data)
+    unfinished.replace(path)
 
 
 def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
@@ -31,6 +45,7 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         document = json.loads(metadata["document"])
+        is_whole = metadata["sha256"] == tensors_digest(tensors)
     except FileNotFoundError:
         raise
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
@@ -38,8 +53,9 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
             f"{path}: not a readable tensor file of this program ({type(error).__name__})",
             advice="Remove the file, or fetch an undamaged copy of it.",
         ) from error
-    if not isinstance(document, dict):
+    if not isinstance(document, dict) or not is_whole:
         raise IntegrityError(
-            f"{path}: its document is not a JSON object", advice="Fetch an undamaged copy of the file."
+            f"{path}: its tensors differ from their digest, or its document is no JSON object",
+            advice="Fetch an undamaged copy of the file.",
         )
     return tensors, document

@@ -3,10 +3,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from job.errors import IntegrityError
-from job.finetune.tensor_file import read_tensors, write_tensors
+from job.storage.digests import tensors_digest
+from job.storage.tensor_file import read_tensors, write_tensors
 
 
-def test_tensors_and_document_come_back(tmp_path):
+@pytest.mark.parametrize("flush", [True, False])
+def test_tensors_and_document_come_back(tmp_path, flush):
     """Shapes, types and bits survive, also of scalars and of arrays that are views."""
     tensors = {
         "view": np.arange(12, dtype=np.float32).reshape(3, 4).T,
@@ -15,7 +17,7 @@ def test_tensors_and_document_come_back(tmp_path):
         "empty": np.empty((0, 2), np.int64),
     }
     document = {"names": ["ä", "b"], "big": 2**100, "nested": {"x": None}}
-    write_tensors(tmp_path / "deep" / "file.safetensors", tensors, document)
+    write_tensors(tmp_path / "deep" / "file.safetensors", tensors, document, flush=flush)
     read, read_document = read_tensors(tmp_path / "deep" / "file.safetensors")
     assert read_document == document
     assert set(read) == set(tensors)
@@ -34,20 +36,24 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     assert read_tensors(path)[1] == {"version": 1}
 
 
-@pytest.mark.parametrize("damage", ["truncate", "garbage", "foreign", "list"])
+@pytest.mark.parametrize("damage", ["truncate", "zeros", "garbage", "foreign", "list"])
 def test_damaged_and_foreign_files_are_refused(tmp_path, damage):
-    """A file that is cut, not safetensors, without our document or with a list in its place is refused."""
+    """A file that is cut, altered, not safetensors, without our document or with another is refused."""
     path = tmp_path / "file.safetensors"
     write_tensors(path, {"x": np.zeros(100)}, {"version": 1})
     match damage:
         case "truncate":
             path.write_bytes(path.read_bytes()[:-8])
+        case "zeros":
+            write_tensors(path, {"x": np.ones(100)}, {"version": 1}, flush=False)
+            path.write_bytes(path.read_bytes()[:-8] + bytes(8))
         case "garbage":
             path.write_bytes(b"\x80\x04garbage" * 20)
         case "foreign":
             save_file({"x": np.zeros(2)}, path)
         case "list":
-            save_file({"x": np.zeros(2)}, path, {"document": "[1]"})
+            digest = tensors_digest({"x": np.zeros(2)})
+            save_file({"x": np.zeros(2)}, path, {"document": "[1]", "sha256": digest})
     with pytest.raises(IntegrityError):
         read_tensors(path)
 
