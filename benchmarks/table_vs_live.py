@@ -77,6 +77,8 @@ def prepared(spec: JobSpec, root: Path, output: Output) -> StageContext:
     context = StageContext.open(spec, inputs.resolve(spec), root, done, machine, SILENT, output.log)
     for stage in (pull.STAGE, table.STAGE, reward.STAGE, audit.STAGE):
         done[stage.name] = compute(stage, context, root / "stages" / stage.name, stage.fingerprint(context))
+    if not audit.passed(context):
+        sys.exit("a validity check fails, so that finetune would be skipped: nothing to compare")
     return context
 
 

@@ -1,7 +1,7 @@
 """Pretrain the embedded reward network from nothing on synthetic scenes, and write its file.
 
-    python weights/train_reward_network.py                                                    # two CPU cores
-    python weights/train_reward_network.py --device cuda --scenes 9000 --steps 8000 --batch 16   # shipped
+    python weights/train_reward_network.py      # on two CPU cores
+    python weights/train_reward_network.py --device cuda --scenes 813 --steps 3000 --batch 16     # shipped
 
 Needs the embedded segmenter's checkpoint (train_segmenter.py): most masks are its answers to the default
 actions. Every scene is drawn from seeds of 3 * 10**9 and above, which no spec uses.

@@ -194,6 +194,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--report-every", type=int, default=100)
     options = parser.parse_args()
     options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if options.device == "cpu" and options.out == CHECKPOINT:
+        parser.error(
+            "no GPU: two cores would write a much weaker network over the shipped one;"
+            " run this on a machine with a GPU, or name another place with --out"
+        )
     if options.seed < SEED:
         parser.error(f"--seed must be at least {SEED}: smaller seeds belong to specs and their test images")
     return options

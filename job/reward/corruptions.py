@@ -88,8 +88,10 @@ def add_rim(mask_HW: Mask, rng: np.random.Generator) -> Mask:
 def shift(mask_HW: Mask, rng: np.random.Generator) -> Mask:
     """Move the mask by a few pixels; what leaves the image is lost."""
     distance, angle = rng.uniform(1.0, 8.0) * _unit_px(mask_HW), rng.uniform(0, 2 * np.pi)
-    dy, dx = round(distance * np.sin(angle)), round(distance * np.cos(angle))
     height, width = mask_HW.shape
+    # A tiny mask leaves the image altogether; a longer way would turn slices inside out.
+    dy = int(np.clip(round(distance * np.sin(angle)), -height, height))
+    dx = int(np.clip(round(distance * np.cos(angle)), -width, width))
     moved = np.zeros_like(mask_HW)
     moved[max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = mask_HW[
         max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)

@@ -56,7 +56,7 @@ class FinetuneSpec(Section):
     """Gradient clipping."""
     net_arch: NetArch = NetArch()
     """Hidden layers."""
-    pca_components: int = Field(16, ge=0, le=48)
+    pca_components: int = Field(4, ge=0, le=48)
     """Principal components of the segmenter's embedding in the observation."""
     checkpoint_every: int = Field(1000, ge=1, le=1_000_000_000)
     """Environment steps between checkpoints."""

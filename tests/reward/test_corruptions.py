@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from job.data.fundus import sample
@@ -21,6 +21,8 @@ def truth() -> np.ndarray:
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 @given(seed=st.integers(0, 2**32), shape=st.tuples(st.integers(1, 40), st.integers(1, 40)))
+@example(seed=0, shape=(1, 2))
+@example(seed=3, shape=(3, 40))
 @settings(max_examples=15, deadline=None)
 def test_any_mask_gives_a_new_mask_of_its_shape(name: str, seed: int, shape: tuple[int, int]) -> None:
     """Equal generators give equal masks, the mask that came in stays as it was; empty and full ones too."""

@@ -108,6 +108,24 @@ def test_equal_inputs_give_equal_weights(labelled: Make, small: RewardNetworkCon
     assert equal(start, scratch(0, small))
 
 
+def test_weights_do_not_depend_on_the_number_of_threads(labelled: Make, small: RewardNetworkConfig) -> None:
+    """Side by side on two threads or one after the other, weights are the same; PyTorch's setting stays."""
+    results = []
+    for n_threads in (1, 2):
+        torch.set_num_threads(n_threads)
+        results.append(
+            fit(labelled(0, 4), labelled(4, 2), settings=SETTINGS, start=scratch(0, small), seed=0)
+        )
+        assert torch.get_num_threads() == n_threads
+    assert all(
+        equal(one, two)
+        for one, two in zip(
+            [results[0].final, *results[0].folds], [results[1].final, *results[1].folds], strict=True
+        )
+    )
+    assert results[0].history[1:] == results[1].history[1:]
+
+
 def test_training_that_only_harms_keeps_the_start(labelled: Make, small: RewardNetworkConfig) -> None:
     """Truths that contradict validation make every epoch worse: epoch 0 wins for all networks."""
     start = fit(
@@ -150,7 +168,7 @@ def test_divergence_is_an_invalid_result(labelled: Make, small: RewardNetworkCon
 
 
 def test_a_stop_request_is_noticed_within_an_epoch(labelled: Make, small: RewardNetworkConfig) -> None:
-    """Progress ticks at every step: what it raises ends training at once."""
+    """Progress ticks at every step: what it raises once ends the training of all networks."""
 
     class Stop:
         """Asks to stop at the third step of training."""
@@ -171,6 +189,7 @@ def test_a_stop_request_is_noticed_within_an_epoch(labelled: Make, small: Reward
 
     stop = Stop()
     settings = SETTINGS.model_copy(update={"batch_size": 1})
+    torch.set_num_threads(2)
     with pytest.raises(Interrupted):
         fit(labelled(0, 4), labelled(4, 2), settings=settings, start=scratch(0, small), seed=0, progress=stop)
     assert stop.steps == 3
