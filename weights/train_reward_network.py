@@ -1,7 +1,7 @@
 """Pretrain the embedded reward network from nothing on synthetic scenes, and write its file.
 
-    python weights/train_reward_network.py      # on two CPU cores
-    python weights/train_reward_network.py --device cuda --scenes 813 --steps 3000 --batch 16     # shipped
+    python weights/train_reward_network.py      # a GPU: the recipe of what ships, minutes
+    python weights/train_reward_network.py --scenes 300 --steps 900 --batch 4 --out FILE     # a CPU: rough
 
 Needs the embedded segmenter's checkpoint (train_segmenter.py): most masks are its answers to the default
 actions. Every scene is drawn from seeds of 3 * 10**9 and above, which no spec uses.
@@ -179,12 +179,12 @@ def _options() -> argparse.Namespace:
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--out", type=Path, default=EMBEDDED, help="file to write")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--scenes", type=int, default=1200, help="training scenes to draw, 1.2 MB each")
+    parser.add_argument("--device", default=None, help="cpu or cuda; else what there is")
+    parser.add_argument("--scenes", type=int, default=2400, help="training scenes to draw, 1.2 MB each")
     parser.add_argument("--most-seconds", type=float, default=0, help="stop drawing after this; 0: never")
     parser.add_argument("--pool", type=Path, help="keep the drawn scenes in this .npz, or take them from it")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch", type=int, default=4, help="scenes a step")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=16, help="scenes a step")
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=SEED, help=f"at least {SEED}: no spec uses those")
     parser.add_argument("--widths", type=int, nargs="+", default=list(RewardNetworkConfig().widths))
@@ -193,6 +193,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="CPU training threads; 0: PyTorch's choice")
     parser.add_argument("--report-every", type=int, default=100)
     options = parser.parse_args()
+    options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if options.device == "cpu" and options.out == EMBEDDED:
+        parser.error(
+            "no GPU: two cores would write a much weaker network over the shipped one;"
+            " run this on a machine with a GPU, or name another file with --out"
+        )
     if options.seed < SEED:
         parser.error(f"--seed must be at least {SEED}: smaller seeds belong to specs and to the segmenter")
     return options

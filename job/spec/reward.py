@@ -28,7 +28,7 @@ class RewardNetworkSpec(Section):
     """Where training starts when no `uri` is given."""
     epochs: int = Field(3, ge=0, le=10_000)
     """Passes over the training masks; 0 trains nothing."""
-    batch_size: int = Field(32, ge=1, le=65_536)
+    batch_size: int = Field(64, ge=1, le=65_536)
     """Masks a gradient step."""
     learning_rate: float = Field(1e-3, gt=0.0, le=1.0)
     """Adam's step size."""

@@ -28,7 +28,9 @@ def write_tensors(
     """
     # safetensors writes a view's memory as it lies, which is another array than the view.
     contiguous = {name: np.asarray(values, order="C") for name, values in tensors.items()}
-    data = save(contiguous, {"document": json.dumps(document), "sha256": tensors_digest(contiguous)})
+    # One key: safetensors writes several in a random order, and equal content should be equal bytes.
+    described = {"document": document, "sha256": tensors_digest(contiguous)}
+    data = save(contiguous, {"description": json.dumps(described)})
     if flush:
         write_atomic(path, data)
         return
@@ -44,8 +46,9 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
         with safe_open(os.fspath(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        document = json.loads(metadata["document"])
-        is_whole = metadata["sha256"] == tensors_digest(tensors)
+        described = json.loads(metadata["description"])
+        document = described["document"]
+        is_whole = described["sha256"] == tensors_digest(tensors)
     except FileNotFoundError:
         raise
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:

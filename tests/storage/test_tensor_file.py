@@ -53,7 +53,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path, damage):
             save_file({"x": np.zeros(2)}, path)
         case "list":
             digest = tensors_digest({"x": np.zeros(2)})
-            save_file({"x": np.zeros(2)}, path, {"document": "[1]", "sha256": digest})
+            save_file({"x": np.zeros(2)}, path, {"description": f'{{"document": [1], "sha256": "{digest}"}}'})
     with pytest.raises(IntegrityError):
         read_tensors(path)
 
