@@ -5,7 +5,7 @@
 
 Every scene is drawn from seeds of 10**9 and above, which no spec uses. Worker processes render scenes while
 the network trains on those that are there, each with a fresh sentence for each of the three meanings. What
-ships took 2,290 steps on 12,600 scenes, 87 seconds on an H100 with 16 cores; a GPU's sums are not
+ships took 2,300 steps on 12,600 scenes, two minutes on a machine with an H100 and 16 cores; a GPU's sums are not
 reproducible to the bit, so a new training gives like figures, not equal bytes.
 """
 
