@@ -5,8 +5,8 @@
 
 Every scene is drawn from seeds of 10**9 and above, which no spec uses. Worker processes render scenes while
 the network trains on those that are there, each with a fresh sentence for each of the three meanings. What
-ships took 2,300 steps on 12,600 scenes, two minutes on a machine with an H100 and 16 cores; a GPU's sums are not
-reproducible to the bit, so a new training gives like figures, not equal bytes.
+ships took 2,300 steps on 12,600 scenes, two minutes on a machine with an H100 and 16 cores; the sums of a GPU
+are not reproducible to the bit, so a new training gives like figures, not equal bytes.
 """
 
 import argparse
