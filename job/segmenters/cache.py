@@ -75,11 +75,6 @@ class SegmentationCache:
             for tensors in known
         ]
 
-    def count_known(self, images: Sequence[NDArray[np.uint8]]) -> int:
-        """Return how many of the images' (image, prompt) pairs are on disk."""
-        known = (self._read(self._path(image)) for image in images)
-        return sum(_name(prompt) in tensors for tensors in known for prompt in self.prompts)
-
     @property
     def segmenter(self) -> Segmenter:
         """The segmenter, opened at the first use."""

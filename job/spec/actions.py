@@ -15,8 +15,9 @@ class SegmenterSpec(Section):
     """The model family."""
     uri: Uri = "embedded:promptable_unet"
     """The checkpoint folder; `embedded:promptable_unet` is the one that ships with the program."""
-    batch_size: int = Field(4, ge=1, le=1024)
-    """Images of equal size that go through the model together."""
+    batch_size: int = Field(1, ge=1, le=1024)
+    """Images that go through the model together. With 1, an image's logits are the same bits whatever other
+    images there are, also after an interruption; more is faster on a GPU and moves them by rounding."""
 
 
 class PostProcessSpec(Section):
