@@ -16,7 +16,7 @@ from job import device as machines
 from job import segmenters
 from job.data.dataset import Dataset, Sample, read_folder
 from job.data.images import pixel_digest, resize_image, resize_mask
-from job.errors import InputError
+from job.errors import InputError, SpecError
 from job.evaluation import candidate as candidates
 from job.evaluation.candidate import Candidate
 from job.inputs import segmenter_folder
@@ -30,6 +30,10 @@ from job.storage import strict_json
 from job.storage.local import local_path, write_atomic
 
 SHOWN = ("dice", "iou", "recall", "precision", "specificity", "cldice")
+"""The metrics that people are shown: shares, all of them."""
+COLUMNS = ("image", "mask", "action", "prompt", "postprocess", "quality", "low", "high", "review", "error")
+"""Of predictions.csv; of an image that could not be read, all but the first and the last are empty."""
+NO_INTERVAL = "one patient: no interval"
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,11 @@ class Measurement:
     def to_text(self) -> str:
         """Return the answer first, then a table of metrics before and after."""
         up = self.uplift
+        spread = f"95 % interval {up.low:+.3f} to {up.high:+.3f}" if up.n_patients > 1 else NO_INTERVAL
         lines = [
             f"{self.candidate} on {self.images} images of {up.n_patients} patients ({self.data})",
             f"Dice {self.before['dice'].mean:.3f} -> {self.after['dice'].mean:.3f}"
-            f" ({up.mean:+.3f}, 95 % interval {up.low:+.3f} to {up.high:+.3f};"
+            f" ({up.mean:+.3f}, {spread};"
             f" {up.wins} better, {up.ties} equal, {up.losses} worse)",
         ]
         if self.seen_in_training:
@@ -64,17 +69,25 @@ class Measurement:
                 f"WARNING: {self.seen_in_training} of these images shaped the candidate;"
                 " what it scores on them says nothing about new patients"
             )
-        lines.append(f"{'':14}{'before':>10}{'after':>10}{'95 % interval after':>24}")
+        lines.append(f"{'':14}{'before':>10}{'after':>10}{'95 % interval after':>27}")
         lines += [
-            f"{metric:14}{self.before[metric].mean:>10.3f}{(after := self.after[metric]).mean:>10.3f}"
-            f"{f'{after.low:.3f} to {after.high:.3f}':>24}"
+            f"{metric:14}{self.before[metric].mean:>10.3f}{self.after[metric].mean:>10.3f}"
+            f"{_share_interval(self.after[metric]):>27}"
             for metric in SHOWN
         ]
         return "\n".join(lines)
 
 
 def evaluate(place: str, data: str, *, max_samples: int | None, device: str) -> Measurement:
-    """Measure a candidate on the images with masks of a dataset folder; raises `InputError`."""
+    """Measure a candidate on the images with masks of a dataset folder.
+
+    Raises `InputError`, and `SpecError` for data that are no folder on this disk.
+    """
+    if data.startswith("synthetic:"):
+        raise SpecError(
+            f"--data: {data} is made within a job, evaluate reads a folder",
+            advice="write synthetic images with `dataset make FOLDER`, then name that folder",
+        )
     root = local_path(data)
     if not root.is_dir():
         raise InputError(
@@ -111,7 +124,11 @@ def evaluate(place: str, data: str, *, max_samples: int | None, device: str) -> 
 
 
 def predict(place: str, images: Path, output: Path, *, device: str) -> str:
-    """Write a mask for every image and `predictions.csv`; returns a summary. Raises `InputError`."""
+    """Write a mask for every image and `predictions.csv`; returns a summary.
+
+    An image that cannot be read has its error in the table and keeps no other from its mask; when all is
+    written, `InputError` says how many there were.
+    """
     if not images.exists():
         raise InputError(f"{images} does not exist", advice="name an image or a folder of images")
     samples = (
@@ -121,12 +138,19 @@ def predict(place: str, images: Path, output: Path, *, device: str) -> str:
     )
     _keep_inputs(samples, output)
     candidate, segmenter, progress = _open(place, device)
+    root = images.resolve() if images.is_dir() else images.parent
     table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["image", "mask", "action", "prompt", "postprocess", "quality", "low", "high", "review"])
-    flagged = 0
+    writer = csv.DictWriter(table, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    flagged, failed = 0, []
     for sample in track(progress, "predict", samples, len(samples), "images"):
-        original = Dataset([], width=None).load(replace(sample, mask=None))
+        name = sample.image.relative_to(root).as_posix()
+        try:
+            original = Dataset([], width=None).load(replace(sample, mask=None))
+        except InputError as error:
+            writer.writerow({"image": name, "error": str(error)})
+            failed.append(name)
+            continue
         image = resize_image(original.image, candidate.file.width)
         fov = None if original.fov is None else resize_mask(original.fov, candidate.file.width)
         segmentation = segmenter.segment([image], candidate.file.prompts)[0]
@@ -134,13 +158,17 @@ def predict(place: str, images: Path, output: Path, *, device: str) -> str:
         mask = f"{sample.name}.png"
         write_atomic(output / mask, _png(prediction.mask_HW, original.image.shape[:2]))
         action = candidate.file.space[prediction.action]
-        quality = [f"{value:.4f}" for value in (prediction.quality, prediction.low, prediction.high)]
-        writer.writerow(
-            [sample.image.name, mask, prediction.action, action.prompt, action.postprocess.label, *quality,
-             int(prediction.review)]
-        )  # fmt: skip
+        quality = {key: f"{getattr(prediction, key):.4f}" for key in ("quality", "low", "high")}
+        chosen = {"action": prediction.action, "prompt": action.prompt, "postprocess": action.postprocess.label}
+        writer.writerow({"image": name, "mask": mask, **chosen, **quality, "review": int(prediction.review)})
         flagged += prediction.review
     write_atomic(output / "predictions.csv", table.getvalue())
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(samples)} images could not be read, the first is {failed[0]};"
+            f" the other masks and predictions.csv are in {output}",
+            advice="the column `error` of predictions.csv says why; mend those images and predict again",
+        )
     return f"{len(samples)} masks and predictions.csv in {output}; {flagged} flagged for review"
 
 
@@ -166,6 +194,13 @@ def _open(place: str, device: str) -> tuple[Candidate, Segmenter, ReportedProgre
         )
     segmenter = segmenters.load(candidate.file.segmenter, folder, machine.device, output.log)
     return candidate, segmenter, ReportedProgress(output, every_s=10.0)
+
+
+def _share_interval(interval: Interval) -> str:
+    if interval.n == 1:
+        return NO_INTERVAL
+    # Student's t knows nothing of the ends of a share.
+    return f"{max(0.0, interval.low):.3f} to {min(1.0, interval.high):.3f}"
 
 
 def _means(rows: list[dict[str, float]], patients: Sequence[str]) -> dict[str, Interval]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from job import __version__
-from job.errors import EXIT_OK, EXIT_UNCAUGHT, InputError, InvalidResult, JobError
+from job.errors import EXIT_OK, EXIT_UNCAUGHT, InputError, InvalidResult, JobError, storage_error
 from job.spec.loading import LoadedSpec, load
 from job.spec.problems import SpecProblems, format_json
 
@@ -32,7 +32,11 @@ def main(arguments: Sequence[str]) -> int:
         return error.exit_code
     except BrokenPipeError:
         return EXIT_OK  # the reader of our output has left: `python -m job status | head`
-    except Exception:
+    except Exception as error:
+        known = storage_error(error)
+        if known is not None:
+            _explain(known)
+            return known.exit_code
         # Frames and messages, never local variables: those may hold secrets.
         traceback.print_exc()
         print("This is a defect of the program: please report it with the lines above.", file=sys.stderr)
@@ -118,12 +122,15 @@ def _run(options: argparse.Namespace) -> int:
     output = Output(level=loaded.spec.runtime.log_level)
     try:
         ended = run.run(loaded, output, run_id=options.run_id)
-    except JobError as error:
+    except Exception as error:
+        known = error if isinstance(error, JobError) else storage_error(error)
+        if known is None:
+            raise
         output.log.error(  # noqa: TRY400 - no traceback: this is an error of the user's world
-            "job.failed", error=type(error).__name__, message=str(error), advice=error.advice,
-            exit_code=error.exit_code,
+            "job.failed", error=type(known).__name__, message=str(known), advice=known.advice,
+            exit_code=known.exit_code,
         )  # fmt: skip
-        raise
+        raise known from error
     finally:
         output.close()
     if output.console is not None:

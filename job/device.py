@@ -2,6 +2,8 @@
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +50,22 @@ def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         if name.strip() == "model name"
     )
     return next(filter(None, models), "") or platform.processor() or platform.machine()
+
+
+@contextmanager
+def one_thread() -> Iterator[int]:
+    """Within: torch computes on one CPU thread, so that sums have the same bits on every machine.
+
+    Gives the number of threads that it had, and has again afterwards.
+    """
+    import torch
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield n_threads
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def available_cpus() -> int:

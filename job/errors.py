@@ -14,6 +14,8 @@ Anything else that escapes is a defect of the program and ends with 70. Kubernet
 numbers (`podFailurePolicy`): changing one is a breaking change.
 """
 
+import errno
+
 EXIT_OK = 0
 EXIT_UNCAUGHT = 70
 
@@ -74,3 +76,22 @@ class Interrupted(JobError):
     """The process was asked to stop; progress is saved and the same command goes on from there."""
 
     exit_code = 75
+
+
+def storage_error(error: BaseException) -> JobError | None:
+    """Return what an error of the operating system means for the user, None where it is something else.
+
+    A full disk is `TryAgain`; a place that cannot be written or read is `InputError`. Libraries wrap the
+    former in errors of their own, so that its words are looked for too.
+    """
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(
+        error
+    ):
+        return TryAgain(f"the disk is full: {error}", advice="free space, then run the same command")
+    refused = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+    if isinstance(error, refused) or getattr(error, "errno", None) == errno.EROFS:
+        return InputError(
+            f"cannot use {getattr(error, 'filename', None) or 'a file'}: {getattr(error, 'strerror', error)}",
+            advice="check the owner and the mode of the folder, or set output.uri to one that can be written",
+        )
+    return None

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from job.data.dataset import listing_digest
 from job.errors import InputError, SpecError
 from job.spec.job import JobSpec
 from job.spec.reward import RewardNetworkSpec
-from job.storage.local import local_path, sha256_file, sha256_folder, sha256_json
+from job.storage.local import local_path, sha256_file, sha256_folder, sha256_json, write_atomic
 from job.storage.run_folder import newest_finished
 
 SYNTHETIC = "synthetic:fundus"
@@ -31,18 +30,17 @@ class Inputs:
     """The file that training starts from, or that is taken as it is; None with `init: scratch`."""
     policy: Path | None
 
-    def identity(self, spec: JobSpec) -> str:
-        """Return a digest of what is computed on which inputs, without reading large files."""
-        return sha256_json({"spec": spec.identity(), "inputs": self._listing()})
+    def identity(self, spec: JobSpec, memory: Path | None = None) -> str:
+        """Return a digest of what is computed, on which bytes.
 
-    def _listing(self) -> dict[str, Any]:
+        A dataset is read once: the folder `memory` remembers its digest while its files have the same names,
+        sizes and times. Data that are fetched again have new times and, if nothing changed, the same digest.
+        """
         folders = {"data": self.data, "unlabelled": self.unlabelled, "segmenter": self.segmenter}
-        listed = {name: listing_digest(path) for name, path in folders.items() if path is not None}
-        if self.segmenter.is_relative_to(EMBEDDED_ROOT):
-            # Times differ between installations; the embedded weights are small enough to read.
-            listed["segmenter"] = sha256_folder(self.segmenter)
         files = {"reward_network": self.reward_network, "policy": self.policy}
-        return listed | {name: sha256_file(path) for name, path in files.items() if path is not None}
+        digests = {name: _folder_digest(path, memory) for name, path in folders.items() if path is not None}
+        digests |= {name: sha256_file(path) for name, path in files.items() if path is not None}
+        return sha256_json({"spec": spec.identity(), "inputs": digests})
 
 
 def resolve(spec: JobSpec) -> Inputs:
@@ -79,6 +77,18 @@ def segmenter_folder(uri: str) -> Path:
             )
         return EMBEDDED_ROOT / "segmenters" / "promptable_unet" / "checkpoint"
     return _folder(uri, "segmenter.uri")
+
+
+def _folder_digest(folder: Path, memory: Path | None) -> str:
+    if memory is None:
+        return sha256_folder(folder)
+    remembered = memory / sha256_json([str(folder), listing_digest(folder)])
+    try:
+        return remembered.read_text()
+    except FileNotFoundError:
+        digest = sha256_folder(folder)
+        write_atomic(remembered, digest)
+        return digest
 
 
 def _reward_network(network: RewardNetworkSpec) -> Path | None:

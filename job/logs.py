@@ -40,10 +40,10 @@ EVENTS = {
     "data.left_out": "Patients that the split names on no side: patients.",
     "segmenter.loaded": "A model was loaded: kind, device, seconds.",
     "table.summary": "The action table: images, actions, computed and cached (image, prompt) pairs.",
-    "reward.epoch": "An epoch of the reward network's training: epoch, train_mse, validation_mse.",
+    "reward.epoch": "The reward network's epoch, told at the stage's end: epoch, train_mse, validation_mse.",
     "reward.summary": "The reward network on validation: mse, mae, spearman, regret.",
     "check.result": "A check: name, passed, value, threshold, severity, finding, advice.",
-    "finetune.iteration": "A PPO rollout and its update: timesteps and every figure of training_info.json.",
+    "finetune.iteration": "A PPO rollout, told when the stage ends: the figures of training_info.json.",
     "evaluate.candidate": "A rung of the ladder: candidate, Dice on validation and test.",
     "evaluate.verdict": "The answer: verdict, ships, sentence, learning.",
 }

@@ -13,9 +13,9 @@ def plan(loaded: LoadedSpec) -> str:
     """Return the plan as text; raises what resolving the inputs raises."""
     spec = loaded.spec
     inputs = job_inputs.resolve(spec)
-    folder = RunFolder(
-        local_path(spec.output.uri).resolve(), spec.name, job_inputs.run_id_of(inputs.identity(spec), None)
-    )
+    root = local_path(spec.output.uri).resolve()
+    identity = inputs.identity(spec)
+    folder = RunFolder(root, spec.name, job_inputs.run_id_of(identity, None))
     prompts, postprocess = len(spec.actions.prompts), len(spec.actions.postprocess)
     actions = prompts * postprocess
     rollout = spec.finetune.n_steps * spec.finetune.n_envs

@@ -29,8 +29,8 @@ def run(loaded: LoadedSpec, output: Output, *, run_id: str | None = None) -> End
     """
     spec = loaded.spec
     inputs = job_inputs.resolve(spec)
-    identity = inputs.identity(spec)
     root = local_path(spec.output.uri).resolve()
+    identity = inputs.identity(spec, root / "cache" / "inputs")
     folder = RunFolder(root, spec.name, job_inputs.run_id_of(identity, run_id))
     folder.require_identity(identity)
     finished = folder.finished()

@@ -18,7 +18,7 @@ def runs(output: Path) -> list[dict[str, Any]]:
         )
     folders = [path.parent for path in output.glob(f"runs/*/*/{STATUS}")]
     found = [_describe(RunFolder(output, folder.parent.name, folder.name)) for folder in folders]
-    return sorted(found, key=lambda run: str(run["updated_at"]), reverse=True)
+    return sorted(found, key=lambda run: run["updated_at"], reverse=True)
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -38,6 +38,9 @@ def _describe(folder: RunFolder) -> dict[str, Any]:
         finished = folder.finished()
     except IntegrityError:
         finished = None
+    updated_at = status.get("updated_at")
+    if not isinstance(updated_at, str):
+        updated_at = ""
     state = "finished" if finished else "running" if _held(folder.path / LOCK) else "stopped"
     return {
         "name": folder.name,
@@ -46,8 +49,8 @@ def _describe(folder: RunFolder) -> dict[str, Any]:
         "stage": status.get("stage"),
         "verdict": finished.verdict if finished else None,
         "exit_code": str(finished.exit_code) if finished else None,
-        "updated_at": status.get("updated_at", ""),
-        "age": _age(status.get("updated_at")),
+        "updated_at": updated_at,
+        "age": _age(updated_at),
         "path": str(folder.path),
     }
 
@@ -63,9 +66,7 @@ def _held(lock: Path) -> bool:
     return False
 
 
-def _age(updated_at: str | None) -> str:
-    if not updated_at:
-        return "-"
+def _age(updated_at: str) -> str:
     try:
         seconds = max(0, int(time.time()) - timegm(time.strptime(updated_at, "%Y-%m-%dT%H:%M:%SZ")))
     except ValueError:

@@ -11,6 +11,7 @@ from job import inputs
 from job.errors import InputError, SpecError
 from job.inputs import Inputs, resolve, run_id_of
 from job.spec.job import JobSpec
+from job.storage.local import sha256_folder
 from job.storage.run_folder import RunFolder
 
 
@@ -101,7 +102,7 @@ def test_a_run_s_artifact_is_found_by_file_run_or_name(tmp_path: Path) -> None:
 
 
 def test_identity_changes_with_whatever_changes_the_result(world: Inputs) -> None:
-    """The spec, a dataset file (by size or time), a checkpoint file, the network's or the policy's bytes."""
+    """The spec, the bytes of a dataset file, a checkpoint file, the network or the policy."""
     seen = {world.identity(spec_of())}
 
     def assert_new() -> None:
@@ -114,7 +115,7 @@ def test_identity_changes_with_whatever_changes_the_result(world: Inputs) -> Non
     (world.data / "images" / "b.png").write_text("new")
     assert_new()
     os.utime(world.data / "images" / "b.png", (1, 1))
-    assert_new()
+    assert world.identity(spec_of()) in seen
     (world.segmenter / "weights").write_text("other weights")
     assert_new()
     world.reward_network.write_text("Network")
@@ -123,6 +124,23 @@ def test_identity_changes_with_whatever_changes_the_result(world: Inputs) -> Non
     world.policy.write_text("Policy")
     assert_new()
     assert world.identity(spec_of(seed=1)) not in seen
+
+
+def test_a_dataset_is_read_once_and_known_again_after_it_was_fetched_anew(
+    world: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same names, sizes and times: the remembered digest. Other times: read again, equal bytes, equal identity."""
+    memory = tmp_path / "memory"
+    before = world.identity(spec_of(), memory)
+    assert before == world.identity(spec_of())
+    read: list[Path] = []
+    monkeypatch.setattr(inputs, "sha256_folder", lambda folder: read.append(folder) or sha256_folder(folder))
+    assert world.identity(spec_of(), memory) == before
+    assert not read
+    assert world.data is not None
+    os.utime(next(path for path in world.data.rglob("*") if path.is_file()), (2, 2))
+    assert world.identity(spec_of(), memory) == before
+    assert read == [world.data]
 
 
 def test_identity_ignores_where_and_how_the_job_runs(world: Inputs) -> None:

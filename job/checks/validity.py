@@ -44,8 +44,7 @@ def replay_identity(evidence: ValidityEvidence) -> CheckResult:
         evidence.replay_tolerance,
         "validity",
         passed,
-        f"the no-op through the environment differs from the baseline by at most {value:.2g} Dice"
-        f" on {len(differences)} images",
+        f"the no-op through the environment {_differs(value)} on {len(differences)} images",
         ""
         if passed
         else f"look at {evidence.names[worst]}: sizes, threshold or scoring differ on the two paths",
@@ -65,6 +64,10 @@ def mask_diversity(evidence: ValidityEvidence) -> CheckResult:
         f"two actions' masks of an image differ by {value:.3f} (1 - Dice) on average",
         "" if passed else "the actions are inert: use prompts of different meaning, and more thresholds",
     )
+
+
+def _differs(value: float) -> str:
+    return f"differs from the baseline by up to {value:.2g} Dice" if value else "equals the baseline"
 
 
 VALIDITY: tuple[Callable[[ValidityEvidence], CheckResult], ...] = (replay_identity, mask_diversity)

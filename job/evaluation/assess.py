@@ -70,7 +70,7 @@ def assess(
             candidate=rung.name,
             description=rung.description,
             can_ship=rung.can_ship,
-            ships=rung.name == ships,
+            ships=valid and rung.name == ships,
             experiment=rung.experiment,
             validation_dice=_interval(
                 scores_of(choices.validation[rung.name], validation.scores["dice"]),

@@ -44,7 +44,7 @@ class CandidateFile(BaseModel):
     """Of the run that made it: improved, no-improvement or inconclusive."""
     segmenter: SegmenterSpec
     segmenter_key: str
-    width: int | None
+    width: int | None = Field(ge=1)
     """Width in pixels that images are worked on at; null: their own."""
     prompts: list[str] = Field(min_length=1)
     postprocess: list[dict[str, Any]] = Field(min_length=1)
@@ -172,7 +172,11 @@ def find(place: Path) -> Path:
 
 
 def load(place: Path, device: str) -> Candidate:
-    """Load the candidate that a path names; raises InputError or IntegrityError."""
+    """Load the candidate that a path names.
+
+    Raises InputError for what is missing, IntegrityError for parts that are damaged or made for other actions
+    or statistics than candidate.json lists.
+    """
     path = find(place)
     try:
         file = CandidateFile.model_validate_json(path.read_bytes())
@@ -184,20 +188,42 @@ def load(place: Path, device: str) -> Candidate:
             advice="fetch an undamaged copy of the run folder",
         ) from error
     folder = path.parent
-    judge = NetworkJudge([network_file.load(folder / NETWORK)], device)
+    judge = NetworkJudge([network_file.load(_there(folder / NETWORK))], device)
     if file.chooser == "ppo":
-        return Candidate(file, judge, policy=Policy.load(folder / POLICY))
+        policy = Policy.load(_there(folder / POLICY))
+        labels = tuple(action.label for action in file.space)
+        _check_fits(folder / POLICY, policy.observer, file, policy.actions == labels)
+        return Candidate(file, judge, policy=policy)
     if file.chooser == "ridge":
-        observer, ridge = _ridge_file(folder / RIDGE)
+        observer, ridge = _ridge_file(_there(folder / RIDGE))
+        fits = ridge.weights_DK.shape == (observer.size, len(file.space))
+        _check_fits(folder / RIDGE, observer, file, fits)
         return Candidate(file, judge, observer=observer, ridge=ridge)
     return Candidate(file, judge)
 
 
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise InputError(
+            f"{path}: missing, the run folder is incomplete", advice="fetch the whole run folder"
+        )
+    return path
+
+
+def _check_fits(path: Path, observer: Observer, file: CandidateFile, fits_actions: bool) -> None:
+    # The names follow from the number of prompts alone: any picture gives them.
+    blank_HWC, blank_PHW = np.zeros((8, 8, 3), np.uint8), np.zeros((len(file.prompts), 8, 8), np.float16)
+    names, _ = statistics_vector(blank_HWC, None, blank_PHW)
+    if not fits_actions or observer.statistic_names != names:
+        what = "statistics" if fits_actions else "actions"
+        raise IntegrityError(
+            f"{path}: made for other {what} than those of the {CANDIDATE} beside it",
+            advice="fetch both from one run, undamaged",
+        )
+
+
 def _ridge_file(path: Path) -> tuple[Observer, RidgeChooser]:
-    try:
-        tensors, document = read_tensors(path)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: missing", advice="fetch the whole run folder") from error
+    tensors, document = read_tensors(path)
     try:
         observer = Observer.from_tensors(_part(tensors, "observer"), document["statistic_names"])
         return observer, RidgeChooser.from_tensors(_part(tensors, "ridge"))

@@ -77,7 +77,7 @@ def _sentence(
     needed: int | None,
 ) -> str:
     change = f"Dice {before.mean:.3f} -> {after.mean:.3f}"
-    spread = f"({uplift.mean:+.3f}, {_interval(uplift)})"
+    spread = f"({_signed(uplift.mean)}, {_interval(uplift)})"
     subject = SPOKEN.get(ships, ships)
     if name == "invalid":
         return "A validity check failed: the numbers below cannot be trusted, and nothing ships."
@@ -95,20 +95,25 @@ def _sentence(
 def _learning(uplift: Uplift | None, smallest_effect: float) -> str:
     if uplift is None:
         return "No policy was trained or judged."
-    spread = f"({uplift.mean:+.3f} Dice, {_interval(uplift)})"
+    spread = f"({_signed(uplift.mean)} Dice, {_interval(uplift)})"
     if uplift.low > 0:
-        return f"Learning added something over the best fixed action {spread}."
+        return f"The learned policy (PPO) added something over the best fixed action {spread}."
     if uplift.high < 0:
-        return f"The learned policy is worse than the best fixed action {spread}."
+        return f"The learned policy (PPO) is worse than the best fixed action {spread}."
     if uplift.high < smallest_effect:
-        return f"Learning added nothing worth having over the best fixed action {spread}."
-    return f"Learning has not been shown to add anything over the best fixed action {spread}."
+        return f"The learned policy (PPO) added nothing worth having over the best fixed action {spread}."
+    return f"The learned policy (PPO) has not been shown to add anything over the best fixed action {spread}."
 
 
 def _interval(uplift: Uplift) -> str:
     if uplift.n_patients < LEAST_PATIENTS:
         return "one patient: no interval"
-    return f"interval {uplift.low:+.3f} to {uplift.high:+.3f}"
+    return f"interval {_signed(uplift.low)} to {_signed(uplift.high)}"
+
+
+def _signed(value: float) -> str:
+    """Return three decimals with their sign; what rounds to 0 has none."""
+    return f"{value:+.3f}" if round(abs(value), 3) else "0.000"
 
 
 def _capitalised(text: str) -> str:

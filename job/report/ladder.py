@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from job.evaluation.results import LadderRow
-from job.metrics.statistics import Uplift
+from job.metrics.statistics import Interval, Uplift
 from job.report.charts import Axis, Tick, tick_label, tight_axis
 from job.report.numbers import figure, finite, interval, signed, spread
 from job.report.summary import detail
@@ -88,7 +88,7 @@ def metric_table(ladder: Sequence[LadderRow], plot: DotPlot) -> MetricTable:
                 tuple(
                     Cell(
                         figure(row.test[metric].mean),
-                        spread(row.test[metric]),
+                        spread(_possible(row.test[metric], metric)),
                         row.can_ship and row.test[metric].mean == best[metric],
                     )
                     for metric in metrics
@@ -97,6 +97,14 @@ def metric_table(ladder: Sequence[LadderRow], plot: DotPlot) -> MetricTable:
             for rung, row in zip(plot.rungs, ladder, strict=True)
         ),
     )
+
+
+def _possible(of: Interval, metric: str) -> Interval:
+    """Cut an interval to what the metric can be: a share lies in 0..1, an error is not negative."""
+    highest = math.inf if metric in LOWER_IS_BETTER else 1.0
+    if of.n < 2:  # without ends there is nothing to cut
+        return of
+    return replace(of, low=max(0.0, of.low), high=min(highest, of.high))
 
 
 def _axis(uplifts: Sequence[Uplift]) -> Axis:

@@ -111,9 +111,12 @@ def reward_formula(terms: Mapping[str, float]) -> str:
 
 
 def reward_source(reward: RewardSummary) -> str:
-    """Say where the network's training started; a place without user names and signatures."""
+    """Say where the network's training started, and whether it led anywhere; places are redacted."""
     known = {"embedded": "the embedded checkpoint", "scratch": "random weights"}
-    return known.get(reward.source, redact(reward.source))
+    start = known.get(reward.source, redact(reward.source))
+    if len(reward.epochs) > 1 and reward.best_epoch == 0:
+        return f"{start} and is used as it was: no epoch of training on these images improved it"
+    return start
 
 
 def chosen_actions(info: TrainingInfo) -> ChosenActions:

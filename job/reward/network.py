@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from job.device import one_thread
 from job.reward.inputs import N_CHANNELS, image_channels, mask_coverage
 
 REVISION = 1
@@ -160,11 +161,12 @@ class NetworkJudge:
         if masks_BHW.shape[1:] != image_HWC.shape[:2]:
             raise ValueError(f"masks {masks_BHW.shape} do not fit the image {image_HWC.shape}")
         total = np.zeros(len(masks_BHW))
-        for network in self._networks:
-            channels = image_channels(image_HWC, network.config.max_side)
-            masks = mask_coverage(masks_BHW, (channels.shape[1], channels.shape[2]))
-            scores = network(channels[None].to(self._device), masks[None].to(self._device))[0]
-            total += scores.double().cpu().numpy()
+        with one_thread():
+            for network in self._networks:
+                channels = image_channels(image_HWC, network.config.max_side)
+                masks = mask_coverage(masks_BHW, (channels.shape[1], channels.shape[2]))
+                scores = network(channels[None].to(self._device), masks[None].to(self._device))[0]
+                total += scores.double().cpu().numpy()
         return total / len(self._networks)
 
 

@@ -2,9 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from threading import Lock
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from job.device import one_thread
 from job.errors import InputError, InvalidResult, JobError
 from job.progress import SILENT, Progress, Task
 from job.reward.calibration import JudgeQuality, judge_quality
@@ -94,7 +94,7 @@ def fit(
             "the reward network needs validation images: they decide which epoch is kept",
             advice="give the validation split at least one labelled image (data.split)",
         )
-    with _one_thread() as n_threads:
+    with one_thread() as n_threads:
         return _fit(train, validation, settings, start, seed, device, progress, memory_bytes, n_threads)
 
 
@@ -169,17 +169,6 @@ class _Trained:
     network: RewardNetwork
     history: list[dict[str, float]]
     best_epoch: int
-
-
-@contextmanager
-def _one_thread() -> Iterator[int]:
-    """Keep each operation on one core, give the number of threads there were, and restore it."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield n_threads
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def _side_by_side(

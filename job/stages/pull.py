@@ -12,9 +12,10 @@ from typing import Any
 from job.data import fundus, splits, synthetic
 from job.data.dataset import Dataset, Sample, content_digest, read_folder, with_unlabelled
 from job.data.samples import SPLITS
+from job.errors import InputError
 from job.spec.data import ColumnSplit
 from job.stages.stage import Stage, StageContext
-from job.storage.local import sha256_json, write_atomic
+from job.storage.local import sha256_file, sha256_json, write_atomic
 
 SYNTHETIC_FOLDER = "dataset"
 
@@ -50,6 +51,7 @@ def run(context: StageContext) -> Mapping[str, str]:
     kept = assigned.apply(samples)
     if inputs.unlabelled is not None:
         kept = with_unlabelled(kept, read_folder(inputs.unlabelled))
+    _refuse_leaks(kept)
     write_atomic(context.folder / "splits.json", json.dumps({s.name: s.split for s in kept}, indent=1))
     sides = {split: [s for s in kept if s.split == split] for split in SPLITS}
     context.log.info("data.summary", images=counts(kept), patients=patient_counts(kept))
@@ -78,6 +80,20 @@ def counts(samples: list[Sample]) -> dict[str, int]:
 def patient_counts(samples: list[Sample]) -> dict[str, int]:
     """Return patients per split."""
     return {split: len({s.patient for s in samples if s.split == split}) for split in SPLITS}
+
+
+def _refuse_leaks(samples: list[Sample]) -> None:
+    """Raise `InputError` when a held-out picture is also one to learn from, under whatever name."""
+    learned = {sha256_file(s.image): s for s in samples if s.split in ("train", "unlabelled")}
+    held_out = [s for s in samples if s.split in ("validation", "test")]
+    twice = [(s, learned[digest]) for s in held_out if (digest := sha256_file(s.image)) in learned]
+    if twice:
+        held, seen = twice[0]
+        raise InputError(
+            f"{len(twice)} held-out pictures are also learned from: {held.image.name} ({held.split}) is"
+            f" {seen.image.name} ({seen.split})",
+            advice="remove the copies, or give both the same patient: `dataset check` lists equal pictures",
+        )
 
 
 def _digests(samples: list[Sample]) -> list[str]:

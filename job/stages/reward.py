@@ -36,7 +36,6 @@ def reads(context: StageContext) -> Mapping[str, Any]:
         "network": network.model_dump(exclude={"uri"}),
         "start": sha256_file(start) if start else None,
         "seed": context.spec.seed,
-        "threads": context.machine.threads,
         "device": context.machine.device,
         "table": context.done["table"].outputs["table"],
         "actions": context.spec.actions.model_dump(),

@@ -23,7 +23,7 @@ from job.logs import Log
 from job.progress import Progress
 from job.segmenters.cache import SegmentationCache
 from job.spec.job import JobSpec
-from job.storage.local import exclusive, local_path, sha256_json, write_atomic
+from job.storage.local import exclusive, local_path, sha256_file, sha256_json, write_atomic
 
 DONE = "done.json"
 
@@ -128,23 +128,38 @@ def compute(stage: Stage, context: StageContext, root: Path, fingerprint: str) -
         started = time.monotonic()
         outputs = dict(stage.run(replace(context, folder=folder, scratch=scratch)))
         seconds = round(time.monotonic() - started, 3)
-        done = {"stage": stage.name, "fingerprint": fingerprint, "outputs": outputs, "seconds": seconds}
-        write_atomic(folder / DONE, json.dumps(done, indent=1))
+        record = {"stage": stage.name, "fingerprint": fingerprint, "outputs": outputs, "seconds": seconds}
+        write_atomic(folder / DONE, json.dumps({**record, "files": _digests(folder)}, indent=1))
         folder.replace(final)
         shutil.rmtree(partial)
     return StageResult(stage.name, fingerprint, final, outputs, seconds, reused=False)
 
 
 def find(name: str, root: Path, fingerprint: str) -> StageResult | None:
-    """Return the finished result of a fingerprint, or None; raises `IntegrityError` for a broken one."""
+    """Return the finished result of a fingerprint, or None.
+
+    Raises `IntegrityError` when its record is broken or a file is not what was written.
+    """
     folder = root / fingerprint
+    advice = f"delete {folder} and run the same command: the stage is computed again"
     try:
         done = json.loads((folder / DONE).read_text())
-        return StageResult(name, fingerprint, folder, done["outputs"], done["seconds"], reused=True)
+        promised: dict[str, str] = dict(done["files"])
+        result = StageResult(name, fingerprint, folder, done["outputs"], done["seconds"], reused=True)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
-            f"{folder / DONE} is not what this program writes: {error}",
-            advice=f"delete {folder} and run the same command: the stage is computed again",
+            f"{folder / DONE} is not what this program writes: {error}", advice=advice
         ) from error
+    found = _digests(folder)
+    changed = sorted(file for file in promised.keys() | found.keys() if promised.get(file) != found.get(file))
+    if changed:
+        raise IntegrityError(f"{folder}: {changed[0]} is missing, new or changed", advice=advice)
+    return result
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Return the sha256 of every file of a result but its record."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != DONE)
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}

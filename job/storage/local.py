@@ -22,19 +22,41 @@ UNFINISHED = ".tmp"
 
 
 def local_path(uri: str) -> Path:
-    """Return the path that a plain path or `file://` URI names; other schemes and hosts raise `SpecError`."""
-    parts = urlsplit(uri)
+    """Return the path that a plain path or `file://` URI names.
+
+    Raises `SpecError` for other schemes and hosts, for a URI that cannot be parsed, for an unescaped `#` or
+    `?` in a file URI (which would cut the path short), and for the home of a user that there is not.
+    """
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise SpecError(f"{uri!r} is no URI: {error}", advice="give a path or a file:// URI") from error
     if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
         raise SpecError(
             f"{uri!r} names the host {parts.netloc!r}",
             advice="write file:///absolute/path with three slashes, or the path alone",
         )
+    if parts.scheme == "file" and ("#" in uri or "?" in uri):
+        raise SpecError(
+            f"{uri!r}: in a file URI the path ends before # or ?",
+            advice="write %23 for # and %3F for ?, or the path alone",
+        )
     if parts.scheme in ("", "file") or len(parts.scheme) == 1:
-        return Path(unquote(parts.path) if parts.scheme == "file" else uri).expanduser()
-    raise SpecError(
-        f"{uri!r}: {parts.scheme}: URIs cannot be read by this version",
-        advice="give a path or a file:// URI",
-    )
+        return _at_home(Path(unquote(parts.path) if parts.scheme == "file" else uri))
+    advice = "give a path or a file:// URI"
+    if "://" not in uri:
+        advice += f"; write ./{uri} for a local name with a colon"
+    raise SpecError(f"{uri!r}: {parts.scheme}: URIs cannot be read by this version", advice=advice)
+
+
+def _at_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise SpecError(
+            f"{path}: {path.parts[0]} has no home folder here",
+            advice=f"write the path in full, or ./{path} for a name that begins with a tilde",
+        ) from error
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -60,13 +82,18 @@ def canonical_json(value: Any) -> str:
 
 def sha256_json(value: Any) -> str:
     """Return the sha256 of a value's canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return sha256_text(canonical_json(value))
 
 
 def sha256_file(path: Path) -> str:
     """Return the sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    """Return the sha256 of a text's UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sha256_folder(folder: Path) -> str:
@@ -76,14 +103,10 @@ def sha256_folder(folder: Path) -> str:
 
 
 def place(source: Path, target: Path) -> None:
-    """Give `source` a second name, by a hard link where the disk allows it and by a copy elsewhere."""
+    """Copy `source`: whoever edits the copy must not change the original, which other runs take over."""
     with _disk_full_is_transient(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        try:
-            target.hardlink_to(source)
-        except OSError:
-            shutil.copy2(source, target)
+        shutil.copy2(source, target)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from job.errors import EXIT_OK, InputError, IntegrityError, InvalidResult, SpecError
-from job.storage.local import UNFINISHED, place, sha256_file, write_atomic
+from job.storage.local import UNFINISHED, place, sha256_file, sha256_text, write_atomic
 
 MANIFEST = "manifest.json"
 MARKER = "_SUCCESS"
@@ -41,12 +41,18 @@ class RunFolder:
         return self.root / "runs" / self.name / self.run_id
 
     def finished(self) -> Finished | None:
-        """Return how the run ended, or None while its manifest is not written; raises `IntegrityError`."""
+        """Return how the run ended, or None while it is not published whole; raises `IntegrityError`.
+
+        A run whose files are missing or of another size than its manifest says is not finished: the same
+        command publishes it again.
+        """
         try:
-            manifest = json.loads((self.path / MANIFEST).read_text())
+            text = (self.path / MANIFEST).read_text()
+            manifest = json.loads(text)
             finished = Finished(
                 manifest["exit_code"], manifest["verdict"], manifest["identity"], manifest["finished_at"]
             )
+            is_whole = all(self._has(name, fact["size"]) for name, fact in manifest["files"].items())
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
@@ -55,8 +61,16 @@ class RunFolder:
                 advice="delete it and run the same command: finished stages are taken over",
             ) from error
         # The marker comes last: a manifest without it is a run that died between the two.
-        complete = finished.exit_code == InvalidResult.exit_code or (self.path / MARKER).exists()
-        return finished if complete else None
+        is_sealed = finished.exit_code == InvalidResult.exit_code or self._marker() == sha256_text(text)
+        return finished if is_whole and is_sealed else None
+
+    def _has(self, name: str, size: int) -> bool:
+        path = self.path / name
+        return path.is_file() and path.stat().st_size == size
+
+    def _marker(self) -> str:
+        marker = self.path / MARKER
+        return marker.read_text().strip() if marker.is_file() else ""
 
     def require_identity(self, identity: str) -> None:
         """Refuse to go on under a run_id that stands for other inputs: `SpecError` or `IntegrityError`."""
@@ -70,12 +84,12 @@ class RunFolder:
             )
 
     def status(self) -> dict[str, Any]:
-        """Return the last written state, empty when there is none."""
+        """Return the last written state, empty when there is none or the file holds something else."""
         try:
-            status: dict[str, Any] = json.loads((self.path / STATUS).read_text())
+            status = json.loads((self.path / STATUS).read_text())
         except (FileNotFoundError, ValueError):
             return {}
-        return status
+        return status if isinstance(status, dict) else {}
 
     def write_status(self, **facts: Any) -> None:
         """Add facts to the state that `status` shows."""
@@ -83,8 +97,15 @@ class RunFolder:
         write_atomic(self.path / STATUS, json.dumps(facts, indent=1))
 
     def put(self, relative: str, source: Path) -> None:
-        """Place a stage's file (or every file of a folder) under a name in the run folder."""
+        """Place a stage's file (or every file of a folder) under a name in the run folder.
+
+        Raises `IntegrityError` when there is none.
+        """
         files = [source] if source.is_file() else [p for p in sorted(source.rglob("*")) if p.is_file()]
+        if not files:
+            raise IntegrityError(
+                f"{source}: a stage's result is missing", advice="delete its folder and run the same command"
+            )
         for file in files:
             target = self.path / relative
             place(file, target if source.is_file() else target / file.relative_to(source))

@@ -17,7 +17,7 @@ from job.logs import Output
 from job.progress import SILENT
 from job.spec.job import JobSpec
 from job.stages.stage import Stage, StageContext, action_space, compute, find
-from job.storage.local import exclusive
+from job.storage.local import exclusive, sha256_file
 from tests.segmenters.fakes import cache_of
 
 KEY = "0123abcd" * 4
@@ -184,4 +184,29 @@ def test_a_record_is_plain_json(context: StageContext, tmp_path: Path) -> None:
     record = json.loads((result.folder / "done.json").read_text())
     assert record == {
         "stage": "table", "fingerprint": KEY, "outputs": {"table": "digest"}, "seconds": result.seconds,
+        "files": {path.name: sha256_file(path) for path in result.folder.iterdir() if path.name != "done.json"},
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "new"])
+def test_a_result_that_is_not_what_was_written_is_refused(
+    damage: str, context: StageContext, tmp_path: Path
+) -> None:
+    """An edited number must not reach a report: each file is held against its digest before it is taken over."""
+
+    def work(running: StageContext) -> Mapping[str, str]:
+        (running.folder / "results.json").write_text('{"dice": 0.7}')
+        return {"results": "digest"}
+
+    result = compute(replace(stage_of(Work()), run=work), context, tmp_path / "s", KEY)
+    assert find("table", tmp_path / "s", KEY) is not None
+    file = result.folder / "results.json"
+    match damage:
+        case "changed":
+            file.write_text('{"dice": 0.9}')
+        case "missing":
+            file.unlink()
+        case "new":
+            (result.folder / "more.json").write_text("{}")
+    with pytest.raises(IntegrityError, match="missing, new or changed"):
+        find("table", tmp_path / "s", KEY)
