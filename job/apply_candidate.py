@@ -159,7 +159,11 @@ def predict(place: str, images: Path, output: Path, *, device: str) -> str:
         write_atomic(output / mask, _png(prediction.mask_HW, original.image.shape[:2]))
         action = candidate.file.space[prediction.action]
         quality = {key: f"{getattr(prediction, key):.4f}" for key in ("quality", "low", "high")}
-        chosen = {"action": prediction.action, "prompt": action.prompt, "postprocess": action.postprocess.label}
+        chosen = {
+            "action": prediction.action,
+            "prompt": action.prompt,
+            "postprocess": action.postprocess.label,
+        }
         writer.writerow({"image": name, "mask": mask, **chosen, **quality, "review": int(prediction.review)})
         flagged += prediction.review
     write_atomic(output / "predictions.csv", table.getvalue())

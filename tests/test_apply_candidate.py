@@ -1,24 +1,31 @@
 """`evaluate` and `predict` where no model is needed; tests/e2e has them whole."""
 
+import csv
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from job import apply_candidate
 from job.apply_candidate import Measurement, evaluate, predict
-from job.data.images import write_image
-from job.errors import InputError
+from job.data.images import read_mask, write_image
+from job.errors import InputError, SpecError
+from job.evaluation.candidate import Candidate, CandidateFile
 from job.metrics.statistics import paired_uplift, t_interval
+from job.progress import SILENT
 from job.reward.terms import METRICS
+from job.spec.actions import SegmenterSpec
+from tests.segmenters.fakes import FakeSegmenter, photographs
 
 
 def measurement(n: int, seen: int = 0) -> Measurement:
     before, after = np.linspace(0.6, 0.7, n), np.linspace(0.65, 0.76, n)
     intervals = [{metric: t_interval(values) for metric in METRICS} for values in (before, after)]
     uplift = paired_uplift(after, before, [str(i) for i in range(n)])
-    return Measurement("ppo: chooses", "data", n, seen, *intervals, uplift)
+    return Measurement("ppo: chooses", "data", n, seen, intervals[0], intervals[1], uplift)
 
 
 def test_the_answer_for_programs_is_strict_json() -> None:
@@ -37,6 +44,83 @@ def test_the_answer_for_people_comes_first_and_warns() -> None:
     assert lines[1].startswith("Dice 0.650 -> 0.705 (+0.055, ")
     assert "2 of these images shaped the candidate" in lines[2]
     assert "WARNING" not in measurement(3).to_text()
+
+
+def test_intervals_of_shares_end_at_0_and_1_and_one_patient_has_none() -> None:
+    """Student's t goes beyond for few patients, and is infinite for one."""
+    two = measurement(2)
+    assert two.after["dice"].high > 1
+    assert two.after["dice"].low > 0
+    row = next(line for line in two.to_text().splitlines() if line.startswith("dice"))
+    assert row.endswith(f"{two.after['dice'].low:.3f} to 1.000")
+    one = measurement(1).to_text()
+    assert "inf" not in one
+    assert "(+0.050, one patient: no interval; 1 better" in one
+    row = next(line for line in one.splitlines() if line.startswith("dice"))
+    assert row.split(maxsplit=3) == ["dice", "0.600", "0.650", "one patient: no interval"]
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A candidate that takes action 0 of a fake segmenter, and thinks every mask good."""
+    file = CandidateFile(
+        name="noop", verdict="improved", segmenter=SegmenterSpec(), segmenter_key="0" * 64, width=None,
+        prompts=["vessels"], postprocess=[{"threshold": 0.5}], chooser="fixed", action=0,
+        interval_halfwidth=0.1, confidence=0.9, review_below=0.5, trained_on=[],
+    )  # fmt: skip
+    shown = Candidate(file, lambda _, masks_BHW: np.full(len(masks_BHW), 0.8))
+    monkeypatch.setattr(apply_candidate, "_open", lambda *_: (shown, FakeSegmenter(), SILENT))
+
+
+def rows_of(output: Path) -> list[dict[str, Any]]:
+    with (output / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.usefixtures("opened")
+def test_one_unreadable_image_does_not_cost_the_others(tmp_path: Path) -> None:
+    """The rest have masks and rows, the bad one has its error, and the end is no success."""
+    for name, image in zip(("a", "b", "c"), photographs(3), strict=True):
+        write_image(tmp_path / "in" / f"{name}.png", image)
+    (tmp_path / "in" / "b.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"1 of 3 images .* b\.png") as caught:
+        predict("x", tmp_path / "in", tmp_path / "out", device="cpu")
+    assert caught.value.exit_code == 3
+    good, bad, last = rows_of(tmp_path / "out")
+    assert [row["image"] for row in (good, bad, last)] == ["a.png", "b.png", "c.png"]
+    assert "cannot be decoded" in bad.pop("error")
+    assert set(bad.values()) == {"b.png", ""}
+    for row in (good, last):
+        assert row["error"] == ""
+        assert (row["quality"], row["low"], row["high"], row["review"]) == ("0.8000", "0.7000", "0.9000", "0")
+        assert read_mask(tmp_path / "out" / row["mask"]).shape == (12, 16)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "c.png", "predictions.csv"}
+
+
+@pytest.mark.usefixtures("opened")
+def test_images_are_named_by_their_path_below_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal names in sub-folders can be told apart, also through a link; a single image has its name."""
+    first, second = photographs(2)
+    write_image(tmp_path / "in" / "images" / "left" / "eye.png", first)
+    write_image(tmp_path / "in" / "images" / "right" / "eye.png", second)
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    summary = predict("x", tmp_path / "link", tmp_path / "out", device="cpu")
+    assert summary.startswith("2 masks")
+    rows = rows_of(tmp_path / "out")
+    assert [row["image"] for row in rows] == ["images/left/eye.png", "images/right/eye.png"]
+    assert len({row["mask"] for row in rows}) == 2
+    monkeypatch.chdir(tmp_path / "in" / "images" / "left")
+    predict("x", Path("eye.png"), tmp_path / "one", device="cpu")
+    assert [row["image"] for row in rows_of(tmp_path / "one")] == ["eye.png"]
+
+
+def test_synthetic_images_are_no_folder_to_evaluate() -> None:
+    """The kind of data that a spec may name is told how to become a folder."""
+    with pytest.raises(SpecError, match="--data: synthetic:fundus") as caught:
+        evaluate("x", "synthetic:fundus", max_samples=None, device="cpu")
+    assert "dataset make" in caught.value.advice
 
 
 def test_a_mask_never_replaces_an_image(tmp_path: Path) -> None:

@@ -61,16 +61,27 @@ def test_asking_for_the_state_takes_no_lock(tmp_path: Path) -> None:
 
 
 def test_broken_files_of_one_run_do_not_hide_the_others(tmp_path: Path) -> None:
-    """A status that is no JSON, a manifest that is none, a time that is none."""
+    """A status that is no JSON or no object, a manifest that is none, a time that is none or a number."""
     run_of(tmp_path, "good", ago(1), stage="pull")
     RunFolder(tmp_path, "vessels", "cut").write("status.json", "{")
+    RunFolder(tmp_path, "vessels", "list").write("status.json", "[1]")
+    RunFolder(tmp_path, "vessels", "number").write("status.json", '{"updated_at": 7}')
     run_of(tmp_path, "foreign", "yesterday")
     run_of(tmp_path, "bad", ago(2)).write("manifest.json", "{")
     found = {run["run_id"]: (run["state"], run["age"]) for run in status.runs(tmp_path)}
     assert found == {
         "good": ("stopped", "1 s"), "cut": ("stopped", "-"), "foreign": ("stopped", "-"),
-        "bad": ("stopped", "2 s"),
+        "bad": ("stopped", "2 s"), "list": ("stopped", "-"), "number": ("stopped", "-"),
     }  # fmt: skip
+
+
+def test_a_run_starts_over_a_status_that_is_no_object(tmp_path: Path) -> None:
+    """Its identity is unknown, and the next fact makes it a state again."""
+    run = RunFolder(tmp_path, "vessels", "a")
+    run.write("status.json", "[1]")
+    run.require_identity("x")
+    run.write_status(stage="pull")
+    assert run.status()["stage"] == "pull"
 
 
 def test_the_table_is_aligned_and_dashes_stand_for_nothing(tmp_path: Path) -> None:

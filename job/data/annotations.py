@@ -3,14 +3,14 @@
 import difflib
 import json
 import math
-import re
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from job.data.names import is_utf8, printable, unique_names
 from job.data.samples import SIDES, SPLITS, UNLABELLED, Finding, Polygons, Sample
 
 ANNOTATIONS = "annotations.json"
@@ -38,21 +38,28 @@ def list_folder(root: Path) -> Listing:
     """List the samples of a dataset folder without decoding a picture; mistakes are noted, not raised."""
     root = root.resolve()
     listing = Listing()
-    if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        listing.error(str(root), what, "name a folder with images/, masks/ and annotations.json")
-    elif (root / ANNOTATIONS).exists():
-        _from_annotations(root, listing)
-    else:
-        _from_folders(root, listing)
+    try:
+        if not root.is_dir():
+            what = "is not a folder" if root.exists() else "does not exist"
+            listing.error(printable(root), what, "name a folder with images/, masks/ and annotations.json")
+        elif (root / ANNOTATIONS).exists():
+            _from_annotations(root, listing)
+        else:
+            _from_folders(root, listing)
+    except PermissionError as error:  # of a folder: files are opened later
+        where = printable(error.filename or root)
+        listing.error(where, "may not be read", "grant this user permission to read it")
     return listing
 
 
 def not_listed(root: Path, samples: Sequence[Sample]) -> list[Path]:
-    """Return the pictures below `images/` that are no sample's image."""
+    """Return the pictures below `images/` that are no sample's image; none where that may not be read."""
     known = {sample.image for sample in samples}
-    folder = root.resolve() / "images"
-    return [path for path in _pictures(folder) if path not in known]
+    try:
+        pictures = _pictures(root.resolve() / "images")
+    except PermissionError:
+        return []
+    return [path for path in pictures if path not in known]
 
 
 @dataclass(frozen=True)
@@ -72,9 +79,10 @@ def _from_annotations(root: Path, listing: Listing) -> None:
     known = [entry for entry in read if entry is not None]
     for image, count in Counter(entry.image for entry in known).items():
         if count > 1:
-            where = image.relative_to(root).as_posix()
             listing.error(
-                where, f"is listed {count} times", "list each image once, with all its masks and texts"
+                _place(root, image),
+                f"is listed {count} times",
+                "list each image once, with all its masks and texts",
             )
     listing.samples = _samples(root, known)
 
@@ -86,6 +94,10 @@ def _parsed(path: Path, listing: Listing) -> list[Any]:
         listing.error(f"{path.name}:{error.lineno}:{error.colno}", f"is not JSON: {error.msg}")
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         listing.error(path.name, f"cannot be read: {error}")
+    except ValueError:  # Python refuses to convert integers of thousands of digits
+        listing.error(
+            path.name, "holds a number of too many digits", "write a name that consists of digits in quotes"
+        )
     else:
         if isinstance(document, list):
             return document
@@ -136,25 +148,41 @@ def _file(root: Path, where: str, value: Any, listing: Listing, folder: str | No
     path = next((place for place in places if _is_file(place)), None)
     if path is None:
         beside = root / "images" / value
-        advice = f"write images/{value}" if _is_file(beside) else "copy the file there, or correct the path"
+        advice = (
+            f"write images/{printable(value)}"
+            if _is_file(beside)
+            else "copy the file there, or correct the path"
+        )
         listing.error(where, f"{value!r} is not there", advice)
         return None
-    return path if _refuse_links_out(root, [path], listing) else None
+    return path if _refuse_unusable(root, [path], listing) else None
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
+    except PermissionError:
+        raise
     except OSError:  # a name longer than the disk allows
         return False
 
 
-def _refuse_links_out(root: Path, paths: Iterable[Path], listing: Listing) -> bool:
-    out = [path for path in paths if not path.resolve().is_relative_to(root)]
-    for path in out:
-        where = path.relative_to(root).as_posix()
-        listing.error(where, "is a link out of the dataset folder", "copy the file into the folder")
-    return not out
+def _refuse_unusable(root: Path, paths: Iterable[Path], listing: Listing) -> list[Path]:
+    """Return the paths whose files can be used: they lie in the folder, under names that can be written."""
+    usable = []
+    for path in paths:
+        if not path.resolve().is_relative_to(root):
+            what = "is a link out of the dataset folder"
+            listing.error(_place(root, path), what, "copy the file into the folder")
+        elif not is_utf8(path.relative_to(root).as_posix()):
+            listing.error(_place(root, path), "has a name that is not UTF-8", "rename the file or its folder")
+        else:
+            usable.append(path)
+    return usable
+
+
+def _place(root: Path, path: Path) -> str:
+    return printable(path.relative_to(root).as_posix())
 
 
 def _polygons(where: str, masks: list[Any], texts: Any, listing: Listing) -> Polygons | None:
@@ -187,6 +215,9 @@ def _is_ring(ring: Any) -> bool:
 
 
 def _patient(where: str, value: Any, listing: Listing) -> str | None:
+    if isinstance(value, str) and not is_utf8(value):
+        listing.error(where, f"{value!r} holds half a character", "write the name without it")
+        return None
     if value is None or (isinstance(value, str) and value.strip()):
         return value
     if type(value) is int:
@@ -206,7 +237,7 @@ def _split(where: str, value: Any, has_mask: bool, listing: Listing) -> str | No
                 where, "is 'unlabelled', yet there is a mask", f"remove the mask, or say {_any_of(SIDES)}"
             )
         return UNLABELLED
-    meant = difflib.get_close_matches(str(value), SPLITS, n=1, cutoff=0.4)
+    meant = difflib.get_close_matches(value, SPLITS, n=1, cutoff=0.4) if isinstance(value, str) else []
     advice = f"did you mean {meant[0]!r}?" if meant else f"say {_any_of(SPLITS)}, or null"
     listing.error(where, f"unknown split {value!r}", advice)
     return None
@@ -217,21 +248,30 @@ def _from_folders(root: Path, listing: Listing) -> None:
     folder = root / "images"
     images = _pictures(folder) if folder.is_dir() else _pictures(root, deep=False)
     if not images:
-        listing.error(str(root), "holds no image", "put pictures into images/, or write annotations.json")
+        listing.error(
+            printable(root), "holds no image", "put pictures into images/, or write annotations.json"
+        )
         return
-    _refuse_links_out(root, images, listing)
+    usable = _refuse_unusable(root, images, listing)
     masks = _paired(root, "masks", images, MASK_ENDINGS, listing)
     fovs = _paired(root, "fov", images, FOV_ENDINGS, listing)
-    listing.samples = _samples(root, [_Entry(i, masks.get(i), fovs.get(i), None, None) for i in images])
+    listing.samples = _samples(root, [_Entry(i, masks.get(i), fovs.get(i), None, None) for i in usable])
 
 
 def _pictures(folder: Path, *, deep: bool = True) -> list[Path]:
-    found = folder.rglob("*") if deep else folder.glob("*")
-    return sorted(
-        path
-        for path in found
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    """Return the pictures of a folder; raises PermissionError, which `Path.rglob` would pass over."""
+    found: list[Path] = []
+    for place, subfolders, names in os.walk(folder, onerror=_raise_denied):
+        paths = [Path(place, name) for name in names if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
+        if not deep:
+            subfolders.clear()
+    return sorted(found)
+
+
+def _raise_denied(error: OSError) -> None:
+    if isinstance(error, PermissionError):
+        raise error
 
 
 def _paired(
@@ -241,21 +281,20 @@ def _paired(
     stems = {_key(image, root / "images"): image for image in images}
     partners: dict[Path, list[Path]] = {}
     paths = _pictures(root / name)
-    _refuse_links_out(root, paths, listing)
-    for path in paths:
+    for path in _refuse_unusable(root, paths, listing):
         key = _key(path, root / name)
         wanted = [key.removesuffix(ending) for ending in endings if key.endswith(ending)]
         image = next((stems[stem] for stem in wanted if stem in stems), None)
         if image is None:
             advice = "name it like its image, or write annotations.json"
-            listing.error(path.relative_to(root).as_posix(), "belongs to no image", advice)
+            listing.error(_place(root, path), "belongs to no image", advice)
         else:
             partners.setdefault(image, []).append(path)
     for image, several in partners.items():
         if len(several) > 1:
-            names = ", ".join(path.relative_to(root).as_posix() for path in several)
+            names = ", ".join(_place(root, path) for path in several)
             advice = "keep one of them, or write annotations.json"
-            listing.error(image.relative_to(root).as_posix(), f"has several partners: {names}", advice)
+            listing.error(_place(root, image), f"has several partners: {names}", advice)
     return {image: several[0] for image, several in partners.items()}
 
 
@@ -271,32 +310,6 @@ def _samples(root: Path, entries: Sequence[_Entry]) -> list[Sample]:
         Sample(name, entry.patient or entry.image.stem, entry.split, entry.image, entry.mask, entry.fov)
         for name, entry in zip(names, entries, strict=True)
     ]
-
-
-def unique_names(paths: Sequence[Path]) -> list[str]:
-    """Return file-safe names, unique whatever the case: the stem, else the path, else with a hash."""
-    below = [
-        Path(*path.parts[1:]) if path.parts[0] == "images" and len(path.parts) > 1 else path for path in paths
-    ]
-    spelled = [
-        [path.stem for path in below],
-        ["_".join(path.with_suffix("").parts) for path in below],
-        [f"{path.stem}-{sha256(path.as_posix().encode()).hexdigest()[:12]}" for path in paths],
-    ]
-    options = [[_safe(name) for name in level] for level in spelled]
-    taken = [_repeated(level) for level in options]
-    return [
-        next((o[i] for o, t in zip(options, taken, strict=True) if o[i].lower() not in t), options[-1][i])
-        for i in range(len(paths))
-    ]
-
-
-def _repeated(names: Iterable[str]) -> set[str]:
-    return {name for name, count in Counter(name.lower() for name in names).items() if count > 1}
-
-
-def _safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".-")[:100] or "image"
 
 
 def _any_of(words: Sequence[str]) -> str:

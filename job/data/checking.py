@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from job.data.annotations import list_folder, not_listed
 from job.data.images import pixel_digest, read_image, read_levels
+from job.data.names import printable
 from job.data.polygons import rasterise
 from job.data.samples import SIDES, Finding, Polygons, Sample
 from job.errors import InputError
@@ -41,7 +42,7 @@ def check_folder(root: Path, progress: Progress = SILENT) -> list[Finding]:
         findings += _about_patients(listing.samples)
         findings += [
             Finding(
-                "warning", path.relative_to(root.resolve()).as_posix(), "is not listed and will not be used"
+                "warning", printable(path.relative_to(root.resolve())), "is not listed and will not be used"
             )
             for path in not_listed(root, listing.samples)
         ]
@@ -127,10 +128,10 @@ def _about_patients(samples: Sequence[Sample]) -> Iterator[Finding]:
     labelled = [sample for sample in samples if sample.mask is not None]
     patients = {sample.patient for sample in labelled}
     if len(patients) < len(SIDES):
-        what = f"{len(patients)} patients have a mask: train, validation and test need one each at least"
-        yield Finding(
-            "error", "patients", what, "add annotated images, or use the folder as data.unlabelled_uri"
-        )
+        have = "patient has a mask" if len(patients) == 1 else "patients have a mask"
+        what = f"{len(patients)} {have}: three are needed, one each for train, validation and test"
+        advice = "add annotated images, or use the folder as data.unlabelled_uri"
+        yield Finding("error", "patients", what if patients else "no image has a mask", advice)
     elif len(patients) < _FEW_PATIENTS:
         what = f"only {len(patients)} patients have a mask: results will be uncertain"
         yield Finding("warning", "patients", what)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job.data.annotations import list_folder
+from job.data.names import printable
 from job.data.samples import UNLABELLED, Finding, Polygons, Sample, content_digest
 from job.errors import InputError
 
@@ -33,7 +34,8 @@ def read_folder(root: Path) -> list[Sample]:
     errors = [finding for finding in listing.findings if finding.severity == "error"]
     if errors:
         raise InputError(
-            f"{root}: {_summary(errors)}", advice=f"`dataset check {root}` lists all that is wrong"
+            f"{printable(root)}: {_summary(errors)}",
+            advice=f"`dataset check {printable(root)}` lists all that is wrong",
         )
     return listing.samples
 

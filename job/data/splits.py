@@ -14,6 +14,7 @@ from job.spec.data import AutoSplit, ColumnSplit, HashSplit, PatientSplit
 DecidedBy = Literal["column", "hash", "patients"]
 
 _SHOWN = 5
+_NUMBERS = ("no", "one", "two", "three")
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,11 @@ def _require(
     if not empty:
         return
     n_patients = len({sample.patient for sample in samples if sample.mask is not None})
+    if not n_patients:
+        raise InputError(
+            "no image has a mask: there is nothing to learn from or to judge by",
+            advice="add masks (docs/data.md), or use the folder as data.unlabelled_uri",
+        )
     have = _count(n_patients, "patient has", "patients have")
     sides = " and ".join(empty)
     advice = {
@@ -169,6 +175,12 @@ def _require(
         "or set data.split.kind to hash",
         "patients": "name patients that have a mask",
     }[assignment.decided_by]
+    n_sides = len(set(required) & set(SIDES))
+    if n_patients < n_sides:
+        advice = (
+            f"{_NUMBERS[n_sides]} patients with annotated images are needed, one for each side: add some; "
+            "where the images are of several already, name the patient of each in annotations.json"
+        )
     raise InputError(
         f"data.split ({split.kind}): no annotated image is left for {sides}: {have} annotated images",
         advice=advice,

@@ -8,12 +8,17 @@ from typing import Any
 from job.data.annotations import ANNOTATIONS
 from job.data.fundus import Annotation, sample
 from job.data.images import write_image, write_mask
+from job.data.names import printable
 from job.data.samples import SPLITS, UNLABELLED
 from job.errors import InputError
 from job.progress import Progress, track
 
 INDICES_OF_A_SPLIT = 1_000_000
 """Each split draws from its own range of image indices: more test images never change a training image."""
+SIZES = range(64, 1024 + 1, 16)
+"""What `data.synthetic.size` may be."""
+UNFINISHED = ".unfinished"
+"""A file of this name lies in a folder that is being made, or whose making was interrupted."""
 
 
 def make_dataset(
@@ -31,19 +36,44 @@ def make_dataset(
     """Write `images/`, `masks/`, `fov/` and, last, `annotations.json`, whose `split` column names the sides.
 
     Every image is a patient of its own; unlabelled ones have no mask. Equal arguments give equal pixels.
-    Raises `InputError` when `root` holds a data set already, ValueError for counts beyond a split's range.
+    A marker file tells what an interruption left from what somebody else put there: the one is completed,
+    the other left alone. Raises `InputError` when `root` holds anything else, for a size that the spec would
+    refuse, for no image at all, and for more images than a split has.
     """
     counts = dict(zip(SPLITS, (train, validation, test, unlabelled), strict=True))
-    if not all(0 <= count <= INDICES_OF_A_SPLIT for count in counts.values()):
-        raise ValueError(f"a split holds 0 to {INDICES_OF_A_SPLIT:,} images, got {counts}")
-    if (root / ANNOTATIONS).exists():
+    _refuse_counts(counts)
+    if size not in SIZES:
         raise InputError(
-            f"{root}: holds a data set already", advice="name another folder, or remove this one"
+            f"images of {size} x {size} pixels cannot be made",
+            advice=f"name a multiple of {SIZES.step} from {SIZES[0]} to {SIZES[-1]}, as 128",
         )
+    _refuse_used(root)
+    root.mkdir(parents=True, exist_ok=True)
+    (root / UNFINISHED).touch()
     images = track(progress, "making images", _indices(counts), sum(counts.values()), "images")
     entries = [_write(root, split, i, index, size, seed, annotation) for split, i, index in images]
-    root.mkdir(parents=True, exist_ok=True)
     (root / ANNOTATIONS).write_text(json.dumps(entries, indent=1) + "\n")
+    (root / UNFINISHED).unlink()
+
+
+def _refuse_counts(counts: dict[str, int]) -> None:
+    if not all(0 <= count <= INDICES_OF_A_SPLIT for count in counts.values()):
+        raise InputError(
+            f"cannot make {', '.join(f'{count:,} {split}' for split, count in counts.items())} images",
+            advice=f"name 0 to {INDICES_OF_A_SPLIT:,} images for each split",
+        )
+    if not any(counts.values()):
+        raise InputError(
+            "a data set of no image cannot be made", advice="name a positive number for one split at least"
+        )
+
+
+def _refuse_used(root: Path) -> None:
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{printable(root)}: is not a folder", advice="name a new folder")
+    if root.exists() and any(root.iterdir()) and not (root / UNFINISHED).is_file():
+        what = "holds a data set already" if (root / ANNOTATIONS).exists() else "is not empty"
+        raise InputError(f"{printable(root)}: {what}", advice="name a new folder, or an empty one")
 
 
 def _indices(counts: dict[str, int]) -> Iterator[tuple[str, int, int]]:

@@ -1,6 +1,7 @@
 """`dataset check`: every mistake is found, and a sound folder is left in peace."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +174,33 @@ def test_few_patients(folder: Path, n: int, severity: str) -> None:
     found = [f for f in check_folder(folder) if f.where == "patients"]
     assert [f.severity for f in found] == [severity]
     assert f"{n} patients" in found[0].what
+
+
+@pytest.mark.parametrize(
+    ("n", "words"), [(0, "no image has a mask"), (1, "1 patient has a mask: three are needed")]
+)
+def test_too_few_masks_are_told_as_such(folder: Path, n: int, words: str) -> None:
+    """No mask at all, and masks of one patient, are told apart."""
+    for i in range(n, N):
+        edit(folder, i, mask=None, split=None)
+    (finding,) = [f for f in check_folder(folder) if f.where == "patients"]
+    assert finding.severity == "error"
+    assert words in finding.what
+
+
+def test_an_undecodable_name_is_a_finding(folder: Path) -> None:
+    """Files whose names are not UTF-8 are found, listed or not, and every finding can be printed."""
+    try:
+        shutil.copy(folder / "images" / "a00.png", folder / "images" / os.fsdecode(b"p\xf3.png"))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    assert [f.where for f in check_folder(folder)] == [r"images/p\xf3.png"]
+    (folder / "annotations.json").unlink()
+    findings = check_folder(folder)
+    assert [f.where for f in findings if f.severity == "error" and "not UTF-8" in f.what] == [
+        r"images/p\xf3.png"
+    ]
+    str(findings).encode()
 
 
 def test_an_empty_side_is_an_error(folder: Path) -> None:

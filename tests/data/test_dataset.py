@@ -1,5 +1,6 @@
 """Dataset folders: what loads, what is refused with which words, and digests."""
 
+import errno
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from job.data.annotations import KEYS, list_folder, unique_names
+from job.data.annotations import KEYS, list_folder
 from job.data.dataset import Dataset, listing_digest, read_folder, with_unlabelled
 from job.data.images import read_image, write_image, write_mask
 from job.data.samples import Polygons, content_digest
@@ -212,6 +213,80 @@ def test_unreadable_annotations(tmp_path: Path, text: str, expected: str) -> Non
     assert expected in problem(tmp_path)
 
 
+def test_a_number_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
+    """A patient of 5,000 digits, which Python refuses to convert, is a mistake and no stack trace."""
+    annotate(tmp_path, '[{"image": "images/a.png", "patient": %s}]' % ("7" * 5000))
+    assert "annotations.json: holds a number of too many digits" in problem(tmp_path)
+
+
+def test_a_patient_of_half_a_character_is_refused(tmp_path: Path) -> None:
+    """A lone surrogate, which JSON can spell and UTF-8 cannot, is refused before it is hashed."""
+    annotate(tmp_path, [ours(tmp_path, 1)[0] | {"patient": "p\ud800"}])
+    assert r"annotations.json[0].patient: 'p\ud800' holds half a character" in problem(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"), [("trian", "did you mean 'train'?"), (["train"], "say 'train', "), (1, "say ")]
+)
+def test_a_split_is_guessed_from_a_word_alone(tmp_path: Path, split: Any, expected: str) -> None:
+    """A misspelt split is answered with a guess, a list or a number with what may be said."""
+    annotate(tmp_path, [ours(tmp_path, 1)[0] | {"split": split}])
+    message = problem(tmp_path)
+    assert f"unknown split {split!r}; {expected}" in message
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize(
+    "spelt", [b"images/p\xf3.png", b"masks/p\xf3.png", b"images/\xf3/a.png", b"images/p\xf3_mask.png"]
+)
+def test_file_names_of_another_encoding_are_refused(tmp_path: Path, spelt: bytes, listed: bool) -> None:
+    """A name that is not UTF-8 is told in text that can be printed, in both layouts."""
+    entries = ours(tmp_path, 3)
+    name = os.fsdecode(spelt)
+    try:
+        put_image(tmp_path / name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    if listed:
+        annotate(tmp_path, [*entries, {"image": name}])
+    message = problem(tmp_path)
+    message.encode()
+    assert rf"{spelt.decode('utf-8', 'backslashreplace')}: has a name that is not UTF-8" in message
+    for sample in list_folder(tmp_path).samples:
+        f"{sample.name} {sample.patient}".encode()
+
+
+@pytest.mark.parametrize("folder", ["masks", "images", "images/deep", "."])
+def test_folders_that_may_not_be_read_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """A folder without read permission is told, and its files are not taken for absent ones."""
+    ours(tmp_path)
+    (tmp_path / "images" / "deep").mkdir()
+    denied = tmp_path / folder
+    scan = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if denied == tmp_path or Path(path) == denied:
+            raise PermissionError(errno.EACCES, "Permission denied", str(denied))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert f"{denied}: may not be read" in problem(tmp_path)
+
+
+def test_listed_files_behind_a_closed_folder_are_not_called_missing(tmp_path: Path) -> None:
+    """A mask in a folder that may not be entered is refused for that reason."""
+    annotate(tmp_path, ours(tmp_path))
+    (tmp_path / "masks").chmod(0)
+    try:
+        if os.access(tmp_path / "masks", os.X_OK):
+            pytest.skip("this user may enter every folder")
+        assert "masks/a0.png: may not be read" in problem(tmp_path)
+    finally:
+        (tmp_path / "masks").chmod(0o755)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("images/a.png"),
     lambda inner: (
@@ -288,30 +363,6 @@ def test_pictures_alone_are_unlabelled(tmp_path: Path) -> None:
     for name in ("flat", "deep"):
         (sample,) = read_folder(tmp_path / name)
         assert (sample.name, sample.mask) == ("a", None)
-
-
-def test_names_are_unique_and_safe() -> None:
-    """Names that collide, also by case or after cleaning, get their folder, else a hash."""
-    paths = [
-        "images/x.png",
-        "images/l/01.png",
-        "images/r/01.png",
-        "images/b c.png",
-        "images/b_c.png",
-        "A.png",
-    ]
-    paths += [
-        "images/a.png",
-        "images/q.png",
-        "images/q.jpg",
-        "images/..hidden.png",
-        "images/%s.png" % ("n" * 300),
-    ]
-    names = unique_names([Path(p) for p in paths])
-    assert names[:3] == ["x", "l_01", "r_01"]
-    assert len({name.lower() for name in names}) == len(paths)
-    assert all(name.strip("._-") and not set(name) & set("/\\ %") and len(name) <= 120 for name in names)
-    assert names == unique_names([Path(p) for p in paths])
 
 
 def test_default_patient_survives_growth(tmp_path: Path) -> None:

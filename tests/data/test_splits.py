@@ -148,14 +148,31 @@ def test_patient_named_on_two_sides() -> None:
 
 
 def test_an_empty_side_says_which_and_what_to_do() -> None:
-    """Too few patients for the hash end with the side, the number of patients, and a way out."""
-    side = by_hash(["1", "2"], validation=0.2, test=0.3)
+    """A side that the hash leaves empty ends with its name, the number of patients, and a way out."""
+    side = by_hash(["1", "2", "3"], validation=0.0, test=0.3)
     lacking = [name for name in SIDES if name not in side.values()]
+    assert "validation" in lacking
     with pytest.raises(
-        InputError, match=rf"{' and '.join(lacking)}: 2 patients have annotated images"
+        InputError, match=rf"{' and '.join(lacking)}: 3 patients have annotated images"
     ) as caught:
-        assign(samples("a:1", "b:2"), AutoSplit())
+        assign(samples("a:1", "b:2", "c:3"), AutoSplit(validation=0.0, test=0.3))
     assert "data.split.kind patients" in caught.value.advice
+
+
+@pytest.mark.parametrize("split", [AutoSplit(), ColumnSplit(kind="column"), HashSplit(kind="hash")])
+def test_too_few_patients_for_the_sides(split: AutoSplit | ColumnSplit | HashSplit) -> None:
+    """With fewer patients than sides no split helps, and the advice says how many are needed."""
+    with pytest.raises(InputError, match="1 patient has annotated images") as caught:
+        assign(samples("a:1:train", "b:1:train"), split)
+    assert "three patients with annotated images are needed" in caught.value.advice
+
+
+@pytest.mark.parametrize("split", [AutoSplit(), ColumnSplit(kind="column"), HashSplit(kind="hash")])
+def test_no_mask_at_all_is_told_as_such(split: AutoSplit | ColumnSplit | HashSplit) -> None:
+    """Images without a single mask are no matter of splits."""
+    with pytest.raises(InputError, match="no image has a mask") as caught:
+        assign(samples("a:1", "b:2", "c:3", labelled=False), split)
+    assert "split" not in caught.value.advice
 
 
 def test_only_required_sides_must_hold_someone() -> None:

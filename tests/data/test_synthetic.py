@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from job.data.dataset import Dataset, read_folder
 from job.data.fundus import sample
 from job.data.splits import assign
-from job.data.synthetic import make_dataset
+from job.data.synthetic import SIZES, make_dataset
 from job.errors import InputError
 from job.progress import SILENT
-from job.spec.data import AutoSplit
+from job.spec.data import AutoSplit, SyntheticSpec
 
 COUNTS = {"train": 2, "validation": 1, "test": 1, "unlabelled": 1}
 
@@ -84,7 +85,56 @@ def test_no_data_set_is_overwritten(tmp_path: Path) -> None:
     assert contents(root) == before
     (root / "annotations.json").unlink()
     (root / "images" / "test_00000.png").unlink()
+    (root / ".unfinished").touch()
     assert contents(make(root)) == before
+    assert not (root / ".unfinished").exists()
+
+
+@pytest.mark.parametrize("mine", ["images/mine.png", "images/train_00000.png", "notes.txt", ".hidden"])
+def test_what_others_put_into_a_folder_is_left_alone(tmp_path: Path, mine: str) -> None:
+    """A folder that holds anything but a half-made data set is refused, and no byte of it changes."""
+    (tmp_path / mine).parent.mkdir(exist_ok=True)
+    (tmp_path / mine).write_text("mine")
+    with pytest.raises(InputError, match="is not empty"):
+        make(tmp_path)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [tmp_path / mine]
+    assert (tmp_path / mine).read_text() == "mine"
+
+
+def test_a_file_is_no_place_for_a_data_set(tmp_path: Path) -> None:
+    """A file where the folder should be is refused; an empty folder is taken."""
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is not a folder"):
+        make(tmp_path / "file")
+    (tmp_path / "empty").mkdir()
+    assert len(read_folder(make(tmp_path / "empty"))) == 5
+
+
+@pytest.mark.parametrize("size", [1, 16, 48, 63, 64, 65, 72, 128, 1008, 1024, 1040])
+def test_sizes_are_those_of_the_spec(size: int) -> None:
+    """The sizes that can be made are exactly those that `data.synthetic.size` may name."""
+    try:
+        SyntheticSpec(size=size)
+    except ValidationError:
+        assert size not in SIZES
+    else:
+        assert size in SIZES
+
+
+@pytest.mark.parametrize("size", [0, 1, 32, 100, 2048])
+def test_other_sizes_are_refused(tmp_path: Path, size: int) -> None:
+    """A size that the spec would refuse ends with the sizes that there are, and nothing is written."""
+    with pytest.raises(InputError, match=f"{size} x {size}") as caught:
+        make(tmp_path / "d", size=size)
+    assert "multiple of 16 from 64 to 1024" in caught.value.advice
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_data_set_of_no_image_is_refused(tmp_path: Path) -> None:
+    """Zero images in all are no data set."""
+    with pytest.raises(InputError, match="no image"):
+        make(tmp_path / "d", train=0, validation=0, test=0, unlabelled=0)
+    assert not (tmp_path / "d").exists()
 
 
 def test_annotations_come_last(tmp_path: Path) -> None:
@@ -108,9 +158,11 @@ def test_annotations_come_last(tmp_path: Path) -> None:
         make_dataset(tmp_path, **COUNTS, size=64, seed=0, annotation="all", progress=StopsAtTheThird())
     assert len(list(tmp_path.glob("images/*.png"))) == 3
     assert not (tmp_path / "annotations.json").exists()
+    assert len(read_folder(make(tmp_path))) == 5
 
 
 def test_counts_are_bounded(tmp_path: Path) -> None:
     """A split larger than its range of indices would repeat another's images, and is refused."""
-    with pytest.raises(ValueError, match="1,000,000"):
+    with pytest.raises(InputError, match="1,000,001 train") as caught:
         make(tmp_path, train=1_000_001)
+    assert "0 to 1,000,000" in caught.value.advice

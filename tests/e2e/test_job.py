@@ -218,3 +218,60 @@ def test_a_broken_stage_is_named_with_what_to_do(
     assert done.code == 4
     assert str(record.parent.name) in done.stderr
     assert "delete" in done.stderr
+
+
+def test_an_edited_stage_reaches_no_report(tiny: tuple[Path, Finished], tmp_path: Path, job: Job) -> None:
+    """A number changed by hand in a finished stage ends with 4, names the folder, and publishes nothing."""
+    place = tmp_path / "copy"
+    shutil.copytree(tiny[0], place)
+    results = next((place / "output" / "stages" / "evaluate").glob("*/results.json"))
+    with results.open("a") as file:
+        file.write(" ")
+    done = job(TINY, *ONE_THREAD, "--run-id", "edited", cwd=place)
+    assert done.code == 4
+    assert "results.json is missing, new or changed" in done.stderr
+    assert not (place / "output" / "runs" / "tiny" / "edited" / "_SUCCESS").exists()
+
+
+def test_a_damaged_run_folder_is_published_again(
+    tiny: tuple[Path, Finished], tmp_path: Path, job: Job
+) -> None:
+    """What was lost from a finished run comes back with the same command, without computing anything."""
+    place = tmp_path / "copy"
+    shutil.copytree(tiny[0], place)
+    run = place / tiny[1].run.relative_to(tiny[0])
+    (run / "report.html").unlink()
+    (run / "report.md").write_text("")
+    done = job(TINY, *ONE_THREAD, cwd=place)
+    assert done.code == 0, done.stderr
+    assert not done.named("stage.finished")
+    assert (run / "report.html").stat().st_size > 10_000
+    assert done.info["results_digest"] in (run / "report.md").read_text()
+
+
+def test_a_held_out_picture_among_the_unlabelled_is_refused(tmp_path: Path, job: Job) -> None:
+    """The same picture under another name must not be learned from: exit 3, both names."""
+    data = tmp_path / "data"
+    make = job(
+        "dataset", "make", str(data), "--train", "6", "--validation", "4", "--test", "6", "--size", "64"
+    )
+    assert make.code == 0, make.stderr
+    held_out = next(e for e in json.loads((data / "annotations.json").read_text()) if e["split"] == "test")
+    (tmp_path / "more").mkdir()
+    shutil.copy(data / held_out["image"], tmp_path / "more" / "innocent.png")
+    done = job(
+        TINY, *ONE_THREAD, "--set", f"data.uri={data}", "--set", 'data.split={"kind":"column"}',
+        "--set", f"data.unlabelled_uri={tmp_path / 'more'}",
+    )  # fmt: skip
+    assert done.code == 3
+    assert "innocent.png (unlabelled)" in done.stderr
+    assert Path(held_out["image"]).name in done.stderr
+
+
+def test_an_output_that_cannot_be_written_ends_with_3(tmp_path: Path, job: Job) -> None:
+    """A file in the way is the user's to mend, not a defect of the program."""
+    (tmp_path / "taken").write_text("")
+    done = job(TINY, *ONE_THREAD, "--set", "output.uri=taken/out")
+    assert done.code == 3
+    assert "output.uri" in done.stderr
+    assert "Traceback" not in done.stderr

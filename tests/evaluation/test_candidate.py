@@ -135,6 +135,7 @@ def test_a_candidate_is_found_by_file_folder_or_name(tmp_path: Path) -> None:
     [
         {"schema_version": 2}, {"action": 4}, {"action": -1}, {"prompts": []}, {"chooser": "oracle"},
         {"postprocess": [{"threshold": 2.0}]}, {"postprocess": [{"sharpen": 1}]}, {"unknown": 1},
+        {"width": 0}, {"width": -5},
     ],
 )  # fmt: skip
 def test_a_document_that_is_no_candidate_is_refused(shipped: Any, change: dict[str, Any]) -> None:
@@ -158,8 +159,45 @@ def test_a_missing_or_damaged_part_is_named(shipped: Any) -> None:
         with pytest.raises(IntegrityError, match=Path(part).name):
             load(folder, "cpu")
         (folder / part).unlink()
-        with pytest.raises(InputError, match=Path(part).name):
+        with pytest.raises(InputError, match=rf"{Path(part).name}.* the run folder is incomplete") as caught:
             load(folder, "cpu")
+        assert "reward.network.uri" not in caught.value.advice
+
+
+@pytest.mark.parametrize("chooser", ["ppo", "ridge"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"postprocess": [{"threshold": 0.5}]},
+        {"prompts": ["vessels", "thin vessels", "thick vessels"]},
+    ],
+)
+def test_a_chooser_made_for_other_actions_is_refused(
+    shipped: Any, chooser: str, change: dict[str, Any]
+) -> None:
+    """On loading, not at the first image that it sends to an action that there is not."""
+    folder = shipped(chooser=chooser, action=0, **change)
+    with pytest.raises(IntegrityError, match="other actions") as caught:
+        load(folder, "cpu")
+    assert caught.value.advice
+
+
+def test_a_policy_whose_actions_stand_in_another_order_is_refused(shipped: Any) -> None:
+    """As many actions, and every number means another one."""
+    with pytest.raises(IntegrityError, match="other actions"):
+        load(shipped(chooser="ppo", prompts=list(reversed(SPACE.prompts))), "cpu")
+
+
+@pytest.mark.parametrize("chooser", ["ppo", "ridge"])
+def test_a_chooser_made_for_other_statistics_is_refused(shipped: Any, chooser: str) -> None:
+    """Its actions fit, and the numbers that it would be given are not those that it was fitted on."""
+    folder = shipped(chooser=chooser)
+    part = folder / (candidate.POLICY if chooser == "ppo" else candidate.RIDGE)
+    tensors, document = read_tensors(part)
+    document["statistic_names"] = [name.upper() for name in document["statistic_names"]]
+    write_tensors(part, tensors, document)
+    with pytest.raises(IntegrityError, match="other statistics"):
+        load(folder, "cpu")
 
 
 def test_a_ridge_file_with_other_tensors_is_refused(shipped: Any) -> None:

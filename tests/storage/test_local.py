@@ -44,6 +44,8 @@ def no_space(*_: object, **__: object) -> None:
         ("a#b?c%20d", "a#b?c%20d"),
         ("file:///data/set%201", "/data/set 1"),
         ("file://localhost/data", "/data"),
+        ("file:///data/set%231%3F", "/data/set#1?"),
+        ("./my:data", "my:data"),
     ],
 )
 def test_plain_paths_are_taken_literally_and_file_uris_decoded(uri: str, path: str) -> None:
@@ -64,6 +66,34 @@ def test_places_that_are_not_on_this_disk_are_refused(uri: str) -> None:
         local_path(uri)
     assert uri in str(caught.value)
     assert caught.value.advice
+
+
+@pytest.mark.parametrize("uri", ["file:///data/set#1", "file:///data/set?", "file:///data/set?version=2"])
+def test_a_file_uri_is_never_cut_short(uri: str) -> None:
+    """What follows # or ? is no part of a URI's path: another folder would be read without a word."""
+    with pytest.raises(SpecError, match="before # or") as caught:
+        local_path(uri)
+    assert "%23" in caught.value.advice
+    assert "%3F" in caught.value.advice
+
+
+@pytest.mark.parametrize("uri", ["http://[bad", "file://[bad/x", "~nosuchuser-zq/x"])
+def test_what_cannot_be_resolved_is_a_mistake_of_the_spec(uri: str) -> None:
+    """A broken host, a user that there is not."""
+    with pytest.raises(SpecError) as caught:
+        local_path(uri)
+    assert uri in str(caught.value)
+    assert caught.value.advice
+
+
+def test_a_name_with_a_colon_is_told_how_to_be_written() -> None:
+    """It reads as a scheme; a real URI gets no such advice."""
+    with pytest.raises(SpecError) as caught:
+        local_path("my:data")
+    assert "./my:data" in caught.value.advice
+    with pytest.raises(SpecError) as caught:
+        local_path("s3://bucket/key")
+    assert "./" not in caught.value.advice
 
 
 def test_a_write_makes_folders_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -127,7 +157,7 @@ def test_the_digest_of_a_folder_covers_names_and_bytes(tmp_path: Path) -> None:
 
 
 def test_placing_copies_and_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever edits the copy in place leaves the stage's immutable file as it is; a full disk is transient."""
+    """Whoever edits the copy in place leaves the stage's file as it is; a full disk is transient."""
     source, target = tmp_path / "source", tmp_path / "run" / "target"
     write_atomic(source, "result")
     write_atomic(target, "old")

@@ -1,0 +1,68 @@
+"""Names: unique and safe as file names for samples, printable for what came from the disk."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+_LONGEST = 100
+_HASH_DIGITS = 12
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """Return file-safe names, unique whatever the case: the stem, else the path, else with a hash.
+
+    A stem that is nobody else's is always the name; the order of the paths does not count.
+    """
+    below = [
+        Path(*path.parts[1:]) if path.parts[0] == "images" and len(path.parts) > 1 else path for path in paths
+    ]
+    levels = [
+        [_safe(path.stem) for path in below],
+        [_safe("_".join(path.with_suffix("").parts)) for path in below],
+    ]
+    names: dict[int, str] = {}
+    taken: set[str] = set()
+    for level in levels:
+        avoid = taken | _repeated(level)
+        free = {i: name for i, name in enumerate(level) if i not in names and name.lower() not in avoid}
+        names |= free
+        taken |= {name.lower() for name in free.values()}
+    for i, path in enumerate(paths):
+        if i not in names:
+            names[i] = _hashed(path, taken)
+            taken.add(names[i].lower())
+    assert len(taken) == len(paths), "two samples of one name would share their files"
+    return [names[i] for i in range(len(paths))]
+
+
+def printable(path: Path | str) -> str:
+    """Return a path as text that any UTF-8 stream takes: bytes that are not UTF-8 come as `\\xf3`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def is_utf8(text: str) -> bool:
+    """Tell whether text can be written as UTF-8: lone surrogates, and undecodable file names, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _hashed(path: Path, taken: set[str]) -> str:
+    stem = _safe(path.stem)[: _LONGEST - _HASH_DIGITS - 1]
+    digest = sha256(path.as_posix().encode("utf-8", "surrogateescape")).hexdigest()
+    while (name := f"{stem}-{digest[:_HASH_DIGITS]}").lower() in taken:  # a file may be called like the hash
+        digest = sha256(digest.encode()).hexdigest()
+    return name
+
+
+def _repeated(names: Iterable[str]) -> set[str]:
+    return {name for name, count in Counter(name.lower() for name in names).items() if count > 1}
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".-")[:_LONGEST] or "image"
