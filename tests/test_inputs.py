@@ -134,7 +134,12 @@ def test_a_dataset_is_read_once_and_known_again_after_it_was_fetched_anew(
     before = world.identity(spec_of(), memory)
     assert before == world.identity(spec_of())
     read: list[Path] = []
-    monkeypatch.setattr(inputs, "sha256_folder", lambda folder: read.append(folder) or sha256_folder(folder))
+
+    def reading(folder: Path) -> str:
+        read.append(folder)
+        return sha256_folder(folder)
+
+    monkeypatch.setattr(inputs, "sha256_folder", reading)
     assert world.identity(spec_of(), memory) == before
     assert not read
     assert world.data is not None
