@@ -129,7 +129,7 @@ def test_identity_changes_with_whatever_changes_the_result(world: Inputs) -> Non
 def test_a_dataset_is_read_once_and_known_again_after_it_was_fetched_anew(
     world: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Same names, sizes and times: the remembered digest. Other times: read again, equal bytes, equal identity."""
+    """Same names, sizes and times: the remembered digest. Other times: read again, the same identity."""
     memory = tmp_path / "memory"
     before = world.identity(spec_of(), memory)
     assert before == world.identity(spec_of())
