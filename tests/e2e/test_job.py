@@ -85,6 +85,18 @@ def test_the_same_spec_elsewhere_has_the_same_results_digest(tiny: tuple[Path, F
     assert again.info["segmentations"]["computed"] > 0
 
 
+def test_the_figures_are_those_on_record(tiny: tuple[Path, Finished]) -> None:
+    """A change that moves the ladder of specs/tiny.json beyond rounding must say so in golden_tiny.json."""
+    golden = json.loads(Path(__file__).with_name("golden_tiny.json").read_text())
+    ladder = {row["candidate"]: row for row in tiny[1].info["results"]["ladder"]}
+    assert list(ladder) == list(golden)
+    for candidate, figures in golden.items():
+        row = ladder[candidate]
+        assert row["validation_dice"]["mean"] == pytest.approx(figures["validation_dice"], abs=0.01)
+        assert row["test"]["dice"]["mean"] == pytest.approx(figures["test_dice"], abs=0.01)
+        assert row["test"]["cldice"]["mean"] == pytest.approx(figures["test_cldice"], abs=0.02)
+
+
 def test_another_seed_has_another_results_digest(tiny: tuple[Path, Finished], job: Job) -> None:
     """The digest depends on what was computed: it is no constant."""
     place, first = tiny
