@@ -32,6 +32,11 @@ class Finished:
     def run(self) -> Path:
         return Path(self.named("job.finished")[-1]["run_uri"])
 
+    def stage(self, name: str) -> Path:
+        """Return a stage's folder below the working directory; other tests may have left others beside it."""
+        fingerprint = next(stage["fingerprint"] for stage in self.info["stages"] if stage["name"] == name)
+        return Path("output", "stages", name, fingerprint)
+
     @property
     def info(self) -> dict[str, Any]:
         return json.loads((self.run / "training_info.json").read_text())

@@ -224,7 +224,7 @@ def test_a_broken_stage_is_named_with_what_to_do(
     """A stage record that is no JSON ends with 4 and says which folder to delete."""
     place = tmp_path / "copy"
     shutil.copytree(tiny[0], place)
-    record = next((place / "output" / "stages" / "table").glob("*/done.json"))
+    record = place / tiny[1].stage("table") / "done.json"
     record.write_text("{")
     done = job(TINY, *ONE_THREAD, "--run-id", "fresh", cwd=place)
     assert done.code == 4
@@ -236,7 +236,7 @@ def test_an_edited_stage_reaches_no_report(tiny: tuple[Path, Finished], tmp_path
     """A number changed by hand in a finished stage ends with 4, names the folder, and publishes nothing."""
     place = tmp_path / "copy"
     shutil.copytree(tiny[0], place)
-    results = next((place / "output" / "stages" / "evaluate").glob("*/results.json"))
+    results = place / tiny[1].stage("evaluate") / "results.json"
     with results.open("a") as file:
         file.write(" ")
     done = job(TINY, *ONE_THREAD, "--run-id", "edited", cwd=place)

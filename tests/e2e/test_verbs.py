@@ -66,7 +66,7 @@ def test_evaluate_measures_a_candidate_and_warns_of_images_it_knows(
     assert answer["images"] == 2
     assert answer["seen_in_training"] == 0
     assert 0 <= answer["after"]["recall"]["mean"] <= 1
-    known = next((tiny[0] / "output" / "stages" / "pull").glob("*/dataset"))
+    known = tiny[0] / tiny[1].stage("pull") / "dataset"
     warned = job("evaluate", str(tiny[1].run), "--data", str(known))
     assert warned.code == 0, warned.stderr
     assert "10 of these images shaped the candidate" in warned.stdout
