@@ -1,20 +1,29 @@
 """The verdict: is what ships better than what the user has today, and did learning add anything?"""
 
+import math
+
 from job.evaluation.results import Verdict, VerdictName
 from job.metrics.statistics import Interval, Uplift, patients_needed
 
 SPOKEN = {
+    "uniform": "a random action",
     "noop": "what you have today",
     "best_fixed_prompt": "the best fixed prompt",
     "best_fixed_postprocess": "the best fixed post-processing",
     "best_fixed": "the best fixed action",
+    "confidence": "choosing by the segmenter's confidence",
+    "consensus": "choosing by agreement",
     "ridge": "ridge regression",
     "reward_net": "choosing by the reward network",
+    "exact": "the exact policy gradient",
     "ppo": "the PPO policy",
+    "selected": "what each fold chose",
 }
 """Candidates in a sentence."""
 LEAST_PATIENTS = 2
 """A single patient has no spread: nothing can be concluded from one."""
+LEAST_PATIENTS_TO_IMPROVE = 6
+"""Five patients have 32 sign patterns: no two-sided sign-flip test over them can reach p <= 0.05."""
 
 
 def decide(
@@ -30,33 +39,46 @@ def decide(
 ) -> Verdict:
     """Put the two answers into words; `learned_vs_best_fixed` is None where nothing was learned.
 
-    `confidence` is that of the intervals given.
+    `confidence` is that of the intervals given. `improved` takes at least `LEAST_PATIENTS_TO_IMPROVE`
+    patients, a lower bound above 0 and a sign-flip test that agrees.
     """
-    name = _name(valid, ships, vs_noop, smallest_effect)
+    name = _name(valid, ships, vs_noop, smallest_effect, confidence)
     needed = _needed(vs_noop, smallest_effect, confidence) if name == "inconclusive" else None
     return Verdict(
         verdict=name,
-        sentence=_sentence(name, ships, before, after, vs_noop, smallest_effect, needed),
+        sentence=_sentence(name, ships, before, after, vs_noop, smallest_effect, confidence, needed),
         ships=ships,
         dice_before=before,
         dice_after=after,
         vs_noop=vs_noop,
         vs_best_fixed=learned_vs_best_fixed,
-        learning=_learning(learned_vs_best_fixed, smallest_effect),
+        learning=_learning(learned_vs_best_fixed, smallest_effect, confidence),
         patients_needed=needed,
     )
 
 
-def _name(valid: bool, ships: str, uplift: Uplift, smallest_effect: float) -> VerdictName:
+def _name(valid: bool, ships: str, uplift: Uplift, smallest_effect: float, confidence: float) -> VerdictName:
     if not valid:
         return "invalid"
     if ships == "noop":  # the same masks: no number of patients could tell them apart
         return "no-improvement"
-    if uplift.low > 0:
+    if uplift.low > 0 and _confirmed(uplift, confidence):
         return "improved"
     if uplift.high < smallest_effect:
         return "no-improvement"
     return "inconclusive"
+
+
+def _confirmed(uplift: Uplift, confidence: float) -> bool:
+    """Tell whether the sign-flip test, over enough patients, finds a difference too; never of NaN."""
+    # 1 - 0.8 is a hair less than 0.2, which is a p that the test can give.
+    level = round(1 - confidence, 12)
+    return uplift.n_patients >= _fewest_patients(confidence) and uplift.p_value <= level
+
+
+def _fewest_patients(confidence: float) -> int:
+    """Patients from which the sign-flip test can reach 1 - confidence: its least p is 2 in 2^n."""
+    return max(LEAST_PATIENTS_TO_IMPROVE, math.ceil(1 - math.log2(1 - confidence)))
 
 
 def _needed(uplift: Uplift, smallest_effect: float, confidence: float) -> int | None:
@@ -64,7 +86,8 @@ def _needed(uplift: Uplift, smallest_effect: float, confidence: float) -> int | 
         return None
     # An effect smaller than the smallest worth having need not be resolved.
     effect = max(abs(uplift.mean), smallest_effect)
-    return max(patients_needed(uplift.sd, effect, confidence=confidence), uplift.n_patients + 1)
+    by_power = patients_needed(uplift.sd, effect, confidence=confidence)
+    return max(by_power, uplift.n_patients + 1, _fewest_patients(confidence))
 
 
 def _sentence(
@@ -74,6 +97,7 @@ def _sentence(
     after: Interval,
     uplift: Uplift,
     smallest_effect: float,
+    confidence: float,
     needed: int | None,
 ) -> str:
     change = f"Dice {before.mean:.3f} -> {after.mean:.3f}"
@@ -88,21 +112,34 @@ def _sentence(
             return f"Nothing beats what you have today: {change}."
         beaten = f"does not beat what you have today by {smallest_effect:g} Dice"
         return f"{_capitalised(subject)} {beaten}: {change} {spread}."
+    why = _why_undecided(uplift, confidence)
     more = f"; about {needed} test patients would decide" if needed else ""
-    return f"It is not decided whether {subject} beats what you have today: {change} {spread}{more}."
+    return f"It is not decided whether {subject} beats what you have today: {change} {spread}{why}{more}."
 
 
-def _learning(uplift: Uplift | None, smallest_effect: float) -> str:
+def _learning(uplift: Uplift | None, smallest_effect: float, confidence: float) -> str:
     if uplift is None:
         return "No policy was trained or judged."
     spread = f"({_signed(uplift.mean)} Dice, {_interval(uplift)})"
-    if uplift.low > 0:
+    if uplift.low > 0 and _confirmed(uplift, confidence):
         return f"The learned policy (PPO) added something over the best fixed action {spread}."
-    if uplift.high < 0:
+    if uplift.high < 0 and _confirmed(uplift, confidence):
         return f"The learned policy (PPO) is worse than the best fixed action {spread}."
     if uplift.high < smallest_effect:
         return f"The learned policy (PPO) added nothing worth having over the best fixed action {spread}."
-    return f"The learned policy (PPO) has not been shown to add anything over the best fixed action {spread}."
+    not_shown = "The learned policy (PPO) has not been shown to add anything over the best fixed action"
+    return f"{not_shown} {spread}{_why_undecided(uplift, confidence)}."
+
+
+def _why_undecided(uplift: Uplift, confidence: float) -> str:
+    """Say what stands against a gain, where the interval alone does not tell."""
+    fewest = _fewest_patients(confidence)
+    if uplift.n_patients < fewest:
+        patients = "1 patient" if uplift.n_patients == 1 else f"{uplift.n_patients} patients"
+        return f"; with {patients} no gain can be shown: at least {fewest} are needed"
+    if (uplift.low > 0) != (uplift.mean > 0 and _confirmed(uplift, confidence)):
+        return f"; interval and sign-flip test (p = {uplift.p_value:.3f}) disagree"
+    return ""
 
 
 def _interval(uplift: Uplift) -> str:

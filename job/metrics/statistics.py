@@ -1,19 +1,25 @@
-"""Intervals, sample sizes and rank agreement over patients; pure numpy and scipy.
+"""Intervals, paired comparisons, sample sizes and rank agreement over patients; pure numpy and scipy.
 
-Images of one patient resemble each other, so every interval is taken over patient means, and with Student's
-t: a percentile bootstrap over a handful of patients is far too narrow.
+Images of one patient resemble each other, so every interval and every test is over patient means. Those of a
+handful of patients rest on Student's t: a percentile bootstrap over so few is far too narrow.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
+from job.metrics.mean_intervals import critical_t, studentised_bootstrap, widened_t
+from job.metrics.sign_flip import sign_flip_p
+
 TIE = 1e-9
 """Differences below it are rounding, not wins."""
+FEWEST_TO_RESAMPLE = 30
+"""Patients from which a paired interval is a bootstrap's."""
 
 Floats = NDArray[np.float64]
 
@@ -33,7 +39,9 @@ class Uplift:
     """A paired difference, after minus before.
 
     `mean`, its interval `low..high` and `sd` are over patient means (`sd` is NaN for one patient); wins, ties
-    and losses count images.
+    and losses count images. `method` is how the interval was made: Student's t, widened where patients are
+    skewed, or a studentised bootstrap (both in `job.metrics.mean_intervals`); `p_value` is two-sided, of the
+    sign-flip test over patient means (NaN for one patient).
     """
 
     mean: float
@@ -45,6 +53,8 @@ class Uplift:
     wins: int
     ties: int
     losses: int
+    p_value: float
+    method: Literal["t", "bootstrap"]
 
 
 def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -58,7 +68,7 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     mean = float(values_n.mean())
     if n == 1:
         return Interval(mean, -math.inf, math.inf, n)
-    half_width = _critical_t(n - 1, confidence) * float(values_n.std(ddof=1)) / math.sqrt(n)
+    half_width = critical_t(n - 1, confidence) * float(values_n.std(ddof=1)) / math.sqrt(n)
     return Interval(mean, mean - half_width, mean + half_width, n)
 
 
@@ -72,32 +82,59 @@ def patient_means(values: ArrayLike, patients: Sequence[str]) -> Floats:
     return sums / np.bincount(patient_of_N)
 
 
+def patient_interval(values: ArrayLike, patients: Sequence[str], confidence: float = 0.95) -> Interval:
+    """Give the mean over patients of `values [N]`, one an image, with its t-interval."""
+    return t_interval(patient_means(values, patients), confidence)
+
+
 def paired_uplift(
     after: ArrayLike, before: ArrayLike, patients: Sequence[str], confidence: float = 0.95
 ) -> Uplift:
-    """Compare two scores of the same N images by their paired differences.
+    """Compare two scores of the same N images by their paired differences; those below `TIE` are 0.
 
-    Raises ValueError when lengths differ or a score is not finite.
+    Equal inputs give equal bits: what is random is drawn from fixed seeds. About 5 ms for 40 patients, 20 ms
+    for 200. Raises ValueError when lengths differ or a score is not finite.
     """
     after_N, before_N = _finite_vector(after, "after"), _finite_vector(before, "before")
     if len(after_N) != len(before_N):
         raise ValueError(f"{len(after_N)} scores after but {len(before_N)} before; pair them by image")
+    _check_share(confidence, "confidence")
     difference_N = after_N - before_N
+    # Without this, rounding of one sign in every patient would be a significant gain.
+    difference_N[np.abs(difference_N) < TIE] = 0.0
     of_patients = patient_means(difference_N, patients)
-    interval = t_interval(of_patients, confidence)
+    low, high, method = _paired_interval(of_patients, confidence)
     wins = int(np.count_nonzero(difference_N >= TIE))
     losses = int(np.count_nonzero(difference_N <= -TIE))
     return Uplift(
-        mean=interval.mean,
-        low=interval.low,
-        high=interval.high,
-        sd=float(of_patients.std(ddof=1)) if interval.n > 1 else math.nan,
-        n_patients=interval.n,
+        mean=float(of_patients.mean()),
+        low=low,
+        high=high,
+        sd=float(of_patients.std(ddof=1)) if len(of_patients) > 1 else math.nan,
+        n_patients=len(of_patients),
         n_images=len(difference_N),
         wins=wins,
         ties=len(difference_N) - wins - losses,
         losses=losses,
+        p_value=sign_flip_p(of_patients),
+        method=method,
     )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust the p of a family of tests for their number (Holm 1979, step-down), in the order given.
+
+    An adjusted p holds whatever the tests have in common. NaN, a test that was not made, stays NaN and does
+    not count. Raises ValueError for a p outside [0, 1].
+    """
+    made = [i for i, p in enumerate(p_values) if not math.isnan(p)]
+    if any(not 0 <= p_values[i] <= 1 for i in made):
+        raise ValueError(f"every p must lie between 0 and 1, got {list(p_values)}")
+    adjusted, largest = [math.nan] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(made, key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(made) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
 
 
 def patients_needed(sd: float, effect: float, power: float = 0.8, confidence: float = 0.95) -> int:
@@ -169,17 +206,23 @@ def argmax_regret(predicted_NK: ArrayLike, true_NK: ArrayLike) -> Floats:
     return regret
 
 
+def _paired_interval(
+    of_patients: Floats, confidence: float
+) -> tuple[float, float, Literal["t", "bootstrap"]]:
+    if len(of_patients) == 1:
+        return -math.inf, math.inf, "t"
+    if len(of_patients) < FEWEST_TO_RESAMPLE:
+        return *widened_t(of_patients, confidence), "t"
+    return *studentised_bootstrap(of_patients, confidence), "bootstrap"
+
+
 def _power(standardised: float, n: int, confidence: float) -> float:
     """Power of the two-sided paired t-test of n differences with mean `standardised` and sd 1."""
     if standardised == 0:
         return 1 - confidence
     # T squared is noncentral F with 1 and n - 1 degrees. scipy's noncentral t is NaN for some large shifts.
-    critical_f = _critical_t(n - 1, confidence) ** 2
+    critical_f = critical_t(n - 1, confidence) ** 2
     return float(stats.ncf.sf(critical_f, 1, n - 1, n * standardised**2))
-
-
-def _critical_t(degrees: int, confidence: float) -> float:
-    return float(stats.t.ppf((1 + confidence) / 2, degrees))
 
 
 def _centred(ranks_NK: Floats) -> Floats:

@@ -1,3 +1,5 @@
+"""Intervals, comparisons, corrections and sample sizes against scipy and against their definitions."""
+
 import math
 
 import numpy as np
@@ -9,7 +11,9 @@ from scipy import integrate, stats
 
 from job.metrics.statistics import (
     argmax_regret,
+    holm,
     paired_uplift,
+    patient_interval,
     patient_means,
     patients_needed,
     smallest_detectable,
@@ -46,6 +50,7 @@ def test_one_value_knows_nothing_of_its_spread():
     assert (uplift.low, uplift.high, uplift.n_patients, uplift.n_images) == (-math.inf, math.inf, 1, 2)
     assert uplift.mean == pytest.approx(0.3)
     assert math.isnan(uplift.sd)
+    assert math.isnan(uplift.p_value)
 
 
 def test_patient_means_weigh_images_within_and_not_across_patients():
@@ -54,26 +59,111 @@ def test_patient_means_weigh_images_within_and_not_across_patients():
     assert means.tolist() == [5.0, 2.0]
 
 
-def test_uplift_equals_a_paired_t_test_on_patient_means():
-    """Mean and interval are scipy's paired t-test's on patient means; wins, ties and losses are images."""
+def test_patient_interval_is_the_t_interval_of_patient_means():
+    """Three images of two patients are two values: scipy's interval over those."""
+    interval = patient_interval([1.0, 5.0, 3.0], ["b", "a", "b"], 0.9)
+    expected = stats.ttest_1samp([5.0, 2.0], 0).confidence_interval(0.9)
+    assert (interval.mean, interval.n) == (3.5, 2)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+
+
+def _scores_of_patients(n_patients, n_images):
     rng = np.random.default_rng(4)
-    patients = [f"p{i % 5}" for i in range(17)]
-    before = rng.random(17)
-    after = before + rng.normal(0.02, 0.05, 17)
+    before = rng.random(n_images)
+    after = before + rng.normal(0.02, 0.05, n_images)
     after[3] = before[3]
+    return after, before, [f"p{i % n_patients}" for i in range(n_images)]
+
+
+def test_uplift_is_a_paired_t_test_on_patient_means():
+    """Its interval holds scipy's, from which one bound is moved out by skewness; counts are of images."""
+    after, before, patients = _scores_of_patients(5, 17)
     means = [
-        (np.mean([a for a, p in zip(after, patients, strict=True) if p == name]),
-         np.mean([b for b, p in zip(before, patients, strict=True) if p == name]))
-        for name in sorted(set(patients))
-    ]  # fmt: skip
-    test = stats.ttest_rel(*zip(*means, strict=True))
+        [
+            np.mean([x for x, p in zip(arm, patients, strict=True) if p == name])
+            for name in sorted(set(patients))
+        ]
+        for arm in (after, before)
+    ]
+    test = stats.ttest_rel(*means)
     expected = test.confidence_interval(0.9)
     uplift = paired_uplift(after, before, patients, 0.9)
-    assert (uplift.low, uplift.high) == pytest.approx((expected.low, expected.high))
+    bounds = [(uplift.low, expected.low), (uplift.high, expected.high)]
+    assert sorted(mine == pytest.approx(plain) for mine, plain in bounds) == [False, True]
+    assert uplift.low <= expected.low + 1e-12
+    assert uplift.high >= expected.high - 1e-12
     assert uplift.mean == pytest.approx(test.statistic * uplift.sd / math.sqrt(5))
-    assert (uplift.n_patients, uplift.n_images, uplift.ties) == (5, 17, 1)
+    assert (uplift.n_patients, uplift.n_images, uplift.ties, uplift.method) == (5, 17, 1, "t")
     assert uplift.wins == int((after > before).sum())
     assert uplift.losses == int((after < before).sum())
+
+
+def test_symmetric_differences_have_the_plain_t_interval():
+    """Without skewness nothing is widened."""
+    difference = np.array([-0.02, 0.0, 0.01, 0.02, 0.04])
+    uplift = paired_uplift(0.5 + difference, np.full(5, 0.5), list("abcde"))
+    expected = stats.ttest_1samp(difference, 0).confidence_interval(0.95)
+    assert stats.skew(difference) == pytest.approx(0, abs=1e-12)
+    assert (uplift.low, uplift.high) == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize(("n_patients", "method"), [(29, "t"), (30, "bootstrap")])
+def test_p_is_of_patients_and_thirty_of_them_are_resampled(n_patients, method):
+    """The test is scipy's over patient means; equal inputs give equal bits."""
+    after, before, patients = _scores_of_patients(n_patients, 2 * n_patients)
+    uplift = paired_uplift(after, before, patients)
+    assert uplift == paired_uplift(after, before, patients)
+    assert uplift.method == method
+    means = patient_means(after - before, patients)
+    test = stats.permutation_test(
+        (means,), np.sum, permutation_type="samples", n_resamples=20_000, rng=np.random.default_rng(1)
+    )
+    assert uplift.p_value == pytest.approx(test.pvalue, abs=5 * math.sqrt(0.25 / 20_000) * 2)
+    assert uplift.low < uplift.mean < uplift.high
+
+
+@pytest.mark.parametrize("n", [4, 40])
+def test_differences_of_rounding_are_no_gain(n):
+    """However often they point the same way: interval and p are those of no difference at all."""
+    before = np.full(n, 0.5)
+    uplift = paired_uplift(before + 1e-12, before, [str(i) for i in range(n)])
+    assert (uplift.low, uplift.mean, uplift.high, uplift.sd, uplift.p_value) == (0, 0, 0, 0, 1)
+
+
+def _holm_by_definition(p_values):
+    """Reject the smallest first, each at level / tests left; adjusted p is the least level that rejects."""
+    made = sorted(p for p in p_values if not math.isnan(p))
+
+    def rejected(p, level):
+        for left, smaller in zip(range(len(made), 0, -1), made, strict=True):
+            if smaller > level / left:
+                return False
+            if smaller == p:
+                return True
+        raise AssertionError
+
+    levels = sorted({min(1.0, left * p) for left in range(1, len(made) + 1) for p in made} | {1.0})
+
+    def adjusted(p):
+        # A relative hair: level / left and left * p round differently.
+        return next((level for level in levels if rejected(p, level * (1 + 1e-9))), 1.0)
+
+    return [p if math.isnan(p) else adjusted(p) for p in p_values]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([0.0, 0.004, 0.01, 0.012, 0.02, 0.04, 0.3, 0.9, 1.0, math.nan]), max_size=7))
+def test_holm_is_the_least_level_at_which_the_step_down_rejects(p_values):
+    """Recomputed from the procedure itself, with ties and with tests that were not made."""
+    np.testing.assert_allclose(holm(p_values), _holm_by_definition(p_values), rtol=1e-8)
+
+
+def test_holm_on_paper():
+    """Four tests of which one was not made: 3 x 0.01, 2 x 0.03, and no less than that for 0.04."""
+    adjusted = holm([0.04, 0.01, math.nan, 0.03])
+    np.testing.assert_allclose(adjusted, [0.06, 0.03, math.nan, 0.06])
+    assert holm([]) == []
+    assert holm([0.7, 0.6]) == [1.0, 1.0]
 
 
 @settings(deadline=None)
@@ -86,6 +176,7 @@ def test_uplift_turns_round_with_its_arms(pair):
     assert (forward.low, forward.high) == pytest.approx((-backward.high, -backward.low), abs=1e-12)
     assert (forward.wins, forward.ties, forward.losses) == (backward.losses, backward.ties, backward.wins)
     assert forward.wins + forward.ties + forward.losses == 7
+    assert forward.p_value == backward.p_value
 
 
 def test_differences_of_rounding_are_ties():
@@ -194,6 +285,9 @@ def test_regret_and_correlation_are_bounded(pair):
         lambda: t_interval([1.0, 2.0], confidence=1.0),
         lambda: patient_means([1.0, 2.0], ["a"]),
         lambda: paired_uplift([1.0, 2.0], [1.0], ["a", "b"]),
+        lambda: paired_uplift([1.0], [0.5], ["a"], confidence=95),
+        lambda: holm([0.2, 1.1]),
+        lambda: holm([-0.1]),
         lambda: patients_needed(-1.0, 0.1),
         lambda: patients_needed(1.0, 0.1, power=0.04),
         lambda: smallest_detectable(math.nan, 5),
