@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
-from job.actions import ActionSpace, apply_all, iter_masks
+from job.actions import LARGEST_LOGIT, ActionSpace, apply_all, iter_masks, resize_bilinear
 from job.data.dataset import Dataset, Loaded, Sample
 from job.data.features import statistics_vector
 from job.progress import Progress, track
+from job.reward import free_judges
 from job.reward.terms import Judge, score
+from job.rows import Row, RowCache
 from job.segmenters.cache import SegmentationCache
 from job.segmenters.protocol import Segmentation
 from job.storage.digests import tensors_digest
@@ -22,7 +25,7 @@ TABLE = "table.safetensors"
 BYTES_PER_MASK_PIXEL = 16
 """What scoring needs per pixel of a mask: the mask, its labels, and the products of the overlap counts."""
 DIVERSITY_PIXELS = 65_536
-"""Mask diversity is measured on a regular grid of at most this many pixels."""
+"""Mask diversity and the free judges are measured on a regular grid of at most this many pixels."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,9 @@ class ActionTable:
 
     `scores[term]` is float64 `[N, K]`, NaN in the rows of unlabelled images; `diversity_N` is the mean
     pairwise 1 - Dice between the masks of an image's actions; `embeddings_NE` and `statistics_NS` are float32
-    features that need no truth, the latter named by `statistic_names`.
+    features that need no truth, the latter named by `statistic_names`. `judges` holds what `confidence` and
+    `consensus` (`job.reward.free_judges`) say without the truth, float64 `[N, K]`, a number in every row:
+    features that a chooser may look at, no terms, so they never enter a reward.
     """
 
     names: tuple[str, ...]
@@ -42,6 +47,7 @@ class ActionTable:
     embeddings_NE: NDArray[np.float32]
     statistics_NS: NDArray[np.float32]
     statistic_names: tuple[str, ...]
+    judges: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def of(self, *splits: str) -> "ActionTable":
         """Return the rows of the named splits, in order."""
@@ -59,6 +65,7 @@ class ActionTable:
             diversity_N=self.diversity_N[picked],
             embeddings_NE=self.embeddings_NE[picked],
             statistics_NS=self.statistics_NS[picked],
+            judges={judge: values[picked] for judge, values in self.judges.items()},
         )
 
     def with_scores(self, **scores: NDArray[np.float64]) -> "ActionTable":
@@ -66,14 +73,16 @@ class ActionTable:
         return replace(self, scores={**self.scores, **scores})
 
     def digest(self) -> str:
-        """Return a sha256 over names, scores and features."""
+        """Return a sha256 over names, scores, features and judges."""
         return tensors_digest(self._tensors(), {"rows": [self.names, self.patients, self.splits]})
 
     def save(self, folder: Path) -> None:
         """Write `table.safetensors` into `folder`."""
         rows = {"names": self.names, "patients": self.patients, "splits": self.splits}
-        columns = {"statistic_names": self.statistic_names, "terms": sorted(self.scores)}
-        write_tensors(folder / TABLE, self._tensors(), {**rows, **columns})
+        columns = {"terms": sorted(self.scores), "judges": sorted(self.judges)}
+        write_tensors(
+            folder / TABLE, self._tensors(), {**rows, **columns, "statistic_names": self.statistic_names}
+        )
 
     @classmethod
     def load(cls, folder: Path) -> "ActionTable":
@@ -88,12 +97,14 @@ class ActionTable:
             embeddings_NE=tensors["embeddings"],
             statistics_NS=tensors["statistics"],
             statistic_names=tuple(rows["statistic_names"]),
+            judges={judge: tensors[f"judges.{judge}"] for judge in rows["judges"]},
         )
 
     def _tensors(self) -> dict[str, NDArray[np.generic]]:
         features = {"embeddings": self.embeddings_NE, "statistics": self.statistics_NS}
         scores = {f"scores.{term}": values for term, values in self.scores.items()}
-        return {"diversity": self.diversity_N, **features, **scores}
+        judges = {f"judges.{judge}": values for judge, values in self.judges.items()}
+        return {"diversity": self.diversity_N, **features, **scores, **judges}
 
 
 def build(
@@ -106,57 +117,111 @@ def build(
     batch_size: int,
     memory_bytes: int,
     progress: Progress,
+    rows: RowCache | None = None,
 ) -> ActionTable:
     """Segment every sample with every prompt, apply every post-processing, and score against the truth.
 
-    Memory is bounded by `memory_bytes` for masks, whatever the number of images. Samples without a mask get
-    NaN scores.
+    A row that `rows` remembers is taken from there, bit for bit. Memory is bounded by `memory_bytes` for
+    masks, whatever the number of images. Samples without a mask get NaN scores.
     """
-    rows: list[_Row] = []
+    remembered = rows or RowCache(None)
+    built: list[Row] = []
     with progress.task("action table", len(samples), "images") as task:
         for start in range(0, len(samples), batch_size):
             batch = [dataset.load(sample) for sample in samples[start : start + batch_size]]
-            for loaded, segmentation in zip(batch, cache.get([b.image for b in batch]), strict=True):
-                rows.append(_score(loaded, segmentation, space, terms, memory_bytes))
+            keys = [remembered.key(b, space, segmenter_key=cache.key, batch_size=batch_size) for b in batch]
+            for row in _rows(batch, keys, space, cache, remembered, terms, memory_bytes):
+                built.append(row)
                 task.advance()
-    statistic_names = rows[0].statistic_names
     return ActionTable(
         names=tuple(sample.name for sample in samples),
         patients=tuple(sample.patient for sample in samples),
         splits=tuple(sample.split or "" for sample in samples),
-        scores={term: np.stack([row.scores[term] for row in rows]) for term in terms},
-        diversity_N=np.array([row.diversity for row in rows]),
-        embeddings_NE=np.stack([row.embedding for row in rows]),
-        statistics_NS=np.stack([row.statistics for row in rows]),
-        statistic_names=statistic_names,
+        scores={term: np.stack([row.scores[term] for row in built]) for term in terms},
+        diversity_N=np.array([row.diversity for row in built]),
+        embeddings_NE=np.stack([row.embedding_E for row in built]),
+        statistics_NS=np.stack([row.statistics_S for row in built]),
+        statistic_names=built[0].statistic_names,
+        judges={judge: np.stack([row.judges[judge] for row in built]) for judge in built[0].judges},
     )
 
 
-@dataclass(frozen=True)
-class _Row:
-    scores: dict[str, NDArray[np.float64]]
-    diversity: float
-    embedding: NDArray[np.float32]
-    statistics: NDArray[np.float32]
-    statistic_names: tuple[str, ...]
+def _rows(
+    batch: Sequence[Loaded],
+    keys: Sequence[str],
+    space: ActionSpace,
+    cache: SegmentationCache,
+    remembered: RowCache,
+    terms: Sequence[str],
+    memory_bytes: int,
+) -> Iterator[Row]:
+    """Yield the rows of a batch in order; only images whose row lacks something are segmented and scored."""
+    known = [remembered.read(key) for key in keys]
+    pending = [i for i, row in enumerate(known) if row is None or row.lacks(terms)]
+    answers = dict(zip(pending, cache.get([batch[i].image for i in pending]), strict=True))
+    for i, row in enumerate(known):
+        if i in answers:
+            asked = terms if row is None else row.lacks(terms)
+            scored = _score(batch[i], answers[i], space, asked, memory_bytes)
+            row = scored if row is None else row.with_scores(scored.scores)
+            remembered.write(keys[i], row)
+            remembered.computed += 1
+        else:
+            remembered.reused += 1
+        assert row is not None
+        yield row
 
 
 def _score(
     loaded: Loaded, segmentation: Segmentation, space: ActionSpace, terms: Sequence[str], memory_bytes: int
-) -> _Row:
-    height, width = loaded.image.shape[:2]
-    stride = math.ceil(math.sqrt(height * width / DIVERSITY_PIXELS))
+) -> Row:
+    size = (loaded.image.shape[0], loaded.image.shape[1])
+    stride = math.ceil(math.sqrt(size[0] * size[1] / DIVERSITY_PIXELS))
     scores = {term: np.full(len(space), np.nan) for term in terms}
     packed: dict[int, NDArray[np.uint8]] = {}
-    for actions, masks_BHW in mask_blocks(space, segmentation.logits_PHW, (height, width), memory_bytes):
+    for actions, masks_BHW in mask_blocks(space, segmentation.logits_PHW, size, memory_bytes):
         sampled_BX = masks_BHW[:, ::stride, ::stride].reshape(len(masks_BHW), -1)
         packed |= zip(actions, np.packbits(sampled_BX, axis=1), strict=True)
         if loaded.truth is not None:
             for term, values in score(masks_BHW, loaded.truth, terms).items():
                 scores[term][actions] = values
+    packed_KX = np.stack([packed[action] for action in range(len(space))])
     names, statistics = statistics_vector(loaded.image, loaded.fov, segmentation.logits_PHW)
-    diversity = _mean_pairwise_distance([packed[action] for action in range(len(space))])
-    return _Row(scores, diversity, segmentation.embedding_D, statistics, names)
+    return Row(
+        scores=scores,
+        judges=_judged_free(space, packed_KX, segmentation.logits_PHW, size, stride),
+        diversity=_mean_pairwise_distance(packed_KX),
+        embedding_E=segmentation.embedding_D,
+        statistics_S=statistics,
+        statistic_names=names,
+    )
+
+
+def _judged_free(
+    space: ActionSpace,
+    packed_KX: NDArray[np.uint8],
+    logits_PHW: NDArray[np.float16],
+    size: tuple[int, int],
+    stride: int,
+) -> dict[str, NDArray[np.float64]]:
+    """Ask the judges that need neither truth nor training about the sampled masks of all actions: `[K]`."""
+    probability_PX = [_sampled_probability(logits_HW, size, stride) for logits_HW in logits_PHW]
+    masks_KX = np.unpackbits(packed_KX, axis=1, count=len(probability_PX[0])).view(np.bool_)
+    masks_PQX = masks_KX.reshape(len(space.prompts), len(space.postprocess), -1)
+    by_prompt = zip(masks_PQX, probability_PX, strict=True)
+    return {
+        "confidence": np.concatenate([free_judges.confidence(*of_prompt) for of_prompt in by_prompt]),
+        "consensus": free_judges.consensus(masks_KX),
+    }
+
+
+def _sampled_probability(
+    logits_HW: NDArray[np.float16], size: tuple[int, int], stride: int
+) -> NDArray[np.float32]:
+    """Return a prompt's probabilities `[X]` on the grid that masks are sampled on, resized as masks are."""
+    clipped_HW = np.clip(logits_HW.astype(np.float32), -LARGEST_LOGIT, LARGEST_LOGIT)
+    probability_HW: NDArray[np.float32] = expit(resize_bilinear(clipped_HW, size)[::stride, ::stride])
+    return probability_HW.ravel()
 
 
 def mask_blocks(
@@ -174,14 +239,13 @@ def mask_blocks(
             yield list(range(start, start + len(masks_BHW))), masks_BHW
 
 
-def _mean_pairwise_distance(packed: Sequence[NDArray[np.uint8]]) -> float:
+def _mean_pairwise_distance(packed_KX: NDArray[np.uint8]) -> float:
     """Mean of 1 - Dice over all pairs of masks, given as packed bits; two empty masks are equal."""
-    if len(packed) < 2:
+    if len(packed_KX) < 2:
         return 0.0
-    packed_KX = np.stack(packed)
     area_K = np.bitwise_count(packed_KX).sum(axis=1, dtype=np.int64)
     distances = []
-    for k in range(len(packed) - 1):
+    for k in range(len(packed_KX) - 1):
         shared = np.bitwise_count(packed_KX[k + 1 :] & packed_KX[k]).sum(axis=1, dtype=np.int64)
         total = area_K[k + 1 :] + area_K[k]
         distances.append(np.where(total > 0, 1 - 2 * shared / np.maximum(total, 1), 0.0))

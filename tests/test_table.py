@@ -1,12 +1,13 @@
 """The action table, against a naive recomputation."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from job import table
 from job.actions import ActionSpace, PostProcess, apply
@@ -15,6 +16,8 @@ from job.data.features import statistics_vector
 from job.data.images import write_image, write_mask
 from job.metrics import overlap, topology
 from job.progress import SILENT
+from job.reward.terms import score
+from job.rows import RowCache
 from job.table import ActionTable, judge_table
 from tests.segmenters.fakes import FakeSegmenter, cache_of, photographs, segmentation_of
 
@@ -38,11 +41,18 @@ class World:
     dataset: Dataset
     root: Path
 
-    def build(self, *, memory_bytes: int = 2**30, batch_size: int = 2) -> tuple[ActionTable, FakeSegmenter]:
+    def build(
+        self,
+        *,
+        memory_bytes: int = 2**30,
+        batch_size: int = 2,
+        terms: Sequence[str] = TERMS,
+        rows: RowCache | None = None,
+    ) -> tuple[ActionTable, FakeSegmenter]:
         cache, segmenter = cache_of(self.root / "cache", SPACE.prompts, keep=False)
         built = table.build(
-            self.dataset, self.dataset.samples, SPACE, cache, terms=TERMS, batch_size=batch_size,
-            memory_bytes=memory_bytes, progress=SILENT,
+            self.dataset, self.dataset.samples, SPACE, cache, terms=terms, batch_size=batch_size,
+            memory_bytes=memory_bytes, progress=SILENT, rows=rows,
         )  # fmt: skip
         return built, segmenter
 
@@ -50,6 +60,13 @@ class World:
         image = self.dataset.load(sample).image
         logits_PHW = segmentation_of(image, SPACE.prompts).logits_PHW
         return np.stack([apply(SPACE, action, logits_PHW, SIZE) for action in range(len(SPACE))])
+
+
+def probability_of(image: np.ndarray) -> np.ndarray:
+    """Return the fake segmenter's probabilities `[P, H, W]`, by torch."""
+    logits_PHW = torch.from_numpy(segmentation_of(image, SPACE.prompts).logits_PHW.astype(np.float64))
+    resized = torch.nn.functional.interpolate(logits_PHW[None], SIZE, mode="bilinear", align_corners=False)
+    return np.asarray(torch.sigmoid(resized[0]).numpy())
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +123,7 @@ def test_unlabelled_rows_are_nan_and_have_features_all_the_same(built: ActionTab
         np.testing.assert_array_equal(np.isnan(built.scores[term]).any(axis=1), [0, 0, 0, 1, 0])
     assert np.isfinite(built.diversity_N).all()
     assert np.isfinite(built.statistics_NS).all()
+    assert all(np.isfinite(values).all() for values in built.judges.values())
 
 
 def test_features_are_the_segmenter_s_embedding_and_the_image_s_statistics(
@@ -131,21 +149,55 @@ def test_diversity_is_the_mean_distance_of_all_pairs(world: World, built: Action
             total = int(a.sum()) + int(b.sum())
             distances.append(1 - 2 * int((a & b).sum()) / total if total else 0.0)
         assert built.diversity_N[i] == pytest.approx(np.mean(distances), abs=1e-6)
-    empty = np.zeros((2, 9), dtype=np.bool_)
+    empty = np.zeros((2, 2), dtype=np.uint8)
     assert table._mean_pairwise_distance(empty) == 0
-    assert table._mean_pairwise_distance(np.eye(2, 9, dtype=np.bool_)) == 1
+    assert table._mean_pairwise_distance(np.packbits(np.eye(2, 9, dtype=np.bool_), axis=1)) == 1
     assert table._mean_pairwise_distance(empty[:1]) == 0
 
 
-def test_diversity_of_large_images_is_measured_on_a_grid(
-    world: World, monkeypatch: pytest.MonkeyPatch
+def test_confidence_is_the_mean_probability_under_the_mask_s_own_prompt(
+    world: World, built: ActionTable
 ) -> None:
-    """Every second pixel each way where the whole image is up to four times the limit."""
-    monkeypatch.setattr(table, "DIVERSITY_PIXELS", SIZE[0] * SIZE[1] // 4)
-    coarse = world.build()[0].diversity_N
+    """Against torch's interpolation and sigmoid; 0 where the mask is empty."""
     for i, sample in enumerate(world.dataset.samples):
-        flat = world.masks_KHW(sample)[:, ::2, ::2].reshape(len(SPACE), -1)
-        assert coarse[i] == table._mean_pairwise_distance(flat)
+        probability_PHW = probability_of(world.dataset.load(sample).image)
+        for k, mask_HW in enumerate(world.masks_KHW(sample)):
+            under = probability_PHW[SPACE.prompt_of(k)][mask_HW]
+            naive = under.mean() if under.size else 0.0
+            assert built.judges["confidence"][i, k] == pytest.approx(naive, abs=1e-6)
+    assert len(np.unique(built.judges["confidence"][0])) > 4
+
+
+def test_consensus_is_the_dice_with_what_most_actions_hold(world: World, built: ActionTable) -> None:
+    """More than half of all K actions, over both prompts."""
+    for i, sample in enumerate(world.dataset.samples):
+        masks_KHW = world.masks_KHW(sample)
+        most_HW = np.median(masks_KHW.astype(np.float64), axis=0) > 0.5
+        naive = [2 * (m & most_HW).sum() / (m.sum() + most_HW.sum()) for m in masks_KHW]
+        np.testing.assert_allclose(built.judges["consensus"][i], naive, atol=1e-6)
+    assert len(np.unique(built.judges["consensus"][0])) > 4
+
+
+def test_sure_logits_give_sure_judges() -> None:
+    """Float16 logits that overflowed to infinity are probabilities of 0 and 1, and no warning."""
+    logits_HW = np.array([[np.inf, -np.inf], [0.0, 65504.0]], dtype=np.float16)
+    np.testing.assert_array_equal(table._sampled_probability(logits_HW, (2, 2), 1), [1, 0, 0.5, 1])
+
+
+def test_large_images_are_sampled_on_a_grid(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Diversity and judges: every second pixel each way of an image up to four times the limit."""
+    monkeypatch.setattr(table, "DIVERSITY_PIXELS", SIZE[0] * SIZE[1] // 4)
+    coarse = world.build()[0]
+    for i, sample in enumerate(world.dataset.samples):
+        masks_KHW = world.masks_KHW(sample)[:, ::2, ::2]
+        packed_KX = np.packbits(masks_KHW.reshape(len(SPACE), -1), axis=1)
+        assert coarse.diversity_N[i] == table._mean_pairwise_distance(packed_KX)
+        probability_PHW = probability_of(world.dataset.load(sample).image)[:, ::2, ::2]
+        under = [probability_PHW[SPACE.prompt_of(k)][mask_HW].mean() for k, mask_HW in enumerate(masks_KHW)]
+        np.testing.assert_allclose(coarse.judges["confidence"][i], under, atol=1e-6)
+        most_HW = masks_KHW.sum(axis=0) > len(SPACE) / 2
+        agreement = [2 * (m & most_HW).sum() / (m.sum() + most_HW.sum()) for m in masks_KHW]
+        np.testing.assert_allclose(coarse.judges["consensus"][i], agreement, atol=1e-6)
 
 
 @pytest.mark.parametrize("masks", [0, 1, 2, 3])
@@ -171,6 +223,7 @@ def test_a_saved_table_comes_back_as_it_was(built: ActionTable, tmp_path: Path) 
     assert (loaded.names, loaded.patients, loaded.splits) == (built.names, built.patients, built.splits)
     assert loaded.statistic_names == built.statistic_names
     assert set(loaded.scores) == set(TERMS)
+    assert set(loaded.judges) == {"confidence", "consensus"}
     for term in TERMS:
         np.testing.assert_array_equal(loaded.scores[term], built.scores[term])
     assert loaded.embeddings_NE.dtype == np.float32
@@ -186,6 +239,7 @@ def test_a_saved_table_comes_back_as_it_was(built: ActionTable, tmp_path: Path) 
         lambda t: replace(t, embeddings_NE=t.embeddings_NE + np.float32(1)),
         lambda t: replace(t, statistics_NS=t.statistics_NS + np.float32(1)),
         lambda t: replace(t, diversity_N=t.diversity_N + 1),
+        lambda t: replace(t, judges={**t.judges, "consensus": t.judges["consensus"] + 1}),
     ],
 )
 def test_the_digest_covers_every_part(
@@ -201,6 +255,8 @@ def test_rows_are_picked_by_split_or_number_in_every_part(built: ActionTable) ->
     assert (part.names, part.patients) == (("i4", "i0"), ("p2", "p0"))
     for whole, picked in (
         (built.scores["dice"], part.scores["dice"]),
+        (built.judges["confidence"], part.judges["confidence"]),
+        (built.judges["consensus"], part.judges["consensus"]),
         (built.diversity_N, part.diversity_N),
         (built.embeddings_NE, part.embeddings_NE),
         (built.statistics_NS, part.statistics_NS),
@@ -210,6 +266,60 @@ def test_rows_are_picked_by_split_or_number_in_every_part(built: ActionTable) ->
     more = built.with_scores(reward_net=np.zeros((5, 8)))
     assert set(more.scores) == {*TERMS, "reward_net"}
     assert "reward_net" not in built.scores
+
+
+def test_remembered_rows_are_bit_for_bit_those_that_were_computed(
+    world: World, built: ActionTable, tmp_path: Path
+) -> None:
+    """The second table asks no segmenter and has the same digest, judges, features and NaN included."""
+    first, cold = RowCache(tmp_path), world.build(rows=RowCache(tmp_path / "none"))
+    assert world.build(rows=first)[0].digest() == cold[0].digest() == built.digest()
+    assert (first.computed, first.reused) == (5, 0)
+    again = RowCache(tmp_path)
+    remembered, segmenter = world.build(rows=again)
+    assert remembered.digest() == built.digest()
+    assert segmenter.calls == []
+    assert (again.computed, again.reused) == (0, 5)
+
+
+def test_a_row_serves_whoever_asks_for_fewer_terms_and_grows_for_whoever_asks_for_more(
+    world: World, built: ActionTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A test row of one fold is a training row of the next: no term of an image is scored twice."""
+    asked: list[list[str]] = []
+
+    def counted(masks: np.ndarray, truth: np.ndarray, terms: Sequence[str]) -> dict[str, np.ndarray]:
+        asked.append(list(terms))
+        return score(masks, truth, terms)
+
+    monkeypatch.setattr(table, "score", counted)
+    rows = RowCache(tmp_path)
+    fewer = world.build(rows=rows, terms=["dice", "recall"])[0]
+    assert set(fewer.scores) == {"dice", "recall"}
+    assert world.build(rows=rows)[0].digest() == built.digest()
+    assert asked == [["dice", "recall"]] * 4 + [["precision", "cldice"]] * 4
+    only_dice, segmenter = world.build(rows=rows, terms=["dice"])
+    assert only_dice.digest() == replace(built, scores={"dice": built.scores["dice"]}).digest()
+    assert segmenter.calls == []
+    assert (rows.computed, rows.reused) == (10, 5)
+
+
+def test_only_new_or_damaged_rows_are_computed(world: World, built: ActionTable, tmp_path: Path) -> None:
+    """Cut short, emptied or gone: computed again, written again, and the table is the same."""
+    world.build(rows=RowCache(tmp_path))
+    files = sorted((tmp_path / "rows").iterdir())
+    assert len(files) == 5
+    whole = [file.read_bytes() for file in files]
+    files[0].write_bytes(whole[0][:-1] + bytes([whole[0][-1] ^ 1]))
+    files[1].write_bytes(b"")
+    files[2].unlink()
+    rows = RowCache(tmp_path)
+    mended, segmenter = world.build(rows=rows)
+    assert mended.digest() == built.digest()
+    assert sum(n for n, _ in segmenter.calls) == 3
+    assert (rows.computed, rows.reused) == (3, 2)
+    assert [file.read_bytes() for file in files] == whole
+    assert sorted((tmp_path / "rows").iterdir()) == files
 
 
 def test_judging_asks_each_image_s_own_judge_about_each_action_s_mask(world: World) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -84,6 +85,52 @@ def quality_interval(score: float, halfwidth: float) -> tuple[float, float]:
     return max(0.0, score - halfwidth), min(1.0, score + halfwidth)
 
 
+def coverage(predicted: ArrayLike, true: ArrayLike, halfwidth: float) -> float:
+    """Give the share of images whose true quality `[n]` lies within `halfwidth` of the predicted `[n]`.
+
+    Raises ValueError for no image, qualities that are not finite, or a negative half-width.
+    """
+    predicted_n, true_n = _paired_qualities(predicted, true)
+    if not halfwidth >= 0:
+        raise ValueError(f"a half-width is at least 0, got {halfwidth}")
+    return float((np.abs(predicted_n - true_n) <= halfwidth).mean())
+
+
+class ReviewWorth(NamedTuple):
+    """Mean true quality of all masks, and of those that are kept when the rest goes to a person."""
+
+    all: float
+    kept: float
+    """Without the masks of least predicted quality."""
+    kept_at_random: float
+    """Without as many drawn at random: the mean over all draws, which is the mean of all."""
+    kept_at_best: float
+    """Without the truly worst: the most that any flag could do."""
+
+
+def review_worth(predicted: ArrayLike, true: ArrayLike, share: float = 0.2) -> ReviewWorth:
+    """Measure what sending `share` of the masks to review is worth, on predicted and true quality `[n]`.
+
+    The share is rounded down to whole masks: never more are sent than was asked for, and one is always kept.
+    Of equally predicted masks all orders count alike, so that a judge that says one number gains nothing.
+    Raises ValueError for no mask, qualities that are not finite, or a share outside (0, 1).
+    """
+    predicted_n, true_n = _paired_qualities(predicted, true)
+    if not 0 < share < 1:
+        raise ValueError(f"share must lie between 0 and 1, got {share}")
+    # Rounding first: 0.29 * 100 must count as 29, not as 28.999999999999996.
+    n_sent = math.floor(round(len(true_n) * share, 9))
+    _, tied_n = np.unique(predicted_n, return_inverse=True)
+    expected_n = (np.bincount(tied_n, weights=true_n) / np.bincount(tied_n))[tied_n]
+    mean = float(true_n.mean())
+    return ReviewWorth(
+        all=mean,
+        kept=float(expected_n[predicted_n.argsort(kind="stable")][n_sent:].mean()),
+        kept_at_random=mean,
+        kept_at_best=float(np.sort(true_n)[n_sent:].mean()),
+    )
+
+
 def review_threshold(predicted: ArrayLike, share: float = 0.2) -> float:
     """Give the predicted quality below which a mask should be looked at by a person.
 
@@ -94,6 +141,15 @@ def review_threshold(predicted: ArrayLike, share: float = 0.2) -> float:
     if qualities.ndim != 1 or not qualities.size or not 0 < share < 1:
         raise ValueError(f"need qualities [n] and a share between 0 and 1, got {qualities.shape} and {share}")
     return float(np.quantile(qualities, share))
+
+
+def _paired_qualities(predicted: ArrayLike, true: ArrayLike) -> tuple[Scores, Scores]:
+    predicted_n, true_n = np.asarray(predicted, dtype=np.float64), np.asarray(true, dtype=np.float64)
+    if predicted_n.ndim != 1 or predicted_n.shape != true_n.shape or not predicted_n.size:
+        raise ValueError(f"need predicted and true qualities [n], got {predicted_n.shape} and {true_n.shape}")
+    if not (np.isfinite(predicted_n).all() and np.isfinite(true_n).all()):
+        raise ValueError("qualities must be finite")
+    return predicted_n, true_n
 
 
 def _slope(predicted: Scores, true: Scores) -> float:

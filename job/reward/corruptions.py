@@ -33,7 +33,7 @@ def corrupted(truth_HW: Mask, others: Sequence[Mask], rng: np.random.Generator) 
 
 def drop_thin(mask_HW: Mask, rng: np.random.Generator) -> Mask:
     """Drop a random share of the branches that are too thin to survive an opening."""
-    thick = ndimage.binary_opening(mask_HW, _EIGHT_CONNECTED, iterations=_unit_px(mask_HW))
+    thick = ndimage.binary_opening(mask_HW, _EIGHT_CONNECTED, iterations=unit_px(mask_HW))
     thick = ndimage.binary_dilation(thick, _EIGHT_CONNECTED) & mask_HW
     labels, n_branches = ndimage.label(mask_HW & ~thick, _EIGHT_CONNECTED)
     is_kept = rng.uniform(size=n_branches + 1) < rng.uniform(0.0, 0.8)
@@ -45,8 +45,8 @@ def drop_thin(mask_HW: Mask, rng: np.random.Generator) -> Mask:
 def break_vessels(mask_HW: Mask, rng: np.random.Generator) -> Mask:
     """Cut gaps of a few pixels all along the vessels."""
     n_gaps = int(rng.integers(10, 80))
-    gaps = _disks_at(
-        _some_pixels(mask_HW, n_gaps, rng), mask_HW.shape, rng.uniform(1.0, 4.0) * _unit_px(mask_HW)
+    gaps = disks_at(
+        _some_pixels(mask_HW, n_gaps, rng), mask_HW.shape, rng.uniform(1.0, 4.0) * unit_px(mask_HW)
     )
     return mask_HW & ~gaps
 
@@ -72,7 +72,7 @@ def add_islands(mask_HW: Mask, rng: np.random.Generator) -> Mask:
     """Add specks that belong to no vessel."""
     n_islands = int(rng.integers(5, 150))
     places = np.stack([rng.integers(0, side, n_islands) for side in mask_HW.shape], axis=1)
-    return mask_HW | _disks_at(places, mask_HW.shape, rng.uniform(0.5, 2.5) * _unit_px(mask_HW))
+    return mask_HW | disks_at(places, mask_HW.shape, rng.uniform(0.5, 2.5) * unit_px(mask_HW))
 
 
 def add_rim(mask_HW: Mask, rng: np.random.Generator) -> Mask:
@@ -81,13 +81,13 @@ def add_rim(mask_HW: Mask, rng: np.random.Generator) -> Mask:
     y, x = np.ogrid[:height, :width]
     radius = rng.uniform(0.42, 0.52) * max(height, width)
     off_rim = np.abs(np.hypot(y - (height - 1) / 2, x - (width - 1) / 2) - radius)
-    on_rim: Mask = off_rim < rng.uniform(0.6, 3.0) * _unit_px(mask_HW)
+    on_rim: Mask = off_rim < rng.uniform(0.6, 3.0) * unit_px(mask_HW)
     return mask_HW | on_rim
 
 
 def shift(mask_HW: Mask, rng: np.random.Generator) -> Mask:
     """Move the mask by a few pixels; what leaves the image is lost."""
-    distance, angle = rng.uniform(1.0, 8.0) * _unit_px(mask_HW), rng.uniform(0, 2 * np.pi)
+    distance, angle = rng.uniform(1.0, 8.0) * unit_px(mask_HW), rng.uniform(0, 2 * np.pi)
     height, width = mask_HW.shape
     # A tiny mask leaves the image altogether; a longer way would turn slices inside out.
     dy = int(np.clip(round(distance * np.sin(angle)), -height, height))
@@ -127,12 +127,22 @@ def swap(mask_HW: Mask, other_HW: Mask) -> Mask:
     return np.asarray(resized, dtype=np.bool_)
 
 
-def _unit_px(mask_HW: Mask) -> int:
+def unit_px(mask_HW: Mask) -> int:
+    """Return the length in pixels that is one pixel of an image of 128: what lengths are counted in."""
     return max(1, round(int(max(mask_HW.shape)) / _REFERENCE_SIDE_PX))
 
 
+def disks_at(places_N2: NDArray[np.integer], shape: tuple[int, ...], radius_px: float) -> Mask:
+    """Return bool `[*shape]`: disks of a radius at places `[N, 2]` of row and column."""
+    if not len(places_N2):
+        return np.zeros(shape, dtype=np.bool_)
+    off_centre = np.ones(shape, dtype=np.bool_)
+    off_centre[tuple(places_N2.T)] = False
+    return np.asarray(ndimage.distance_transform_edt(off_centre) <= radius_px)
+
+
 def _few_px(mask_HW: Mask, rng: np.random.Generator) -> int:
-    return int(rng.integers(1, 3)) * _unit_px(mask_HW)
+    return int(rng.integers(1, 3)) * unit_px(mask_HW)
 
 
 def _cross_or_square(rng: np.random.Generator) -> Mask:
@@ -142,14 +152,6 @@ def _cross_or_square(rng: np.random.Generator) -> Mask:
 def _some_pixels(mask_HW: Mask, n: int, rng: np.random.Generator) -> NDArray[np.intp]:
     places = np.argwhere(mask_HW)
     return places[rng.integers(0, len(places), n)] if len(places) else places
-
-
-def _disks_at(places_N2: NDArray[np.integer], shape: tuple[int, ...], radius_px: float) -> Mask:
-    if not len(places_N2):
-        return np.zeros(shape, dtype=np.bool_)
-    off_centre = np.ones(shape, dtype=np.bool_)
-    off_centre[tuple(places_N2.T)] = False
-    return np.asarray(ndimage.distance_transform_edt(off_centre) <= radius_px)
 
 
 def _region(shape: tuple[int, ...], share: float, rng: np.random.Generator) -> Mask:

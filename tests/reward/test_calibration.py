@@ -4,9 +4,19 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from job.reward.calibration import conformal_halfwidth, judge_quality, quality_interval, review_threshold
+from job.reward.calibration import (
+    conformal_halfwidth,
+    coverage,
+    judge_quality,
+    quality_interval,
+    review_threshold,
+    review_worth,
+)
 
 
 @pytest.mark.parametrize("n_calibration", [19, 60, 400])
@@ -62,6 +72,67 @@ def test_the_review_threshold_flags_the_stated_share() -> None:
     assert (qualities < review_threshold(qualities, 0.2)).mean() == pytest.approx(0.2, abs=0.01)
     with pytest.raises(ValueError, match="share"):
         review_threshold([], 0.2)
+
+
+def test_coverage_counts_the_images_inside() -> None:
+    """The limit itself is inside; an infinite interval holds everything."""
+    assert coverage([0.5, 0.5, 0.5, 0.5], [0.5, 0.75, 0.25, 0.76], 0.25) == 0.75
+    assert coverage([0.1, 0.9], [0.9, 0.1], math.inf) == 1
+    assert coverage([0.1, 0.9], [0.9, 0.1], 0.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true", "halfwidth"), [([], [], 0.1), ([0.1], [math.nan], 0.1), ([0.1], [0.1], -0.1)]
+)
+def test_coverage_of_nothing_is_refused(predicted: list[float], true: list[float], halfwidth: float) -> None:
+    """No image, no number, no width."""
+    with pytest.raises(ValueError, match=r"qualities|half-width"):
+        coverage(predicted, true, halfwidth)
+
+
+QUALITIES = hnp.arrays(np.float64, st.integers(1, 60), elements=st.sampled_from([0.1, 0.3, 0.35, 0.6, 0.8]))
+
+
+@given(true=QUALITIES, seed=st.integers(0, 99), share=st.floats(0.01, 0.99))
+def test_review_keeps_no_more_than_the_best_flag(true: np.ndarray, seed: int, share: float) -> None:
+    """Kept by a perfect prediction is the best there is, and random draws keep the mean of all."""
+    rng = np.random.default_rng(seed)
+    worth = review_worth(rng.uniform(size=len(true)), true, share)
+    assert worth.kept <= worth.kept_at_best + 1e-12
+    assert worth.kept_at_random == worth.all == pytest.approx(true.mean())
+    assert review_worth(true, true, share).kept == pytest.approx(worth.kept_at_best)
+    kept = sorted(true)[int(share * len(true) + 1e-9) :]
+    assert worth.kept_at_best == pytest.approx(np.mean(kept))
+
+
+@given(true=QUALITIES, predicted=QUALITIES, seed=st.integers(0, 99))
+def test_review_does_not_depend_on_the_order_of_images(
+    true: np.ndarray, predicted: np.ndarray, seed: int
+) -> None:
+    """Equal predictions do not favour the images that come first."""
+    n = min(len(true), len(predicted))
+    order = np.random.default_rng(seed).permutation(n)
+    first, again = review_worth(predicted[:n], true[:n]), review_worth(predicted[:n][order], true[:n][order])
+    assert first == pytest.approx(again)
+
+
+def test_review_is_the_mean_over_random_draws_among_equals() -> None:
+    """Where predictions tie, drawing the flagged by lot many times gives what is computed."""
+    rng = np.random.default_rng(0)
+    predicted, true = rng.integers(0, 3, 40) / 2, rng.uniform(size=40)
+    draws = [true[np.lexsort((rng.uniform(size=40), predicted))][8:].mean() for _ in range(4000)]
+    assert review_worth(predicted, true, 0.2).kept == pytest.approx(np.mean(draws), abs=0.002)
+    assert review_worth(np.full(40, 0.5), true, 0.2).kept == pytest.approx(true.mean())
+
+
+def test_review_sends_whole_masks_and_never_more_than_asked() -> None:
+    """A fifth of 4 masks is none, of 9 one; 29 of 100 are 29; a single mask is always kept."""
+    true = np.arange(100) / 100
+    for n, share, n_sent in ((4, 0.2, 0), (9, 0.2, 1), (10, 0.2, 2), (100, 0.29, 29), (1, 0.99, 0)):
+        assert review_worth(true[:n], true[:n], share).kept == pytest.approx(true[n_sent:n].mean())
+    for share in (0.0, 1.0):
+        with pytest.raises(ValueError, match="share"):
+            review_worth(true, true, share)
 
 
 def test_a_perfect_judge_has_perfect_figures() -> None:

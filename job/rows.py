@@ -1,0 +1,117 @@
+"""Rows of the action table kept on disk: an image is scored once, whichever fold, sweep or night asks.
+
+One small safetensors file a row, keyed by all that shapes it but the terms: a file holds the terms that were
+asked for so far, so that a row scored for learning serves, in another fold, as a test row.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from job.actions import ActionSpace
+from job.data.dataset import Loaded
+from job.data.images import pixel_digest
+from job.errors import IntegrityError
+from job.storage.local import sha256_json
+from job.storage.tensor_file import read_tensors, write_tensors
+
+LIBRARIES = ("torch", "transformers", "numpy", "scipy", "scikit-image", "pillow")
+"""Distributions whose version shapes a row."""
+REVISION = 1
+"""Raised whenever the same image would give another row."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the table holds of one image under K actions.
+
+    `scores` (NaN without a truth) and `judges` are float64 `[K]` by name; `embedding_E` and `statistics_S`
+    are float32.
+    """
+
+    scores: Mapping[str, NDArray[np.float64]]
+    judges: Mapping[str, NDArray[np.float64]]
+    diversity: float
+    embedding_E: NDArray[np.float32]
+    statistics_S: NDArray[np.float32]
+    statistic_names: tuple[str, ...]
+
+    def lacks(self, terms: Sequence[str]) -> list[str]:
+        """Return those of the terms that the row was not scored by."""
+        return [term for term in terms if term not in self.scores]
+
+    def with_scores(self, scores: Mapping[str, NDArray[np.float64]]) -> "Row":
+        """Return the row with further terms; those that it has stay as they are."""
+        return replace(self, scores={**scores, **self.scores})
+
+
+class RowCache:
+    """Remembers rows under `root/rows/`, or nothing without a root.
+
+    Rows are small: they are kept even where logits are not.
+    """
+
+    def __init__(self, root: Path | None) -> None:
+        self.computed = 0
+        """Rows that had to be scored, by every term or by some."""
+        self.reused = 0
+        """Rows that were found whole."""
+        self._folder = None if root is None else root / "rows"
+
+    def key(self, loaded: Loaded, space: ActionSpace, *, segmenter_key: str, batch_size: int) -> str:
+        """Return the name of an image's row: a sha256 over all that its values depend on, but the terms.
+
+        The batch size counts because networks round otherwise in another batch.
+        """
+        pixels = (loaded.image, loaded.truth, loaded.fov)
+        return sha256_json(
+            {
+                "revision": REVISION,
+                "libraries": self._versions,
+                "segmenter": segmenter_key,
+                "batch_size": batch_size,
+                "prompts": space.prompts,
+                "postprocess": [asdict(postprocess) for postprocess in space.postprocess],
+                "pixels": [None if array is None else pixel_digest(array) for array in pixels],
+            }
+        )
+
+    def read(self, key: str) -> Row | None:
+        """Return the remembered row, with whatever terms it has, or None; a damaged file counts as none."""
+        if self._folder is None:
+            return None
+        try:
+            tensors, names = read_tensors(self._folder / f"{key}.safetensors")
+        except (FileNotFoundError, IntegrityError):
+            return None
+        return Row(
+            scores={term: tensors[f"scores.{term}"] for term in names["terms"]},
+            judges={judge: tensors[f"judges.{judge}"] for judge in names["judges"]},
+            diversity=float(tensors["diversity"]),
+            embedding_E=tensors["embedding"],
+            statistics_S=tensors["statistics"],
+            statistic_names=tuple(names["statistics"]),
+        )
+
+    def write(self, key: str, row: Row) -> None:
+        """Remember a row in one step; it replaces a damaged one, or one of fewer terms."""
+        if self._folder is None:
+            return
+        tensors = {
+            "diversity": np.array(row.diversity),
+            "embedding": row.embedding_E,
+            "statistics": row.statistics_S,
+            **{f"scores.{term}": values for term, values in row.scores.items()},
+            **{f"judges.{judge}": values for judge, values in row.judges.items()},
+        }
+        names = {"terms": list(row.scores), "judges": list(row.judges), "statistics": row.statistic_names}
+        write_tensors(self._folder / f"{key}.safetensors", tensors, names)
+
+    @cached_property
+    def _versions(self) -> dict[str, str]:
+        return {name: metadata.version(name) for name in LIBRARIES}
