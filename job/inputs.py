@@ -1,12 +1,14 @@
 """What a spec points at: places resolved and checked before anything slow begins, and the run's identity."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from job.data.dataset import listing_digest
 from job.errors import InputError, SpecError
 from job.spec.job import JobSpec
 from job.spec.reward import RewardNetworkSpec
+from job.spec.runtime import OtherDataset
 from job.storage.local import local_path, sha256_file, sha256_folder, sha256_json, write_atomic
 from job.storage.run_folder import newest_finished
 
@@ -29,6 +31,8 @@ class Inputs:
     reward_network: Path | None
     """The file that training starts from, or that is taken as it is; None with `init: scratch`."""
     policy: Path | None
+    others: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of `evaluate.datasets` by name."""
 
     def identity(self, spec: JobSpec, memory: Path | None = None) -> str:
         """Return a digest of what is computed, on which bytes.
@@ -37,6 +41,7 @@ class Inputs:
         sizes and times. Data that are fetched again have new times and, if nothing changed, the same digest.
         """
         folders = {"data": self.data, "unlabelled": self.unlabelled, "segmenter": self.segmenter}
+        folders |= {f"evaluate.datasets.{name}": path for name, path in self.others.items()}
         files = {"reward_network": self.reward_network, "policy": self.policy}
         digests = {name: _folder_digest(path, memory) for name, path in folders.items() if path is not None}
         digests |= {name: sha256_file(path) for name, path in files.items() if path is not None}
@@ -52,6 +57,7 @@ def resolve(spec: JobSpec) -> Inputs:
         segmenter=segmenter_folder(spec.segmenter.uri),
         reward_network=_reward_network(spec.reward.network),
         policy=_file_of_run(policy, POLICY, "finetune.policy_uri") if policy else None,
+        others=_others(spec.evaluate.datasets),
     )
 
 
@@ -107,6 +113,18 @@ def _dataset(uri: str) -> Path | None:
             )
         return None
     return _folder(uri, "data.uri")
+
+
+def _others(datasets: Sequence[OtherDataset]) -> dict[str, Path]:
+    folders: dict[str, Path] = {}
+    for position, dataset in enumerate(datasets):
+        if dataset.name.lower() in {name.lower() for name in folders}:
+            raise SpecError(
+                f"evaluate.datasets[{position}].name: {dataset.name!r} is named twice",
+                advice="give each dataset a name of its own: the report tells them apart by it",
+            )
+        folders[dataset.name] = _folder(dataset.uri, f"evaluate.datasets[{position}].uri")
+    return folders
 
 
 def _folder(uri: str, field: str) -> Path:

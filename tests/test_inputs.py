@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def test_folders_are_resolved_to_absolute_paths(tmp_path: Path, monkeypatch: pyt
         ({"data": {"uri": "nowhere"}}, "data.uri"),
         ({"data": {"unlabelled_uri": "nowhere"}}, "data.unlabelled_uri"),
         ({"segmenter": {"uri": "nowhere"}}, "segmenter.uri"),
+        ({"evaluate": {"datasets": [{"name": "a", "uri": "nowhere"}]}}, r"evaluate\.datasets\[0\]\.uri"),
         ({"reward": {"network": {"uri": "nowhere"}}}, "reward.network.uri"),
         ({"finetune": {"policy_uri": "nowhere"}}, "finetune.policy_uri"),
     ],
@@ -64,6 +66,26 @@ def test_what_is_not_there_is_named_by_its_field(
     with pytest.raises(InputError, match=f"{field}: nowhere does not exist") as caught:
         resolve(spec_of(**sections))
     assert caught.value.advice
+
+
+def test_further_datasets_are_found_by_name(tmp_path: Path, world: Inputs) -> None:
+    """Each folder under its name; its content counts for the run's identity."""
+    (tmp_path / "stare").mkdir()
+    datasets = [{"name": "STARE", "uri": str(tmp_path / "stare")}]
+    found = resolve(spec_of(evaluate={"datasets": datasets}))
+    assert found.others == {"STARE": (tmp_path / "stare").resolve()}
+    with_others = replace(world, others=found.others)
+    before = with_others.identity(spec_of())
+    assert before != world.identity(spec_of())
+    (tmp_path / "stare" / "im0001.ppm").write_text("picture")
+    assert with_others.identity(spec_of()) != before
+
+
+def test_further_datasets_have_names_of_their_own(tmp_path: Path) -> None:
+    """Two of one name would be one in the report; case does not tell them apart."""
+    datasets = [{"name": name, "uri": str(tmp_path)} for name in ("hrf", "HRF")]
+    with pytest.raises(SpecError, match=r"evaluate\.datasets\[1\]\.name: 'HRF' is named twice"):
+        resolve(spec_of(evaluate={"datasets": datasets}))
 
 
 def test_a_file_where_a_folder_belongs_is_called_that(tmp_path: Path) -> None:

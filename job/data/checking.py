@@ -1,17 +1,19 @@
 """What is wrong or suspicious with a dataset folder: everything at once, before a job stumbles over it."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from job.checks.result import Thresholds
 from job.data.annotations import list_folder, not_listed
-from job.data.images import pixel_digest, read_image, read_levels
+from job.data.images import read_image, read_levels
+from job.data.leaks import find_copies, fingerprint
 from job.data.names import printable
 from job.data.polygons import rasterise
-from job.data.samples import SIDES, Finding, Polygons, Sample
+from job.data.samples import SIDES, Finding, Polygons, Sample, Severity
 from job.errors import InputError
 from job.progress import SILENT, Progress, track
 
@@ -30,14 +32,14 @@ def check_folder(root: Path, progress: Progress = SILENT) -> list[Finding]:
     """
     listing = list_folder(root)
     findings = list(listing.findings)
-    digests: dict[str, list[Sample]] = defaultdict(list)
+    decoded: list[tuple[Sample, NDArray[np.float32]]] = []
     for sample in track(progress, "checking images", listing.samples, len(listing.samples), "images"):
         image = _decode_image(sample, findings)
         if image is not None:
-            digests[pixel_digest(image)].append(sample)
+            decoded.append((sample, fingerprint(image)))
             findings += _about_image(sample, image)
             findings += _about_masks(sample, (image.shape[0], image.shape[1]))
-    findings += _duplicates(digests.values())
+    findings += _copies(decoded)
     if listing.samples:
         findings += _about_patients(listing.samples)
         findings += [
@@ -111,17 +113,16 @@ def _decode_mask(
     return above
 
 
-def _duplicates(groups: Iterable[Sequence[Sample]]) -> Iterator[Finding]:
-    for group in groups:
-        if len(group) > 1:
-            names = _some([sample.name for sample in group])
-            leaks = (
-                len({sample.patient for sample in group}) > 1 or len({sample.split for sample in group}) > 1
-            )
-            what = (
-                "the same picture under several patients or splits: a leak" if leaks else "the same picture"
-            )
-            yield Finding("error" if leaks else "warning", names, what, "keep one of them")
+def _copies(decoded: Sequence[tuple[Sample, NDArray[np.float32]]]) -> Iterator[Finding]:
+    if not decoded:
+        return
+    fingerprints_ND = np.stack([fingerprint_D for _, fingerprint_D in decoded])
+    for original, copy in find_copies(fingerprints_ND, Thresholds().max_image_similarity):
+        one, two = decoded[original][0], decoded[copy][0]
+        leaks = one.patient != two.patient or one.split != two.split
+        what = "the same picture under several patients or splits: a leak" if leaks else "the same picture"
+        severity: Severity = "error" if leaks else "warning"
+        yield Finding(severity, f"{one.name}, {two.name}", what, "keep one of them")
 
 
 def _about_patients(samples: Sequence[Sample]) -> Iterator[Finding]:
@@ -134,7 +135,7 @@ def _about_patients(samples: Sequence[Sample]) -> Iterator[Finding]:
         yield Finding("error", "patients", what if patients else "no image has a mask", advice)
     elif len(patients) < _FEW_PATIENTS:
         what = f"only {len(patients)} patients have a mask: results will be uncertain"
-        yield Finding("warning", "patients", what)
+        yield Finding("warning", "patients", what, "data.split.kind folds tests every patient once")
     if 0 < len(labelled) < len(samples):
         without = [sample.name for sample in samples if sample.mask is None]
         what = f"{len(without)} images have no mask and count as unlabelled: {_some(without)}"

@@ -9,7 +9,7 @@ from typing import Literal
 
 from job.data.samples import SIDES, UNLABELLED, Sample
 from job.errors import InputError
-from job.spec.data import AutoSplit, ColumnSplit, HashSplit, PatientSplit
+from job.spec.data import AutoSplit, ColumnSplit, FoldSplit, HashSplit, PatientSplit, Split
 
 DecidedBy = Literal["column", "hash", "patients"]
 
@@ -37,15 +37,17 @@ class Assignment:
 
 def assign(
     samples: Sequence[Sample],
-    split: AutoSplit | ColumnSplit | HashSplit | PatientSplit,
+    split: Split,
     *,
     required: Collection[str] = SIDES,
 ) -> Assignment:
     """Put every image on a side as `data.split` says; images without a mask are `unlabelled`.
 
-    Raises `InputError` when a `required` side stays empty, when a patient is on two sides, and for patients
-    that the data set does not know.
+    Folds are dealt before (`folds.deal`): each fold's run comes with the patients of its sides. Raises
+    `InputError` when a `required` side stays empty, when a patient is on two sides, and for patients that the
+    data set does not know.
     """
+    assert not isinstance(split, FoldSplit), "deal the folds first: each is a run with named patients"
     labelled = [sample for sample in samples if sample.mask is not None]
     decided_by: DecidedBy
     match split:

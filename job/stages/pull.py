@@ -1,38 +1,52 @@
-"""pull: find the images and give every patient a side.
+"""pull: find the images, give every patient a side, and look for held-out pictures among those seen before.
 
 `splits.json` holds the side of each image by name, so that a dataset folder may move without a stage running
 again. Later stages take the digests of the splits they read: the test images' enters evaluate alone.
+`leaks.json` holds what each held-out picture resembles most, and how much: audit has the threshold.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from job.checks.evidence import Leak
 from job.data import fundus, splits, synthetic
 from job.data.dataset import Dataset, Sample, content_digest, read_folder, with_unlabelled
+from job.data.images import read_image
+from job.data.leaks import OTHER, find_leaks, fingerprint
 from job.data.samples import SPLITS
 from job.errors import InputError
+from job.progress import track
 from job.spec.data import ColumnSplit
 from job.stages.stage import Stage, StageContext
-from job.storage.local import sha256_file, sha256_json, write_atomic
+from job.storage.local import sha256_json, write_atomic
 
 SYNTHETIC_FOLDER = "dataset"
+SPLITS_FILE = "splits.json"
+LEAKS_FILE = "leaks.json"
 
 
 def reads(context: StageContext) -> Mapping[str, Any]:
-    """Synthetic settings, or the content of the dataset's files and the rule of the split."""
+    """The content of every image and the rule of the split, or the settings of synthetic images."""
     data, inputs = context.spec.data, context.inputs
-    unlabelled = _digests(read_folder(inputs.unlabelled)) if inputs.unlabelled else None
+    more = {
+        "unlabelled": _digests(read_folder(inputs.unlabelled)) if inputs.unlabelled else None,
+        "others": {name: _digests(_annotated(name, folder)) for name, folder in inputs.others.items()},
+    }
     if inputs.data is None:
-        made = {"synthetic": data.synthetic.model_dump(), "revision": fundus.REVISION}
-        return {**made, "unlabelled": unlabelled}
-    files = _digests(read_folder(inputs.data))
-    return {"split": data.split.model_dump(), "files": files, "unlabelled": unlabelled}
+        return {"synthetic": data.synthetic.model_dump(), "revision": fundus.REVISION, **more}
+    return {"split": data.split.model_dump(), "files": _digests(read_folder(inputs.data)), **more}
 
 
 def run(context: StageContext) -> Mapping[str, str]:
-    """Make or read the dataset and assign the splits; returns the digest of each split."""
+    """Make or read the dataset, assign the splits and compare the pictures across them.
+
+    Returns the digest of each split, of each further dataset (`other:NAME`) and of the `leaks`.
+    """
     data, inputs = context.spec.data, context.inputs
     if inputs.data is None:
         root = context.folder / SYNTHETIC_FOLDER
@@ -51,14 +65,17 @@ def run(context: StageContext) -> Mapping[str, str]:
     kept = assigned.apply(samples)
     if inputs.unlabelled is not None:
         kept = with_unlabelled(kept, read_folder(inputs.unlabelled))
-    _refuse_leaks(kept)
-    write_atomic(context.folder / "splits.json", json.dumps({s.name: s.split for s in kept}, indent=1))
-    sides = {split: [s for s in kept if s.split == split] for split in SPLITS}
+    write_atomic(context.folder / SPLITS_FILE, json.dumps({s.name: s.split for s in kept}, indent=1))
     context.log.info("data.summary", images=counts(kept), patients=patient_counts(kept))
-    return {split: sha256_json(_digests(side)) for split, side in sides.items()}
+    sides = {split: [s for s in kept if s.split == split] for split in SPLITS}
+    sides |= {OTHER + name: _annotated(name, folder) for name, folder in inputs.others.items()}
+    leaks = [asdict(leak) for leak in _compare(context, sides)]
+    write_atomic(context.folder / LEAKS_FILE, json.dumps(leaks, indent=1))
+    digests = {split: sha256_json(_digests(side)) for split, side in sides.items()}
+    return {**digests, "leaks": sha256_json(leaks)}
 
 
-STAGE = Stage("pull", 1, reads, ("numpy", "scipy", "pillow"), run)
+STAGE = Stage("pull", 2, reads, ("numpy", "scipy", "pillow"), run)
 
 
 def open_dataset(context: StageContext) -> Dataset:
@@ -67,9 +84,21 @@ def open_dataset(context: StageContext) -> Dataset:
     samples = read_folder(context.inputs.data or pulled / SYNTHETIC_FOLDER)
     if context.inputs.unlabelled is not None:
         samples = with_unlabelled(samples, read_folder(context.inputs.unlabelled))
-    of: dict[str, str] = json.loads((pulled / "splits.json").read_text())
+    of: dict[str, str] = json.loads((pulled / SPLITS_FILE).read_text())
     kept = [replace(sample, split=of[sample.name]) for sample in samples if sample.name in of]
     return Dataset(kept, context.spec.data.width)
+
+
+def open_other(context: StageContext, name: str) -> Dataset:
+    """Return the annotated images of a dataset of `evaluate.datasets` at the working width, all as `test`."""
+    samples = [replace(s, split="test") for s in _annotated(name, context.inputs.others[name])]
+    return Dataset(samples, context.spec.data.width)
+
+
+def load_leaks(context: StageContext) -> tuple[Leak, ...]:
+    """Return what each held-out picture resembles most in each split seen before it, most alike first."""
+    rows = json.loads((context.done["pull"].folder / LEAKS_FILE).read_text())
+    return tuple(Leak(**row) for row in rows)
 
 
 def counts(samples: list[Sample]) -> dict[str, int]:
@@ -82,18 +111,21 @@ def patient_counts(samples: list[Sample]) -> dict[str, int]:
     return {split: len({s.patient for s in samples if s.split == split}) for split in SPLITS}
 
 
-def _refuse_leaks(samples: list[Sample]) -> None:
-    """Raise `InputError` when a held-out picture is also one to learn from, under whatever name."""
-    learned = {sha256_file(s.image): s for s in samples if s.split in ("train", "unlabelled")}
-    held_out = [s for s in samples if s.split in ("validation", "test")]
-    twice = [(s, learned[digest]) for s in held_out if (digest := sha256_file(s.image)) in learned]
-    if twice:
-        held, seen = twice[0]
+def _compare(context: StageContext, sides: Mapping[str, Sequence[Sample]]) -> list[Leak]:
+    """Decode every picture once; raises `InputError` for one that cannot be."""
+    samples = [replace(sample, split=split) for split, side in sides.items() for sample in side]
+    images = track(context.progress, "comparing images", samples, len(samples), "images")
+    return find_leaks(samples, np.stack([fingerprint(read_image(sample.image)) for sample in images]))
+
+
+def _annotated(name: str, folder: Path) -> list[Sample]:
+    samples = [sample for sample in read_folder(folder) if sample.mask is not None]
+    if not samples:
         raise InputError(
-            f"{len(twice)} held-out pictures are also learned from: {held.image.name} ({held.split}) is"
-            f" {seen.image.name} ({seen.split})",
-            advice="remove the copies, or give both the same patient: `dataset check` lists equal pictures",
+            f"evaluate.datasets: {name} ({folder}) has no image with a mask: there is nothing to judge by",
+            advice="add masks (docs/data.md), or take it out of evaluate.datasets",
         )
+    return samples
 
 
 def _digests(samples: list[Sample]) -> list[str]:

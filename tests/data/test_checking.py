@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from job.data.checking import check_folder
+from job.data.fundus import sample
 from job.data.images import read_mask, write_image, write_mask
 
 N = 12
@@ -159,11 +160,29 @@ def test_the_same_picture_of_one_patient_is_no_leak(folder: Path) -> None:
 
 
 def test_a_leak_is_found_in_another_file_format(folder: Path) -> None:
-    """Duplicates are told by decoded pixels, so a copy as BMP is found."""
+    """Copies are told by what they show, so one as BMP is found."""
     with Image.open(folder / "images" / "a00.png") as image:
         image.save(folder / "images" / "copy.bmp")
     edit(folder, 1, image="images/copy.bmp")
     assert any("a leak" in f.what for f in check_folder(folder))
+
+
+def test_a_leak_is_found_in_a_smaller_mirrored_jpeg(folder: Path) -> None:
+    """A copy need not have the same pixels: the job would find it too, and end invalid."""
+    original = sample(0, seed=0, size=128, annotation="all")
+    for i, image in enumerate([original.image_HWC, original.image_HWC[::2, ::-2]]):
+        Image.fromarray(image).save(folder / "images" / f"copy{i}.jpg", quality=70)
+        write_mask(folder / "masks" / f"copy{i}.png", original.mask_HW[:: i + 1, :: 1 - 3 * i])
+        edit(folder, i, image=f"images/copy{i}.jpg", mask=f"masks/copy{i}.png", fov=None)
+    leaks = [f for f in check_folder(folder) if "a leak" in f.what]
+    assert [(f.severity, f.where) for f in leaks] == [("error", "copy0, copy1")]
+
+
+def test_blank_pictures_are_no_leak(folder: Path) -> None:
+    """Two pictures of one colour are each warned of, and are not taken for copies."""
+    for i in range(2):
+        flatten(folder / "images" / f"a{i:02d}.png")
+    assert {f.what for f in check_folder(folder)} == {"the image is of one colour"}
 
 
 @pytest.mark.parametrize(("n", "severity"), [(2, "error"), (5, "warning")])

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from job.data.samples import SIDES, Sample
 from job.data.splits import assign, by_hash, by_patients
 from job.errors import InputError
-from job.spec.data import AutoSplit, ColumnSplit, HashSplit, PatientSplit
+from job.spec.data import AutoSplit, ColumnSplit, DataSpec, FoldSplit, HashSplit, PatientSplit
 
 PATIENTS = st.sets(st.text(min_size=1, max_size=8), max_size=60)
 SHARES = st.tuples(st.floats(0, 0.49), st.floats(0, 0.49))
@@ -173,6 +174,20 @@ def test_no_mask_at_all_is_told_as_such(split: AutoSplit | ColumnSplit | HashSpl
     with pytest.raises(InputError, match="no image has a mask") as caught:
         assign(samples("a:1", "b:2", "c:3", labelled=False), split)
     assert "split" not in caught.value.advice
+
+
+def test_folds_are_dealt_before() -> None:
+    """A run of folds has no sides of its own: taking it for one is a mistake of the program."""
+    with pytest.raises(AssertionError, match="deal the folds first"):
+        assign(samples("a:1", "b:2", "c:3"), FoldSplit(kind="folds", k=3))
+
+
+def test_synthetic_images_have_no_folds() -> None:
+    """They come with their split; a dataset folder may be dealt into folds."""
+    folds = {"kind": "folds", "k": 4}
+    with pytest.raises(ValidationError, match="folds need a dataset folder"):
+        DataSpec.model_validate({"split": folds})
+    assert DataSpec.model_validate({"uri": "folder", "split": folds}).split == FoldSplit(kind="folds", k=4)
 
 
 def test_only_required_sides_must_hold_someone() -> None:
