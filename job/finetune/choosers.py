@@ -44,6 +44,25 @@ def best_fixed_postprocess(scores_NK: Scores, n_postprocess: int) -> int:
     return best_fixed(scores_NK[:, :n_postprocess])
 
 
+def left_out_best_fixed(scores_NK: Scores, patients: Sequence[str]) -> NDArray[np.int64]:
+    """Return for each image the action that is best on the images of all other patients, `[N]`.
+
+    Scored so, the best fixed action owes nothing to having been chosen on the same images. Rows of NaN do not
+    count; where no other patient has scores the choice is action 0, the no-op. Raises ValueError when lengths
+    differ.
+    """
+    if len(patients) != len(scores_NK):
+        raise ValueError(f"{len(scores_NK)} rows of scores but {len(patients)} patients")
+    patients_N = np.asarray(patients, dtype=np.str_)
+    is_labelled_N = np.isfinite(scores_NK).all(axis=1)
+    chosen_N = np.zeros(len(scores_NK), dtype=np.int64)
+    for patient in np.unique(patients_N):
+        is_other_N = (patients_N != patient) & is_labelled_N
+        if is_other_N.any():
+            chosen_N[patients_N == patient] = best_fixed(scores_NK[is_other_N])
+    return chosen_N
+
+
 @dataclass(frozen=True)
 class RidgeChooser:
     """The best fixed action, unless a linear model predicts more than `margin` from another one.

@@ -35,7 +35,7 @@ POLICY = "policy.safetensors"
 LOGS = "logs/PPO_1"
 
 # Log-odds of an action that is a standard deviation (of the better half) worse than the best, and the least.
-PRIOR_SCALE = 1.0
+PRIOR_SCALE = 0.5
 LEAST_PRIOR = -6.0
 
 
@@ -88,7 +88,7 @@ def train_ppo(
     resume = ResumeFolder(resume_folder, identity)
     if settings.rollout == "live":
         outcome = _with_threads(outcome, torch.get_num_threads())
-    with _isolated(seed):
+    with isolated(seed):
         envs = [
             ActionChoiceEnv(observations_ND, len(actions), outcome, seed=seed, e=e)
             for e in range(settings.n_envs)
@@ -133,7 +133,7 @@ def build_model(
             vf_coef=settings.vf_coef,
             max_grad_norm=settings.max_grad_norm,
             policy_kwargs={"net_arch": {"pi": pi, "vf": list(settings.net_arch.vf)}},
-            # With a seed of its own PPO would reseed environments e with seed + e; see `_isolated`.
+            # With a seed of its own PPO would reseed environments e with seed + e; see `isolated`.
             seed=None,
             device="cpu",
         )
@@ -143,8 +143,11 @@ def prior_logits(prior_K: NDArray[np.float64]) -> NDArray[np.float32]:
     """Turn mean rewards into log-odds, with the best action at 0.
 
     The unit is the standard deviation within the better half of the actions: hopeless ones, however bad, must
-    not make the good ones look alike. On simulated tables of 20 images x 48 actions this scale beat flatter
-    ones, which 2,048 steps cannot sharpen, and steeper ones, which they cannot leave.
+    not make the good ones look alike. Twice this scale is too steep to leave where the best action depends
+    on the image: PPO then closed 15 and 67 % of the oracle gap on validation of specs/quick.json and
+    full.json, against 42 and 86 % (means of 4 seeds). Half of it cannot be sharpened in 2,048 steps where
+    nothing depends on the image: on simulated tables of 20 images it lost 1.0 Dice points to the best fixed
+    action, this scale 0.3.
     """
     better = prior_K[prior_K >= np.median(prior_K)]
     rounding = 1e-9 * np.abs(prior_K).max()
@@ -153,6 +156,22 @@ def prior_logits(prior_K: NDArray[np.float64]) -> NDArray[np.float32]:
         return np.zeros(len(prior_K), np.float32)
     logits_K = PRIOR_SCALE * (prior_K - prior_K.max()) / deviation
     return np.asarray(np.maximum(logits_K, LEAST_PRIOR), dtype=np.float32)
+
+
+@contextmanager
+def isolated(seed: int) -> Iterator[None]:
+    """Seed the global generators, which stable-baselines3 draws from, and use one thread; then undo both."""
+    python, torch_state, threads = random.getstate(), torch.get_rng_state(), torch.get_num_threads()
+    numpy_state = np.random.get_state()  # noqa: NPY002 (SB3 draws its minibatches from it)
+    torch.set_num_threads(1)
+    set_random_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_rng_state(torch_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002 (as above)
+        random.setstate(python)
 
 
 def read_zip(path: Path, observer: Observer, actions: Sequence[str]) -> Policy:
@@ -260,22 +279,6 @@ def _learn(
     finally:
         curves.close()
     return recorder.checkpoints
-
-
-@contextmanager
-def _isolated(seed: int) -> Iterator[None]:
-    """Seed the global generators, which stable-baselines3 draws from, and use one thread; then undo both."""
-    python, torch_state, threads = random.getstate(), torch.get_rng_state(), torch.get_num_threads()
-    numpy_state = np.random.get_state()  # noqa: NPY002 (SB3 draws its minibatches from it)
-    torch.set_num_threads(1)
-    set_random_seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_rng_state(torch_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002 (as above)
-        random.setstate(python)
 
 
 def _with_threads(outcome: RewardSource, threads: int) -> RewardSource:

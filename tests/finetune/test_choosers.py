@@ -11,6 +11,7 @@ from job.finetune.choosers import (
     best_fixed_postprocess,
     best_fixed_prompt,
     fit_ridge,
+    left_out_best_fixed,
 )
 
 SPACE = ActionSpace(("a", "b", "c"), tuple(PostProcess(t) for t in (0.5, 0.3, 0.7, 0.9)))
@@ -44,6 +45,33 @@ def test_unlabelled_images_do_not_count():
         best_fixed_prompt(scores_NK, 3)
     with pytest.raises(ValueError, match="multiple"):
         best_fixed_postprocess(scores_NK, 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrays(np.float64, (7, 4), elements=QUARTERS | st.just(np.nan)),
+    st.lists(st.sampled_from("abc"), min_size=7, max_size=7),
+)
+def test_the_left_out_action_is_best_without_the_patient(scores_NK, patients):
+    """Each image's action is the first of the highest mean over other patients' images with all scores."""
+    chosen = left_out_best_fixed(scores_NK, patients)
+    assert chosen.dtype == np.int64
+    for i, patient in enumerate(patients):
+        others = [
+            row
+            for row, other in zip(scores_NK.tolist(), patients, strict=True)
+            if other != patient and not any(np.isnan(row))
+        ]
+        sums = [sum(column) for column in zip(*others, strict=True)] or [0.0]
+        assert chosen[i] == sums.index(max(sums))
+
+
+def test_the_left_out_action_owes_nothing_to_the_image_itself():
+    """An action that is good on one patient alone is not chosen for that patient; lengths must agree."""
+    scores_NK = np.array([[0.5, 0.9, 0.4], [0.5, 0.9, 0.4], [0.5, 0.1, 0.6], [0.5, 0.1, 0.6]])
+    assert left_out_best_fixed(scores_NK, ["a", "a", "b", "b"]).tolist() == [2, 2, 1, 1]
+    with pytest.raises(ValueError, match="patients"):
+        left_out_best_fixed(scores_NK, ["a"])
 
 
 def uplift(world, chooser):
