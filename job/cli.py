@@ -12,7 +12,7 @@ from job.errors import EXIT_OK, EXIT_UNCAUGHT, InputError, InvalidResult, JobErr
 from job.spec.loading import LoadedSpec, load
 from job.spec.problems import SpecProblems, format_json
 
-VERBS = ("run", "validate", "plan", "evaluate", "predict", "status", "dataset")
+VERBS = ("run", "validate", "plan", "evaluate", "predict", "compare", "status", "dataset")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -70,6 +70,14 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("images", type=Path, help="an image, or a folder of images")
     predict.add_argument("--output", type=Path, required=True, help="folder for masks and predictions.csv")
     predict.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+    compare = _verb(verbs, "compare", "compare what runs ship on the test images that they share", _compare)
+    which = "a run folder, its candidate.json, or runs/NAME (the newest run)"
+    compare.add_argument("first", metavar="RUN", help=f"what the others are compared with: {which}")
+    compare.add_argument("others", metavar="RUN", nargs="+", help="another run, named likewise")
+    page = Path("compare.html")
+    compare.add_argument("--output", type=Path, default=page, help="the page (default: %(default)s)")
+    compare.add_argument("--format", choices=("text", "json"), default="text")
 
     status = _verb(verbs, "status", "list runs: a line a run", _status)
     status.add_argument("output", nargs="?", default="output", help="output folder (default: %(default)s)")
@@ -175,6 +183,21 @@ def _predict(options: argparse.Namespace) -> int:
     from job import apply_candidate
 
     print(apply_candidate.predict(options.candidate, options.images, options.output, device=options.device))
+    return EXIT_OK
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from job.evaluation.compare import compare, open_runs
+    from job.report.compare import to_json, to_text
+    from job.report.compare_page import render_comparison
+    from job.storage.local import write_atomic
+
+    comparison = compare(open_runs([options.first, *options.others]))
+    text = to_text(comparison) if options.format == "text" else json.dumps(to_json(comparison), indent=1)
+    print(text)  # first: the answer is not lost where the page cannot be written
+    write_atomic(options.output, render_comparison(comparison))
+    if options.format == "text":
+        print(f"\npage: {options.output}")
     return EXIT_OK
 
 

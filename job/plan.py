@@ -1,6 +1,9 @@
 """`plan`: what a run would do, what it would find done, and what looks unwise."""
 
+from math import prod
+
 from job import inputs as job_inputs
+from job.spec.job import JobSpec
 from job.spec.loading import LoadedSpec
 from job.storage.local import local_path
 from job.storage.run_folder import RunFolder
@@ -29,8 +32,11 @@ def plan(loaded: LoadedSpec) -> str:
         f"actions    K = {actions}: {prompts} prompts x {postprocess} post-processings; action 0 is today's",
         f"reward     {' + '.join(f'{weight:g} {term}' for term, weight in spec.reward.terms.items())}",
         f"finetune   PPO, {rollouts * rollout} steps ({rollouts} rollouts of {rollout}),"
-        f" start: {spec.finetune.policy_uri or spec.finetune.init}, rewards: {spec.finetune.rollout}",
+        f" seeds: {spec.finetune.seeds}, start: {spec.finetune.policy_uri or spec.finetune.init},"
+        f" rewards: {spec.finetune.rollout}",
     ]
+    if spec.sweep:
+        lines.append(f"sweep      {_grid(spec)}")
     lines += [f"warning    {warning}" for warning in warnings(loaded)]
     return "\n".join(lines)
 
@@ -71,9 +77,17 @@ def _state(folder: RunFolder) -> str:
     return f"stopped at {stage}: finished stages are taken over" if stage else "new"
 
 
+def _grid(spec: JobSpec) -> str:
+    fields = [f"{path} {', '.join(map(str, values))}" for path, values in spec.sweep.items()]
+    points = prod(len(values) for values in spec.sweep.values())
+    return f"{points} points, of which validation images choose one: {'; '.join(fields)}"
+
+
 def _counts(loaded: LoadedSpec) -> str:
     data = loaded.spec.data
     if not data.uri.startswith("synthetic:"):
+        if data.split.kind == "folds":
+            return f", split: folds, k = {data.split.k}: as many runs, every patient tested once"
         return f", split: {data.split.kind}"
     made = data.synthetic
     return (

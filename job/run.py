@@ -1,4 +1,4 @@
-"""Run a job: the stages in order, each taken over where it is finished, and the run folder at the end."""
+"""Run a job: find out whether it is done, and if not take it through the stages to its run folder."""
 
 import time
 from dataclasses import dataclass
@@ -55,8 +55,7 @@ def _already_done(folder: RunFolder, finished: Finished, output: Output) -> Ende
 def _work(loaded: LoadedSpec, inputs: Inputs, folder: RunFolder, identity: str, output: Output) -> Ended:
     # Only a run that has work to do pays for these imports.
     from job import device, plan
-    from job.stages import STAGES, publish
-    from job.stages.stage import StageContext, StageResult, compute, find
+    from job.pipeline import Pipeline
 
     started, started_at = time.monotonic(), utc_now()
     spec, log = loaded.spec, output.log
@@ -72,23 +71,8 @@ def _work(loaded: LoadedSpec, inputs: Inputs, folder: RunFolder, identity: str, 
     for warning in plan.warnings(loaded):
         log.warning("job.warning", message=warning)
     progress = ReportedProgress(output, every_s=spec.runtime.progress_every_s)
-    done: dict[str, StageResult] = {}
-    context = StageContext.open(spec, inputs, folder.root, done, machine, progress, log)
-    for stage in STAGES:
-        raise_if_stopped()
-        fingerprint = stage.fingerprint(context)
-        folder.write_status(stage=stage.name)
-        place = folder.root / "stages" / stage.name
-        result = find(stage.name, place, fingerprint)
-        if result is not None:
-            log.info("stage.reused", stage=stage.name, fingerprint=fingerprint)
-        else:
-            log.info("stage.started", stage=stage.name, fingerprint=fingerprint)
-            result = compute(stage, context, place, fingerprint)
-            log.info("stage.finished", stage=stage.name, fingerprint=fingerprint, seconds=result.seconds)
-        done[stage.name] = result
-    folder.write_status(stage="publish")
-    verdict = publish.publish(context, loaded, folder, identity=identity, started_at=started_at)
+    pipeline = Pipeline(loaded, folder, identity, started_at, machine, progress, log)
+    verdict = pipeline.run(inputs)
     exit_code = InvalidResult.exit_code if verdict == "invalid" else EXIT_OK
     folder.write_status(state="finished", verdict=verdict, exit_code=exit_code)
     seconds = round(time.monotonic() - started, 1)

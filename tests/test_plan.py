@@ -55,6 +55,22 @@ def test_it_names_run_data_actions_and_whole_rollouts(tmp_path: Path) -> None:
     assert "128 steps (4 rollouts of 32)" in lines["finetune"]
 
 
+def test_it_says_how_often_it_would_train(tmp_path: Path) -> None:
+    """Seeds, points of a sweep, and folds: each multiplies the time that a run takes."""
+    assert ", seeds: 3, start: prior, " in lines_of(plan(loaded_of(tmp_path)))["finetune"]
+    assert "sweep" not in lines_of(plan(loaded_of(tmp_path)))
+    sweep = {"finetune.learning_rate": [3e-4, 5e-4], "finetune.n_epochs": [10, 20, 30]}
+    assert lines_of(plan(loaded_of(tmp_path, sweep=sweep)))["sweep"] == (
+        "6 points, of which validation images choose one: finetune.learning_rate 0.0003, 0.0005;"
+        " finetune.n_epochs 10, 20, 30"
+    )
+    (tmp_path / "images").mkdir()
+    data = {"uri": str(tmp_path / "images"), "split": {"kind": "folds", "k": 4}}
+    assert lines_of(plan(loaded_of(tmp_path, data=data)))["data"].endswith(
+        "split: folds, k = 4: as many runs, every patient tested once"
+    )
+
+
 def test_it_says_what_it_would_find_done(tmp_path: Path) -> None:
     """New, stopped at a stage, finished with a verdict."""
     loaded = loaded_of(tmp_path)

@@ -84,6 +84,18 @@ def test_a_run_starts_over_a_status_that_is_no_object(tmp_path: Path) -> None:
     assert run.status()["stage"] == "pull"
 
 
+def test_folds_are_parts_of_their_run_and_no_runs_of_their_own(tmp_path: Path) -> None:
+    """A run over folds is one line, whatever lies below its folder."""
+    whole = run_of(tmp_path, "whole", ago(5), stage="publish")
+    for fold in ("1", "2"):
+        part = RunFolder(tmp_path, "vessels", f"whole/folds/{fold}")
+        part.write("status.json", json.dumps({"updated_at": ago(1)}))
+        part.seal(exit_code=0, verdict="inconclusive", identity="x")
+    whole.seal(exit_code=0, verdict="improved", identity="x")
+    found = status.runs(tmp_path)
+    assert [(run["run_id"], run["verdict"]) for run in found] == [("whole", "improved")]
+
+
 def test_the_table_is_aligned_and_dashes_stand_for_nothing(tmp_path: Path) -> None:
     """Columns begin at one place in every line."""
     run_of(tmp_path, "a-long-run-id", ago(5))

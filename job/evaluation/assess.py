@@ -1,15 +1,24 @@
-"""Assess the rungs of a ladder on validation and test, and put the results together."""
+"""Assess the arms of a ladder: rows, verdict and a line an image, put together."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from job.evaluation.ladder import BEST_FIXED, NOOP, PPO, Ladder, choose_on_validation, scores_of
-from job.evaluation.results import EvaluationResults, ImageResult, LadderRow
+from job.evaluation.arms import Arm, Arms
+from job.evaluation.ladder import BEST_FIXED, NOOP, ORACLE, PPO, Ladder, choose_on_validation, scores_of
+from job.evaluation.results import ImageResult, LadderRow, Verdict
 from job.evaluation.verdict import decide
-from job.metrics.statistics import Interval, Uplift, paired_uplift, patient_means, t_interval
+from job.metrics.statistics import (
+    TIE,
+    Interval,
+    holm,
+    paired_uplift,
+    patient_means,
+    t_interval,
+)
 from job.reward.terms import METRICS
 from job.table import ActionTable
 
@@ -34,55 +43,76 @@ def choose(ladder: Ladder, validation: ActionTable, test: ActionTable) -> Choice
     )
 
 
-def winner(ladder: Ladder, choices: Choices, validation: ActionTable, *, valid: bool) -> str:
-    """Return the candidate that ships, by validation alone; the no-op where the checks failed."""
+def winner(
+    ladder: Ladder,
+    choices: Choices,
+    validation: ActionTable,
+    *,
+    valid: bool,
+    dropped: Mapping[str, Sequence[str]],
+) -> str:
+    """Return the candidate that ships, by validation alone; the no-op where the checks failed.
+
+    `dropped[rung]` names the candidate checks that it failed.
+    """
     if not valid:
         return NOOP
     names = [rung.name for rung in ladder.rungs if rung.can_ship]
     dice = {name: scores_of(choices.validation[name], validation.scores["dice"]) for name in names}
-    return choose_on_validation(dice, validation.patients, names)
+    out = [name for name, checks in dropped.items() if checks]
+    return choose_on_validation(dice, validation.patients, names, out)
 
 
-def assess(
+def arms_of(
     ladder: Ladder,
     choices: Choices,
     validation: ActionTable,
     test: ActionTable,
     measured: Mapping[str, Measured],
+    pixels: Sequence[str],
+) -> Arms:
+    """Collect what every rung chose and scored; `measured[rung]` holds every metric on the test images."""
+    return Arms(
+        arms=tuple(
+            Arm(
+                name=rung.name,
+                description=rung.description,
+                experiment=rung.experiment,
+                can_ship=rung.can_ship,
+                left_out_dice=rung.left_out_dice,
+                validation_dice_M=scores_of(choices.validation[rung.name], validation.scores["dice"]),
+                test=measured[rung.name],
+                actions_N=choices.test[rung.name],
+                quality_N=scores_of(choices.test[rung.name], test.scores["reward_net"]),
+            )
+            for rung in ladder.rungs
+        ),
+        names=test.names,
+        patients=test.patients,
+        pixels=tuple(pixels),
+        validation_patients=validation.patients,
+    )
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """The ladder's rows and the verdict on one set of images."""
+
+    verdict: Verdict
+    ladder: list[LadderRow]
+
+
+def assess(
+    arms: Arms,
     *,
     ships: str,
     valid: bool,
-    n_actions: int,
+    dropped: Mapping[str, Sequence[str]],
     smallest_effect: float,
     confidence: float,
-) -> EvaluationResults:
-    """Give every rung its row, what ships its verdict and every test image its line.
-
-    `measured[rung]` holds every metric of `METRICS` on the test images under that rung's actions.
-    """
-    patients = test.patients
-
-    def versus(name: str, other: str) -> Uplift:
-        return paired_uplift(measured[name]["dice"], measured[other]["dice"], patients, confidence)
-
-    rows = [
-        LadderRow(
-            candidate=rung.name,
-            description=rung.description,
-            can_ship=rung.can_ship,
-            ships=valid and rung.name == ships,
-            experiment=rung.experiment,
-            validation_dice=_interval(
-                scores_of(choices.validation[rung.name], validation.scores["dice"]),
-                validation.patients,
-                confidence,
-            ),
-            test={m: _interval(measured[rung.name][m], patients, confidence) for m in METRICS},
-            vs_noop=versus(rung.name, NOOP),
-            vs_best_fixed=versus(rung.name, BEST_FIXED),
-        )
-        for rung in ladder.rungs
-    ]
+) -> Assessment:
+    """Give every arm its row, and what ships its verdict."""
+    rows = _rows(arms, ships, valid, dropped, confidence)
     by_name = {row.candidate: row for row in rows}
     verdict = decide(
         valid=valid,
@@ -94,33 +124,60 @@ def assess(
         smallest_effect=smallest_effect,
         confidence=confidence,
     )
-    chosen = choices.test[ships]
-    return EvaluationResults(
-        verdict=verdict,
-        ladder=rows,
-        images=_images(test, chosen, measured[NOOP], measured[ships]),
-        actions_chosen=np.bincount(chosen, minlength=n_actions).tolist(),
-    )
+    return Assessment(verdict, rows)
 
 
-def _images(
-    test: ActionTable, chosen: NDArray[np.int64], before: Measured, after: Measured
-) -> list[ImageResult]:
-    quality = scores_of(chosen, test.scores["reward_net"])
-    oracle = test.scores["dice"].max(axis=1)
+def images_of(arms: Arms, ships: str) -> list[ImageResult]:
+    """Return each test image before (no-op) and after (what ships)."""
+    before, after, oracle = arms[NOOP].test, arms[ships], arms[ORACLE].test["dice"]
     return [
         ImageResult(
             name=name,
-            patient=test.patients[i],
-            action=int(chosen[i]),
+            patient=arms.patients[i],
+            action=int(after.actions_N[i]),
             before={metric: float(before[metric][i]) for metric in METRICS},
-            after={metric: float(after[metric][i]) for metric in METRICS},
+            after={metric: float(after.test[metric][i]) for metric in METRICS},
             oracle_dice=float(oracle[i]),
-            predicted_quality=float(quality[i]),
+            predicted_quality=float(after.quality_N[i]),
         )
-        for i, name in enumerate(test.names)
+        for i, name in enumerate(arms.names)
+    ]
+
+
+def _rows(
+    arms: Arms, ships: str, valid: bool, dropped: Mapping[str, Sequence[str]], confidence: float
+) -> list[LadderRow]:
+    patients = arms.patients
+    dice = {arm.name: arm.test["dice"] for arm in arms.arms}
+    vs_noop = {name: paired_uplift(values, dice[NOOP], patients, confidence) for name, values in dice.items()}
+    experiments = [arm.name for arm in arms.arms if arm.experiment is not None]
+    corrected = dict(zip(experiments, holm([vs_noop[name].p_value for name in experiments]), strict=True))
+    mean = {name: float(patient_means(values, patients).mean()) for name, values in dice.items()}
+    gap = mean[ORACLE] - mean[BEST_FIXED]
+    return [
+        LadderRow(
+            candidate=arm.name,
+            description=arm.description,
+            can_ship=arm.can_ship,
+            dropped_by=list(dropped.get(arm.name, ())),
+            ships=valid and arm.name == ships,
+            experiment=arm.experiment,
+            validation_dice=_interval(arm.validation_dice_M, arms.validation_patients, confidence),
+            test={m: _interval(arm.test[m], patients, confidence) for m in METRICS},
+            vs_noop=vs_noop[arm.name],
+            vs_best_fixed=paired_uplift(dice[arm.name], dice[BEST_FIXED], patients, confidence),
+            holm_p=_known(corrected.get(arm.name)),
+            left_out_dice=arm.left_out_dice,
+            regret=mean[ORACLE] - mean[arm.name],
+            gap_closed=(mean[arm.name] - mean[BEST_FIXED]) / gap if gap > TIE else None,
+        )
+        for arm in arms.arms
     ]
 
 
 def _interval(values: Scores, patients: Sequence[str], confidence: float) -> Interval:
     return t_interval(patient_means(values, patients), confidence)
+
+
+def _known(p_value: float | None) -> float | None:
+    return None if p_value is None or math.isnan(p_value) else p_value

@@ -29,7 +29,8 @@ CANDIDATE = "candidate.json"
 POLICY = "policy.safetensors"
 RIDGE = "ridge.safetensors"
 NETWORK = "reward/best_reward_net.safetensors"
-ChooserKind = Literal["fixed", "ridge", "ppo", "reward_net"]
+EXACT_POLICY = "exact_policy.safetensors"
+ChooserKind = Literal["fixed", "ridge", "ppo", "exact", "reward_net"]
 
 
 class CandidateFile(BaseModel):
@@ -143,16 +144,23 @@ def chooser_kind(rung: Rung) -> ChooserKind:
     """Return how the candidate of a rung chooses."""
     if rung.fixed is not None:
         return "fixed"
-    kinds: dict[str, ChooserKind] = {"ridge": "ridge", "ppo": "ppo", "reward_net": "reward_net"}
+    kinds: dict[str, ChooserKind] = {
+        "ridge": "ridge",
+        "ppo": "ppo",
+        "exact": "exact",
+        "reward_net": "reward_net",
+    }
     return kinds[rung.name]
 
 
 def save(folder: Path, file: CandidateFile, ladder: Ladder) -> None:
-    """Write `candidate.json` and the chooser's tensors; the reward network is placed by its own stage."""
+    """Write `candidate.json` and the chooser's tensors; network and PPO policy are other stages'."""
     if file.chooser == "ridge":
         tensors = {f"ridge.{name}": values for name, values in ladder.ridge.to_tensors().items()}
         tensors |= {f"observer.{name}": values for name, values in ladder.observer.to_tensors().items()}
         write_tensors(folder / RIDGE, tensors, {"statistic_names": ladder.observer.statistic_names})
+    if file.chooser == "exact":
+        ladder.policies["exact"].save(folder / EXACT_POLICY)
     write_atomic(folder / CANDIDATE, file.model_dump_json(indent=1) + "\n")
 
 
@@ -189,10 +197,11 @@ def load(place: Path, device: str) -> Candidate:
         ) from error
     folder = path.parent
     judge = NetworkJudge([network_file.load(_there(folder / NETWORK))], device)
-    if file.chooser == "ppo":
-        policy = Policy.load(_there(folder / POLICY))
+    if file.chooser in ("ppo", "exact"):
+        place = folder / (POLICY if file.chooser == "ppo" else EXACT_POLICY)
+        policy = Policy.load(_there(place))
         labels = tuple(action.label for action in file.space)
-        _check_fits(folder / POLICY, policy.observer, file, policy.actions == labels)
+        _check_fits(place, policy.observer, file, policy.actions == labels)
         return Candidate(file, judge, policy=policy)
     if file.chooser == "ridge":
         observer, ridge = _ridge_file(_there(folder / RIDGE))

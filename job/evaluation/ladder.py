@@ -1,6 +1,6 @@
 """The ladder: every way to choose an action, fitted on train, compared on validation, judged on test."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from job.finetune.choosers import (
     best_fixed_postprocess,
     best_fixed_prompt,
     fit_ridge,
+    left_out_best_fixed,
 )
 from job.finetune.observation import Observer
 from job.finetune.policy import Policy
@@ -21,10 +22,14 @@ from job.table import ActionTable
 
 Actions = NDArray[np.int64]
 
+UNIFORM = "uniform"
 NOOP = "noop"
 BEST_FIXED = "best_fixed"
+EXACT = "exact"
 PPO = "ppo"
 ORACLE = "oracle"
+OTHER_STARTS = {"prior": "ppo_random_start", "random": "ppo_prior_start"}
+"""`finetune.init` -> the rung of a policy from the start that the spec did not ask for."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class Rung:
     fixed: int | None = None
     """The action, where it is the same for every image."""
     can_ship: bool = True
+    left_out_dice: float | None = None
+    """Mean Dice on training patients, each under what was fitted without it."""
 
 
 @dataclass(frozen=True)
@@ -47,23 +54,32 @@ class Ladder:
     rungs: tuple[Rung, ...]
     observer: Observer
     ridge: RidgeChooser
-    policy: Policy | None
+    policies: Mapping[str, Policy]
+    """Rung -> policy."""
 
     def __getitem__(self, name: str) -> Rung:
         return next(rung for rung in self.rungs if rung.name == name)
 
 
 def build(
-    train: ActionTable, labels: Sequence[str], n_postprocess: int, observer: Observer, policy: Policy | None
+    train: ActionTable,
+    labels: Sequence[str],
+    n_postprocess: int,
+    observer: Observer,
+    policies: Mapping[str, Policy],
+    *,
+    seed: int,
 ) -> Ladder:
-    """Fit every rung on the training rows (with a mask) of the action table."""
+    """Fit every rung on the training rows (with a mask) of the action table; `policies` come fitted."""
     dice_NK = train.scores["dice"]
     observations_ND = observer.observe(train.embeddings_NE, train.statistics_NS)
     ridge = fit_ridge(observations_ND, dice_NK, train.patients)
     prompt = best_fixed_prompt(dice_NK, n_postprocess)
     postprocess = best_fixed_postprocess(dice_NK, n_postprocess)
     fixed = best_fixed(dice_NK)
+    left_out = _left_out(train)
     rungs = [
+        Rung(UNIFORM, "an action drawn at random for each image", _random(len(labels), seed), can_ship=False),
         _fixed(NOOP, "what the user has today: ", 0, labels),
         _fixed("best_fixed_prompt", "best prompt for all images: ", prompt, labels, "prompt optimisation"),
         _fixed(
@@ -73,16 +89,27 @@ def build(
             labels,
             "post-processing optimisation",
         ),
-        _fixed(BEST_FIXED, "best action for all images: ", fixed, labels),
+        _fixed(BEST_FIXED, "best action for all images: ", fixed, labels, left_out_dice=left_out),
+        Rung(
+            "confidence",
+            "the mask whose foreground the segmenter is surest of",
+            _judge_choice("confidence"),
+            can_ship=False,
+        ),
+        Rung(
+            "consensus",
+            "the mask that agrees best with the majority of all actions' masks",
+            _judge_choice("consensus"),
+            can_ship=False,
+        ),
         Rung(
             "ridge", "ridge regression per action, shrunk to the best fixed action", _ridge(observer, ridge)
         ),
         Rung("reward_net", "the action whose mask the reward network likes best", _network_choice),
     ]
-    if policy is not None:
-        rungs.append(Rung(PPO, "PPO policy", _policy_choice(policy), "reward-network RL"))
+    rungs += [_policy_rung(name, policy) for name, policy in policies.items()]
     rungs.append(Rung(ORACLE, "best action per image, with the truth in hand", _oracle, can_ship=False))
-    return Ladder(tuple(rungs), observer, ridge, policy)
+    return Ladder(tuple(rungs), observer, ridge, dict(policies))
 
 
 def scores_of(actions_N: Actions, scores_NK: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -91,16 +118,21 @@ def scores_of(actions_N: Actions, scores_NK: NDArray[np.float64]) -> NDArray[np.
 
 
 def choose_on_validation(
-    dice: Mapping[str, NDArray[np.float64]], patients: Sequence[str], names: Sequence[str]
+    dice: Mapping[str, NDArray[np.float64]],
+    patients: Sequence[str],
+    names: Sequence[str],
+    dropped: Collection[str] = (),
 ) -> str:
     """Return the simplest candidate within one standard error of the best; `names` stand simplest first.
 
-    The standard error is that of the paired difference over patients, which leaves out how much images differ
-    from each other (Breiman et al. 1984 use the unpaired one, which would call everything equal here).
+    `dropped` ones do not stand. The standard error is that of the paired difference over patients, which
+    leaves out how much images differ from each other (Breiman et al. 1984 use the unpaired one, which would
+    call everything equal here).
     """
-    mean = {name: float(patient_means(dice[name], patients).mean()) for name in names}
-    best = max(names, key=lambda name: (round(mean[name], 12), -names.index(name)))
-    for name in names:
+    standing = [name for name in names if name not in dropped]
+    mean = {name: float(patient_means(dice[name], patients).mean()) for name in standing}
+    best = max(standing, key=lambda name: (round(mean[name], 12), -standing.index(name)))
+    for name in standing:
         gap = paired_uplift(dice[best], dice[name], patients)
         error = gap.sd / np.sqrt(gap.n_patients) if gap.n_patients > 1 else np.inf
         if gap.mean <= max(error, TIE):
@@ -109,25 +141,61 @@ def choose_on_validation(
 
 
 def _fixed(
-    name: str, what: str, action: int, labels: Sequence[str], experiment: Experiment | None = None
+    name: str,
+    what: str,
+    action: int,
+    labels: Sequence[str],
+    experiment: Experiment | None = None,
+    left_out_dice: float | None = None,
 ) -> Rung:
     def choose(table: ActionTable) -> Actions:
         return np.full(len(table.names), action, dtype=np.int64)
 
-    return Rung(name, what + labels[action], choose, experiment, fixed=action)
+    return Rung(name, what + labels[action], choose, experiment, fixed=action, left_out_dice=left_out_dice)
+
+
+def _left_out(train: ActionTable) -> float | None:
+    """Mean Dice over training patients, each under the action that is best without it."""
+    if len(set(train.patients)) < 2:
+        return None
+    dice_NK = train.scores["dice"]
+    actions_N = left_out_best_fixed(dice_NK, train.patients)
+    return float(patient_means(scores_of(actions_N, dice_NK), train.patients).mean())
+
+
+def _random(n_actions: int, seed: int) -> Callable[[ActionTable], Actions]:
+    def choose(table: ActionTable) -> Actions:
+        return np.random.default_rng([seed, len(table.names)]).integers(0, n_actions, len(table.names))
+
+    return choose
 
 
 def _ridge(observer: Observer, ridge: RidgeChooser) -> Callable[[ActionTable], Actions]:
     return lambda table: ridge.choose(observer.observe(table.embeddings_NE, table.statistics_NS))
 
 
-def _policy_choice(policy: Policy) -> Callable[[ActionTable], Actions]:
-    return lambda table: policy.choose(table.embeddings_NE, table.statistics_NS)
+def _policy_rung(name: str, policy: Policy) -> Rung:
+    what: dict[str, tuple[str, Experiment | None]] = {
+        EXACT: ("policy by the exact expected gradient on the action table", None),
+        PPO: ("PPO policy", "reward-network RL"),
+        "ppo_random_start": ("PPO from random weights", None),
+        "ppo_prior_start": ("PPO from the table's mean reward per action", None),
+    }
+    description, experiment = what[name]
+
+    def choose(table: ActionTable) -> Actions:
+        return policy.choose(table.embeddings_NE, table.statistics_NS)
+
+    return Rung(name, description, choose, experiment, can_ship=name in (EXACT, PPO))
 
 
 def _network_choice(table: ActionTable) -> Actions:
     actions: Actions = table.scores["reward_net"].argmax(axis=1)
     return actions
+
+
+def _judge_choice(judge: str) -> Callable[[ActionTable], Actions]:
+    return lambda table: np.asarray(table.judges[judge].argmax(axis=1))
 
 
 def _oracle(table: ActionTable) -> Actions:

@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict
 
 from job.checks.result import CheckResult
 from job.evaluation.results import EvaluationResults
+from job.metrics.statistics import Interval, Uplift
+from job.reward.probes import Probe
 
 
 class Record(BaseModel):
@@ -70,10 +72,27 @@ class RewardSummary(Record):
     best_epoch: int
     validation: dict[str, float]
     """mse, mae, r2, spearman (within image), regret (of the arg-max), interval_halfwidth."""
+    normalised: bool
+    scales: dict[str, float]
+    """Per term, what it was divided by: 1 where not normalised."""
+    probes: list[Probe]
+    """What it says of masks made to fool it, on validation images."""
+
+
+class SeedSummary(Record):
+    """One of the trainings that differ by their seed alone."""
+
+    seed: int
+    validation_dice: float
+    """Mean over validation patients of the policy's choices."""
+    entropy: float
+    """Of the trained policy on validation images, as a share of a uniform one's."""
+    ships: bool
+    """True for the one of median validation Dice: the candidate."""
 
 
 class FinetuneSummary(Record):
-    """The policy's training."""
+    """The policy's training: of the seed that is the candidate, unless it says otherwise."""
 
     total_timesteps: int
     """Steps taken, whole rollouts."""
@@ -81,6 +100,49 @@ class FinetuneSummary(Record):
     """Per rollout: timesteps, ep_rew_mean, gt_dice, reward_net_score, best_reward, entropy,
     explained_variance, value_loss, policy_gradient_loss, approx_kl, clip_fraction, fps."""
     checkpoints: list[str]
+    seeds: list[SeedSummary]
+    """Every training, in the order of seeds; empty where nothing was trained."""
+
+
+class SweepPoint(Record):
+    """One setting of a sweep, on validation images: test images judge the chosen one alone."""
+
+    label: str
+    """The values that it sets, such as `learning_rate 0.0005, n_epochs 20`."""
+    values: dict[str, Any]
+    """Dotted path -> value."""
+    validation_dice: Interval | None
+    """Of the policy (the validation-median seed); null where nothing was trained."""
+    vs_first: Uplift | None
+    """Paired validation Dice difference of the policy to the first point's."""
+    seeds_dice: list[float]
+    """Validation Dice of every seed's policy."""
+    valid: bool
+    """False where a validity check failed: nothing was trained."""
+    chosen: bool
+    seconds: float
+    """Time that its stages took when they were computed."""
+    reused: list[str]
+    """Stages that it shares with an earlier point or run."""
+
+
+class FoldSummary(Record):
+    """One fold: a run of its own, tested on patients that it never saw."""
+
+    fold: int
+    """From 1."""
+    run: str
+    """Its folder below this run's."""
+    patients: list[str]
+    """Its test patients."""
+    ships: str
+    verdict: str
+    validation_dice: float
+    """Of what it shipped: the figure that it was chosen by."""
+    dice_before: float
+    """No-op on its test patients."""
+    dice_after: float
+    """What it shipped, on its test patients."""
 
 
 class TrainingInfo(Record):
@@ -109,4 +171,9 @@ class TrainingInfo(Record):
     reward: RewardSummary
     finetune: FinetuneSummary
     results: EvaluationResults
+    sweep: list[SweepPoint]
+    """Every setting that was tried; empty without a `sweep` section."""
+    folds: list[FoldSummary]
+    """With `data.split` folds: each fold's run. Results are then out-of-fold on all images, and `ships` is
+    `selected`: what each fold chose."""
     results_digest: str

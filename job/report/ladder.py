@@ -1,4 +1,4 @@
-"""The ladder as rows of a dot plot and as a table of every metric."""
+"""The ladder as rows of a dot plot, as a table of every metric and as the numbers behind it."""
 
 import math
 from collections.abc import Sequence
@@ -7,9 +7,20 @@ from dataclasses import dataclass, replace
 from job.evaluation.results import LadderRow
 from job.metrics.statistics import Interval, Uplift
 from job.report.charts import Axis, Tick, tick_label, tight_axis
-from job.report.numbers import figure, finite, interval, signed, spread
+from job.report.numbers import figure, finite, interval, p_value, percent, signed, spread
 from job.report.summary import detail
-from job.report.words import JUDGED, LOWER_IS_BETTER, MARKS, Judgement, candidate_name, judge, metric_name
+from job.report.tables import Row, Table, table
+from job.report.words import (
+    JUDGED,
+    LOWER_IS_BETTER,
+    MARKS,
+    SIGNIFICANCE,
+    Judgement,
+    candidate_name,
+    judge_row,
+    metric_name,
+    standing,
+)
 
 LEAST_REACH = 0.01
 """Dice on either side of the no-op: differences that do not matter should not look large."""
@@ -31,7 +42,10 @@ class Rung:
     is_open_low: bool
     is_open_high: bool
     ships: bool
-    can_ship: bool
+    is_apart: bool
+    """True for what cannot ship or was dropped."""
+    tag: str
+    """Whether it ships, or why it could not."""
     judgement: Judgement
     judged: str
 
@@ -63,14 +77,14 @@ class MetricTable:
     rows: tuple[tuple[Rung, tuple[Cell, ...]], ...]
 
 
-def dot_plot(ladder: Sequence[LadderRow]) -> DotPlot:
+def dot_plot(ladder: Sequence[LadderRow], significance: float = SIGNIFICANCE) -> DotPlot:
     """Lay the candidates out by their paired difference to the no-op.
 
     Paired: the spread of a mean Dice is mostly that of easy and hard patients, and would hide what changed.
     """
     axis = _axis([row.vs_noop for row in ladder])
     return DotPlot(
-        rungs=tuple(_rung(row, axis) for row in ladder),
+        rungs=tuple(_rung(row, axis, significance) for row in ladder),
         ticks=tuple(Tick(axis.percent(tick), _tick_label(tick, axis)) for tick in axis.ticks),
         zero=axis.percent(0.0),
     )
@@ -89,7 +103,7 @@ def metric_table(ladder: Sequence[LadderRow], plot: DotPlot) -> MetricTable:
                     Cell(
                         figure(row.test[metric].mean),
                         spread(_possible(row.test[metric], metric)),
-                        row.can_ship and row.test[metric].mean == best[metric],
+                        _may_ship(row) and row.test[metric].mean == best[metric],
                     )
                     for metric in metrics
                 ),
@@ -97,6 +111,57 @@ def metric_table(ladder: Sequence[LadderRow], plot: DotPlot) -> MetricTable:
             for rung, row in zip(plot.rungs, ladder, strict=True)
         ),
     )
+
+
+def numbers_behind(ladder: Sequence[LadderRow]) -> Table | None:
+    """Collect what the plot cannot show: p values, regret, the share of the gap closed, wins and losses."""
+    return table(
+        (
+            "Candidate", "Against today", "Interval", "p (sign-flip)", "p (Holm)", "Regret", "Gap closed",
+            "Left-out Dice", "Better / equal / worse",
+        ),
+        [_numbers(row) for row in ladder],
+    )  # fmt: skip
+
+
+def small_ladder(ladder: Sequence[LadderRow]) -> Table | None:
+    """Collect the figures of the plot alone, for where a plot would be too much."""
+    head = ("Candidate", "Dice", "Against today", "Interval", "Better / equal / worse")
+    return table(
+        head,
+        [
+            _row(
+                row, figure(row.test["dice"].mean), signed(row.vs_noop.mean), spread(row.vs_noop), _tally(row)
+            )
+            for row in ladder
+        ],
+    )
+
+
+def _numbers(row: LadderRow) -> Row:
+    return _row(
+        row,
+        signed(row.vs_noop.mean),
+        spread(row.vs_noop),
+        p_value(row.vs_noop.p_value),
+        p_value(row.holm_p),
+        figure(row.regret),
+        percent(row.gap_closed),
+        figure(row.left_out_dice),
+        _tally(row),
+    )
+
+
+def _row(row: LadderRow, *figures: str) -> Row:
+    return Row((candidate_name(row.candidate), *figures), standing(row), is_marked=row.ships)
+
+
+def _tally(row: LadderRow) -> str:
+    return f"{row.vs_noop.wins} / {row.vs_noop.ties} / {row.vs_noop.losses}"
+
+
+def _may_ship(row: LadderRow) -> bool:
+    return row.can_ship and not row.dropped_by
 
 
 def _possible(of: Interval, metric: str) -> Interval:
@@ -116,10 +181,10 @@ def _axis(uplifts: Sequence[Uplift]) -> Axis:
     return tight_axis([*means, *(min(max(end, lowest - reach), highest + reach) for end in ends)], 7)
 
 
-def _rung(row: LadderRow, axis: Axis) -> Rung:
+def _rung(row: LadderRow, axis: Axis, significance: float) -> Rung:
     uplift = row.vs_noop
     low, high = (uplift.mean if math.isnan(end) else end for end in (uplift.low, uplift.high))
-    judgement = judge(uplift)
+    judgement = judge_row(row, significance)
     return Rung(
         candidate=row.candidate,
         name=candidate_name(row.candidate),
@@ -133,7 +198,8 @@ def _rung(row: LadderRow, axis: Axis) -> Rung:
         is_open_low=low < axis.low,
         is_open_high=high > axis.high,
         ships=row.ships,
-        can_ship=row.can_ship,
+        is_apart=not _may_ship(row),
+        tag=standing(row),
         judgement=judgement,
         judged=f"{MARKS[judgement]} {JUDGED[judgement]}",
     )
@@ -145,7 +211,7 @@ def _tick_label(tick: float, axis: Axis) -> str:
 
 
 def _best(ladder: Sequence[LadderRow], metric: str) -> float | None:
-    means = finite([row.test[metric].mean for row in ladder if row.can_ship])
+    means = finite([row.test[metric].mean for row in ladder if _may_ship(row)])
     if not means:
         return None
     return min(means) if metric in LOWER_IS_BETTER else max(means)

@@ -33,6 +33,20 @@ def significant(value: float | None, digits: int = 3) -> str:
     return _minus(f"{value:.{digits}g}")
 
 
+def percent(share: float | None) -> str:
+    """Return a share in whole percent, such as `63 %`; `–` for None and NaN."""
+    if share is None or not math.isfinite(share):
+        return figure(share)
+    return f"{figure(100 * share, 0)} %"
+
+
+def p_value(p: float | None) -> str:
+    """Return a p value with three digits, `<0.001` below them; `–` for None and NaN."""
+    if p is not None and p < 0.0005:
+        return "<0.001"
+    return figure(p)
+
+
 def spread(of: Interval | Uplift) -> str:
     """Return an interval's ends, signed for a difference; words where there is none to show."""
     show = signed if isinstance(of, Uplift) else figure

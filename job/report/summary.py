@@ -1,6 +1,5 @@
 """The final answer as plain rows of (label, value): for the terminal, report.md and report.html."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -9,12 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from job.checks.result import CheckResult
 from job.evaluation.results import Experiment, LadderRow, Verdict
 from job.metrics.statistics import Interval, Uplift
 from job.publish.training_info import TrainingInfo
-from job.report.numbers import count, figure, interval, signed
-from job.report.words import JUDGED, VERDICTS, Judgement, candidate_name, judge
+from job.report.checks import all_checks, checks_line, dropped
+from job.report.numbers import count, figure, interval, p_value, signed
+from job.report.words import JUDGED, SIGNIFICANCE, VERDICTS, Judgement, candidate_name, judge, judge_row
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,8 @@ class ExperimentAnswer:
     """What was found; empty where the experiment's name says it all."""
     dice: Interval | None = None
     vs_noop: Uplift | None = None
+    holm_p: float | None = None
+    """Corrected for asking three questions."""
     judgement: Judgement | None = None
 
 
@@ -52,7 +53,9 @@ def answer_table(info: TrainingInfo) -> list[tuple[str, str]]:
     if needed := what_would_decide(verdict):
         rows.append(("To decide", needed))
     rows += [(capitalised(answer.experiment), experiment_line(answer)) for answer in experiments(info)]
-    rows.append(("Checks", checks_line(info.checks)))
+    if policy := dropped(info):
+        rows.append(("Policy", policy))
+    rows.append(("Checks", checks_line(all_checks(info))))
     return rows
 
 
@@ -76,6 +79,14 @@ def ships(info: TrainingInfo) -> str:
     row = next((row for row in info.results.ladder if row.candidate == verdict.ships), None)
     more = detail(row) if row is not None else ""
     return f"{name}: {more}" if more else name
+
+
+def ladder(info: TrainingInfo) -> list[LadderRow]:
+    """Return the ladder as it is shown: of an invalid result no row ships."""
+    rows = info.results.ladder
+    if info.results.verdict.verdict != "invalid":
+        return rows
+    return [row.model_copy(update={"ships": False}) for row in rows]
 
 
 def detail(row: LadderRow) -> str:
@@ -107,18 +118,18 @@ def what_would_decide(verdict: Verdict) -> str | None:
     )
 
 
-def learned(verdict: Verdict) -> Learned | None:
+def learned(verdict: Verdict, significance: float = SIGNIFICANCE) -> Learned | None:
     """Return what learning added over the best fixed action; None where nothing was learned."""
     uplift = verdict.vs_best_fixed
     if uplift is None:
         return None
-    return Learned(judge(uplift), signed(uplift.mean), wins_and_losses(uplift))
+    return Learned(judge(uplift, uplift.p_value, significance), signed(uplift.mean), wins_and_losses(uplift))
 
 
 def experiments(info: TrainingInfo) -> list[ExperimentAnswer]:
     """Return the mission's three experiments in their order, those that were not run too."""
     rows = {row.experiment: row for row in info.results.ladder if row.experiment is not None}
-    return [_answer(name, rows.get(name)) for name in get_args(Experiment)]
+    return [_answer(name, rows.get(name), significance(info)) for name in get_args(Experiment)]
 
 
 def experiment_line(answer: ExperimentAnswer) -> str:
@@ -126,7 +137,12 @@ def experiment_line(answer: ExperimentAnswer) -> str:
     if answer.dice is None or answer.vs_noop is None or answer.judgement is None:
         return "not run"
     against = f"{signed(answer.vs_noop.mean)} against today, {interval(answer.vs_noop)}"
-    return f"Dice {figure(answer.dice.mean)} ({against}): {JUDGED[answer.judgement]}"
+    return f"Dice {figure(answer.dice.mean)} ({against}{corrected(answer)}): {JUDGED[answer.judgement]}"
+
+
+def corrected(answer: ExperimentAnswer) -> str:
+    """Return the corrected p value as it goes on a sentence: `, Holm p 0.012`; empty without one."""
+    return "" if answer.holm_p is None else f", Holm p {p_value(answer.holm_p)}"
 
 
 def capitalised(text: str) -> str:
@@ -134,16 +150,14 @@ def capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def checks_line(checks: Sequence[CheckResult]) -> str:
-    """Say how many checks passed and name those that did not."""
-    if not checks:
-        return "none were run"
-    failed = [check for check in checks if not check.passed]
-    passed = f"{len(checks) - len(failed)} of {len(checks)} passed"
-    return "; ".join([passed, *(f"{check.name} failed: {check.finding}" for check in failed)])
+def significance(info: TrainingInfo) -> float:
+    """Return the largest p value that counts as shown: what the run's intervals leave out."""
+    confidence = info.spec.get("evaluate", {}).get("confidence")
+    return SIGNIFICANCE if confidence is None else round(1 - confidence, 9)
 
 
-def _answer(name: Experiment, row: LadderRow | None) -> ExperimentAnswer:
+def _answer(name: Experiment, row: LadderRow | None, significance: float) -> ExperimentAnswer:
     if row is None:
         return ExperimentAnswer(name)
-    return ExperimentAnswer(name, detail(row), row.test["dice"], row.vs_noop, judge(row.vs_noop))
+    judgement = judge_row(row, significance)
+    return ExperimentAnswer(name, detail(row), row.test["dice"], row.vs_noop, row.holm_p, judgement)

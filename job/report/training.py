@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from job.publish.training_info import RewardSummary, TrainingInfo
 from job.report.charts import LineChart, line_chart
-from job.report.numbers import figure
+from job.report.numbers import figure, significant
 from job.spec.showing import redact
 
 # Figure, title, note; the entropy's note depends on the number of actions.
@@ -117,6 +117,16 @@ def reward_source(reward: RewardSummary) -> str:
     if len(reward.epochs) > 1 and reward.best_epoch == 0:
         return f"{start} and is used as it was: no epoch of training on these images improved it"
     return start
+
+
+def reward_scales(reward: RewardSummary) -> str:
+    """Say what each term was divided by; empty where terms count as they are."""
+    if not reward.normalised:
+        return ""
+    used = [
+        f"{term} by {significant(reward.scales[term])}" for term in reward.scales if reward.terms.get(term)
+    ]
+    return f"Terms were divided by their spread within images first: {', '.join(used)}." if used else ""
 
 
 def chosen_actions(info: TrainingInfo) -> ChosenActions:

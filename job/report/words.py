@@ -1,10 +1,11 @@
 """What names of candidates, metrics and verdicts mean in plain words, and how a difference is judged."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from job.evaluation.results import VerdictName
+from job.evaluation.results import LadderRow, VerdictName
 from job.metrics.statistics import Uplift
 
 Tone = Literal["good", "neutral", "unsure", "bad"]
@@ -26,15 +27,24 @@ VERDICTS: Mapping[VerdictName, VerdictWords] = {
 }
 
 CANDIDATES: Mapping[str, str] = {
+    "uniform": "Random action",
     "noop": "Today (no-op)",
     "best_fixed_prompt": "Best fixed prompt",
     "best_fixed_postprocess": "Best fixed post-processing",
     "best_fixed": "Best fixed action",
+    "confidence": "Most confident mask",
+    "consensus": "Most agreed mask",
     "ridge": "Ridge regression",
     "reward_net": "Reward network's pick",
+    "exact": "Exact policy gradient",
     "ppo": "PPO policy",
+    "ppo_random_start": "PPO from a random start",
+    "ppo_prior_start": "PPO from the prior",
+    "selected": "What each fold chose",
     "oracle": "Oracle",
 }
+
+ORACLE = "oracle"
 
 METRICS: Mapping[str, str] = {
     "dice": "Dice",
@@ -48,6 +58,9 @@ METRICS: Mapping[str, str] = {
 }
 
 LOWER_IS_BETTER = frozenset({"betti0_error", "betti1_error"})
+
+SIGNIFICANCE = 0.05
+"""Largest p value that counts as shown, where intervals are of 95 %."""
 
 Judgement = Literal["better", "worse", "unclear", "same"]
 
@@ -70,12 +83,39 @@ def metric_name(metric: str) -> str:
     return METRICS.get(metric, metric)
 
 
-def judge(uplift: Uplift) -> Judgement:
-    """Say what a paired difference shows: nothing while its interval holds 0."""
+def check_name(check: str) -> str:
+    """Return a check's name for people: `reward hacking`."""
+    return check.replace("_", " ")
+
+
+def standing(row: LadderRow) -> str:
+    """Say in a word or two whether a candidate ships, or why it could not; empty where it merely did not."""
+    if row.ships:
+        return "ships"
+    if row.dropped_by:
+        return f"dropped: {', '.join(check_name(check) for check in row.dropped_by)}"
+    if row.can_ship:
+        return ""
+    return "needs the truth" if row.candidate == ORACLE else "for comparison"
+
+
+def judge(uplift: Uplift, p_value: float | None = None, significance: float = SIGNIFICANCE) -> Judgement:
+    """Say what a paired difference shows: nothing while its interval holds 0, or p exceeds `significance`.
+
+    `p_value`, if given, is the one that counts: corrected where several questions are asked at once. One that
+    is NaN could not be computed and shows nothing.
+    """
     if uplift.wins == 0 and uplift.losses == 0:
         return "same"
+    if p_value is not None and (math.isnan(p_value) or p_value > significance):
+        return "unclear"
     if uplift.low > 0:
         return "better"
     if uplift.high < 0:
         return "worse"
     return "unclear"
+
+
+def judge_row(row: LadderRow, significance: float = SIGNIFICANCE) -> Judgement:
+    """Judge a candidate against the no-op by interval and p, the corrected one where there is one."""
+    return judge(row.vs_noop, row.vs_noop.p_value if row.holm_p is None else row.holm_p, significance)

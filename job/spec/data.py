@@ -77,7 +77,15 @@ class PatientSplit(Section):
         return self
 
 
-Split = Annotated[AutoSplit | ColumnSplit | HashSplit | PatientSplit, Field(discriminator="kind")]
+class FoldSplit(Section):
+    """Every patient is tested once: k trainings, each tested on one fold and validated on the next."""
+
+    kind: Literal["folds"]
+    k: int = Field(5, ge=3, le=100)
+    """Folds of about equal numbers of images that the patients are dealt into, by the spec's seed."""
+
+
+Split = Annotated[AutoSplit | ColumnSplit | HashSplit | PatientSplit | FoldSplit, Field(discriminator="kind")]
 
 
 class SyntheticSpec(Section):
@@ -113,3 +121,10 @@ class DataSpec(Section):
     """Which side each patient is on."""
     synthetic: SyntheticSpec = SyntheticSpec()
     """What `synthetic:fundus` makes."""
+
+    @model_validator(mode="after")
+    def _folds_have_patients(self) -> Self:
+        if isinstance(self.split, FoldSplit) and self.uri.startswith("synthetic:"):
+            what = "folds need a dataset folder (data.uri): synthetic images come with their split"
+            raise broken_rule(what, "split", "kind")
+        return self

@@ -236,4 +236,5 @@ def _close(word: str | int, known: Iterable[str | int]) -> list[str]:
 
     keys = [str(key) for key in known]
     part_of = [key for key in keys if len(word) >= 3 and word in key]
-    return difflib.get_close_matches(word, keys, n=1, cutoff=0.7) or part_of[:1]
+    cutoff = 0.6 if len(word) <= 2 else 0.7  # two letters for one have a ratio of 0.67
+    return difflib.get_close_matches(word, keys, n=1, cutoff=cutoff) or part_of[:1]

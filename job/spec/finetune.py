@@ -32,6 +32,8 @@ class FinetuneSpec(Section):
     """`table` looks rewards up; `live` calls the segmenter at every step, as the reference did."""
     total_timesteps: int = Field(10_000, ge=0, le=1_000_000_000)
     """Environment steps, rounded up to whole rollouts; 0 trains nothing."""
+    seeds: int = Field(3, ge=1, le=100)
+    """Trainings, with `seed` and the next ones; the one of median validation Dice is the candidate."""
     n_envs: int = Field(2, ge=1, le=1024)
     """Parallel environments."""
     learning_rate: float = Field(3e-4, gt=0.0, le=1.0)

@@ -1,13 +1,15 @@
 """The spec: the JSON document that describes a job."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from job.spec import sweep as sweeps
 from job.spec.actions import ActionsSpec, SegmenterSpec
+from job.spec.checks import ChecksSpec
 from job.spec.data import DataSpec
 from job.spec.finetune import FinetuneSpec
-from job.spec.reward import ChecksSpec, RewardSpec, TableSpec
+from job.spec.reward import RewardSpec, TableSpec
 from job.spec.runtime import CacheSpec, EvaluateSpec, OutputSpec, RuntimeSpec
 from job.spec.section import Section, broken_rule
 
@@ -36,9 +38,12 @@ class JobSpec(Section):
     reward: RewardSpec = RewardSpec()
     """What is rewarded."""
     checks: ChecksSpec = ChecksSpec()
-    """What must hold before learning."""
+    """What must hold before learning, and for what was learned to ship."""
     finetune: FinetuneSpec = FinetuneSpec()
     """How the policy learns."""
+    sweep: sweeps.Sweep = Field({})
+    """Fields of `finetune` and `reward` with values to try, such as `"finetune.n_epochs": [10, 20]`: every
+    combination is trained, and the one of the best validation Dice goes on."""
     evaluate: EvaluateSpec = EvaluateSpec()
     """How candidates are judged."""
     output: OutputSpec = OutputSpec()
@@ -55,6 +60,12 @@ class JobSpec(Section):
         if isinstance(value, bool | float):
             raise broken_rule(f"expected 1, got {str(value).lower()}")
         return value
+
+    @model_validator(mode="after")
+    def _sweep_fits(self) -> Self:
+        if self.sweep:
+            sweeps.check(self)
+        return self
 
     def identity(self) -> dict[str, Any]:
         """Return the part of the spec that says what is computed: the basis of run_id."""

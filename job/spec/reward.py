@@ -1,4 +1,4 @@
-"""`table`, `reward` and `checks`: what is scored, by what, and what must hold before learning."""
+"""`table` and `reward`: what is scored, and by what."""
 
 from typing import Annotated, Literal, Self
 
@@ -41,6 +41,8 @@ class RewardSpec(Section):
 
     terms: dict[TermName, Weight] = Field({"reward_net": 0.5, "dice": 0.5}, min_length=1)
     """Weight of each term."""
+    normalise: bool = False
+    """Divide each term by its within-image deviation on the training images, so that weights compare."""
     network: RewardNetworkSpec = RewardNetworkSpec()
     """The reward network."""
 
@@ -49,12 +51,3 @@ class RewardSpec(Section):
         if not any(self.terms.values()):
             raise broken_rule("every weight is 0: the reward would be constant", "terms")
         return self
-
-
-class ChecksSpec(Section):
-    """Thresholds of the checks."""
-
-    replay_tolerance: float = Field(1e-6, ge=0.0, le=1.0)
-    """Largest allowed difference between the no-op through the environment and the baseline Dice."""
-    min_mask_diversity: float = Field(0.01, ge=0.0, le=1.0)
-    """Smallest mean pairwise 1 - Dice between the masks of an image's actions."""

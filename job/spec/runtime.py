@@ -7,8 +7,20 @@ from pydantic import Field
 from job.spec.section import Section, Uri
 
 
+class OtherDataset(Section):
+    """A dataset folder that nothing is learned from: what ships is judged on all its images with a mask."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    """What the report calls it."""
+    uri: Uri
+    """The folder."""
+
+
 class EvaluateSpec(Section):
     """How candidates are judged."""
+
+    datasets: list[OtherDataset] = Field([], max_length=32)
+    """Further datasets to judge on, beside the test images of `data`."""
 
     smallest_effect: float = Field(0.01, gt=0.0, lt=1.0)
     """Mean Dice difference below which a change is not worth having: decides `no-improvement`."""

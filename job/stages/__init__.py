@@ -3,12 +3,7 @@
 from job.stages import audit, evaluate, finetune, pull, reward, table
 from job.stages.stage import Stage
 
-STAGES: tuple[Stage, ...] = (
-    pull.STAGE,
-    table.STAGE,
-    reward.STAGE,
-    audit.STAGE,
-    finetune.STAGE,
-    evaluate.STAGE,
-)
+LEARNING: tuple[Stage, ...] = (pull.STAGE, table.STAGE, reward.STAGE, audit.STAGE, finetune.STAGE)
+"""Those that need no test image."""
+STAGES: tuple[Stage, ...] = (*LEARNING, evaluate.STAGE)
 """All but publish, which writes the run folder and is never taken over."""

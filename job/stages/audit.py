@@ -1,19 +1,23 @@
 """audit: before the first PPO step, on training and validation images, whether learning can work at all."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from job.actions import apply
-from job.checks import VALIDITY, CheckResult, ValidityEvidence
+from job.actions import apply, apply_all
+from job.checks import VALIDITY, CheckResult, GapEvidence, Thresholds, ValidityEvidence, oracle_gap
+from job.data.dataset import Dataset, Sample
+from job.finetune.choosers import left_out_best_fixed
 from job.finetune.env import ActionChoiceEnv, TableRewards
 from job.finetune.observation import Observer
 from job.metrics import overlap
-from job.stages import table
+from job.reward.probes import swap_effect
+from job.stages import pull, reward, table
 from job.stages.pull import open_dataset
+from job.stages.rewards import formula, scored_table
 from job.stages.stage import Stage, StageContext
 from job.storage import strict_json
 from job.storage.local import sha256_json, write_atomic
@@ -23,34 +27,35 @@ CHECKS = "checks.json"
 
 
 def reads(context: StageContext) -> Mapping[str, Any]:
-    """The thresholds and the table."""
+    """The thresholds, the table, the reward, and which images look alike."""
+    done, spec = context.done, context.spec
     return {
-        "checks": context.spec.checks.model_dump(),
-        "table": context.done["table"].outputs["table"],
+        "checks": spec.checks.model_dump(),
+        "table": done["table"].outputs["table"],
+        "reward": dict(done["reward"].outputs),
+        "terms": table.reward_weights(context),
+        "normalise": spec.reward.normalise,
         "segmenter": context.segmentations.key,
+        "leaks": done["pull"].outputs["leaks"],
+        "test_patients": _test_patients(context),
+        "confidence": spec.evaluate.confidence,
     }
 
 
 def run(context: StageContext) -> Mapping[str, str]:
     """Gather the evidence and run every check."""
-    rows = table.load(context).of("train", "validation")
-    evidence = ValidityEvidence(
-        dice_NK=rows.scores["dice"],
-        diversity_N=rows.diversity_N,
-        replayed_dice_N=_replayed(context, rows),
-        baseline_dice_N=_baseline(context, rows),
-        names=rows.names,
-        **context.spec.checks.model_dump(),
-    )
-    results = [check(evidence) for check in VALIDITY]
-    for result in results:
-        context.log.info("check.result", **asdict(result))
+    rows = scored_table(context).of("train", "validation")
+    thresholds = Thresholds(**context.spec.checks.model_dump())
+    evidence = _evidence(context, rows)
+    results = [check(evidence, thresholds) for check in VALIDITY]
+    results.append(oracle_gap(_gap(context, rows), thresholds))
+    tell(context, results)
     document = [asdict(result) for result in results]
     write_atomic(context.folder / CHECKS, strict_json.dumps(document))
     return {"checks": sha256_json(strict_json.plain(document))}
 
 
-STAGE = Stage("audit", 1, reads, ("numpy", "gymnasium"), run)
+STAGE = Stage("audit", 2, reads, ("numpy", "scipy", "gymnasium", "torch"), run)
 
 
 def load_checks(context: StageContext) -> list[CheckResult]:
@@ -60,8 +65,50 @@ def load_checks(context: StageContext) -> list[CheckResult]:
 
 
 def passed(context: StageContext) -> bool:
-    """Return whether every validity check passed."""
-    return all(check.passed for check in load_checks(context) if check.severity == "validity")
+    """Return whether no validity check failed."""
+    return not any(check.failed for check in load_checks(context) if check.severity == "validity")
+
+
+def tell(context: StageContext, results: list[CheckResult]) -> None:
+    """Log what checks said."""
+    for result in results:
+        context.log.info("check.result", **asdict(result))
+
+
+def _evidence(context: StageContext, rows: ActionTable) -> ValidityEvidence:
+    reward_formula = formula(context)
+    own_M, swapped_M = _swapped(context, rows)
+    return ValidityEvidence(
+        names=rows.names,
+        patients=rows.patients,
+        dice_NK=rows.scores["dice"],
+        rewards_NK=reward_formula.of(rows),
+        terms={term: rows.scores[term] for term in reward_formula.weights},
+        weights=reward_formula.weights,
+        diversity_N=rows.diversity_N,
+        replayed_dice_N=_replayed(context, rows),
+        baseline_dice_N=_baseline(context, rows),
+        reward_net_NK=rows.scores["reward_net"],
+        confidence_NK=rows.judges["confidence"],
+        consensus_NK=rows.judges["consensus"],
+        own_M=own_M,
+        swapped_M=swapped_M,
+        leaks=tuple(pull.load_leaks(context)),
+    )
+
+
+def _gap(context: StageContext, rows: ActionTable) -> GapEvidence:
+    return GapEvidence(
+        patients=rows.patients,
+        dice_NK=rows.scores["dice"],
+        left_out_N=left_out_best_fixed(rows.scores["dice"], rows.patients),
+        n_test_patients=_test_patients(context),
+        confidence=context.spec.evaluate.confidence,
+    )
+
+
+def _test_patients(context: StageContext) -> int:
+    return len({sample.patient for sample in open_dataset(context).of("test")})
 
 
 def _replayed(context: StageContext, rows: ActionTable) -> NDArray[np.float64]:
@@ -82,14 +129,46 @@ def _replayed(context: StageContext, rows: ActionTable) -> NDArray[np.float64]:
 
 
 def _baseline(context: StageContext, rows: ActionTable) -> NDArray[np.float64]:
-    """Segment with the first prompt alone and score, past table, cache and environment."""
-    dataset = open_dataset(context)
-    by_name = {sample.name: sample for sample in dataset.of("train", "validation")}
+    """Apply the first prompt and post-processing alone and score, past table and environment."""
+    dataset, samples = _samples(context, rows)
     dice = []
-    for name in rows.names:
-        loaded = dataset.load(by_name[name])
+    for sample in samples:
+        loaded = dataset.load(sample)
         logits_PHW = context.segmentations.get([loaded.image])[0].logits_PHW
         mask = apply(context.space, 0, logits_PHW, (loaded.image.shape[0], loaded.image.shape[1]))
         assert loaded.truth is not None
         dice.append(float(overlap.dice(overlap.confusion(mask[None], loaded.truth))[0]))
     return np.array(dice)
+
+
+def _swapped(context: StageContext, rows: ActionTable) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Let each image's judge score some of its masks, with the image and with another one."""
+    dataset, samples = _samples(context, rows)
+    judge_of = reward.load_judges(context)
+    images = _Images(dataset, samples)
+
+    def masks_of(i: int) -> NDArray[np.bool_]:
+        image = images[i]
+        logits_PHW = context.segmentations.get([image])[0].logits_PHW
+        return apply_all(context.space, logits_PHW, (image.shape[0], image.shape[1]))
+
+    return swap_effect(lambda i: judge_of(samples[i]), images, masks_of)
+
+
+def _samples(context: StageContext, rows: ActionTable) -> tuple[Dataset, list[Sample]]:
+    dataset = open_dataset(context)
+    by_name = {sample.name: sample for sample in dataset.of("train", "validation")}
+    return dataset, [by_name[name] for name in rows.names]
+
+
+class _Images(Sequence[NDArray[np.uint8]]):
+    """The images of samples, each decoded when it is asked for."""
+
+    def __init__(self, dataset: Dataset, samples: list[Sample]) -> None:
+        self._dataset, self._samples = dataset, samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, i: int) -> NDArray[np.uint8]:  # type: ignore[override]
+        return self._dataset.load(self._samples[i]).image

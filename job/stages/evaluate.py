@@ -1,35 +1,38 @@
 """evaluate: fit every rung of the ladder on train, choose on validation, and judge once on test."""
 
-import io
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from job.actions import apply
+from job.data.dataset import Dataset, Sample
 from job.data.images import pixel_digest
 from job.evaluation import candidate, ladder
-from job.evaluation.assess import Choices, assess, choose, winner
+from job.evaluation.arms import MEASURED, Arms
+from job.evaluation.assess import Assessment, arms_of, assess, choose, images_of, winner
 from job.evaluation.candidate import CandidateFile
-from job.evaluation.ladder import BEST_FIXED, NOOP, Ladder, scores_of
-from job.evaluation.results import EvaluationResults
-from job.progress import track
+from job.evaluation.conventions import conventions, protocol
+from job.evaluation.judging import coverage_of, judge_rows, review_of
+from job.evaluation.ladder import BEST_FIXED, Ladder, scores_of
+from job.evaluation.results import Coverage, EvaluationResults, OtherResults
 from job.reward.calibration import conformal_halfwidth, review_threshold
-from job.reward.terms import METRICS, measure
 from job.spec.actions import SegmenterSpec
-from job.stages import audit, reward, table
-from job.stages.finetune import fit_observer, load_policy, scored_table
+from job.stages import audit, learned, pull, reward, table
+from job.stages.finetune import fit_observer
+from job.stages.measuring import keep_masks, measure_masks
 from job.stages.pull import open_dataset
+from job.stages.rewards import scored_table
 from job.stages.stage import Stage, StageContext
 from job.storage.local import sha256_json, write_atomic
+from job.storage.tensor_file import write_tensors
 from job.table import ActionTable
 
 RESULTS = "results.json"
 TEST_TABLE = "test_table"
-MASKS = "masks"
+COUNTS = "counts.safetensors"
 CONFIDENCE_OF_QUALITY = 0.9
 """Share of masks whose true Dice the interval of a predicted quality is meant to hold."""
 
@@ -38,63 +41,82 @@ def reads(context: StageContext) -> Mapping[str, Any]:
     """Everything that was learned, and the test images."""
     done, spec = context.done, context.spec
     return {
-        "evaluate": spec.evaluate.model_dump(),
+        "evaluate": spec.evaluate.model_dump(exclude={"datasets"}),
+        "checks": spec.checks.model_dump(),
         "segmenter": context.segmentations.key,
         "actions": spec.actions.model_dump(),
-        "pca_components": spec.finetune.pca_components,
+        "finetune": spec.finetune.model_dump(exclude={"policy_uri"}),
+        "seed": spec.seed,
         "width": spec.data.width,
         "table": done["table"].outputs["table"],
         "reward": dict(done["reward"].outputs),
-        "policy": done["finetune"].outputs["policy"],
+        "terms": table.reward_weights(context),
+        "normalise": spec.reward.normalise,
+        "policy": dict(done["finetune"].outputs),
         "passed": audit.passed(context),
         "test": done["pull"].outputs["test"],
+        "others": {name: done["pull"].outputs[f"other:{name}"] for name in context.inputs.others},
     }
 
 
 def run(context: StageContext) -> Mapping[str, str]:
-    """Judge every candidate; write results, test table, candidate and masks."""
-    train = table.load(context).of("train")
-    validation = scored_table(context).of("validation")
+    """Judge every candidate; write results, what was measured, candidate and masks."""
+    train, validation = table.load(context).of("train"), scored_table(context).of("validation")
     labels = [action.label for action in context.space]
     built = ladder.build(
-        train, labels, len(context.space.postprocess), fit_observer(context), load_policy(context)
+        train,
+        labels,
+        len(context.space.postprocess),
+        fit_observer(context),
+        learned.policies(context),
+        seed=context.spec.seed,
     )
-    test = _test_table(context)
+    dataset = open_dataset(context)
+    samples = dataset.of("test")
+    test = _scored(context, table.build_of(context, dataset, samples, ["dice"]), dataset, samples)
     test.save(context.folder / TEST_TABLE)
     choices = choose(built, validation, test)
     valid = audit.passed(context)
-    ships = winner(built, choices, validation, valid=valid)
-    results = assess(
-        built,
-        choices,
-        validation,
-        test,
-        _measure(context, choices, ships),
-        ships=ships,
-        valid=valid,
-        n_actions=len(context.space),
-        smallest_effect=context.spec.evaluate.smallest_effect,
-        confidence=context.spec.evaluate.confidence,
+    checks = learned.candidate_checks(context, built, choices, validation)
+    dropped = learned.dropped(checks)
+    ships = winner(built, choices, validation, valid=valid, dropped=dropped)
+    measured = measure_masks(context, dataset, samples, choices.test, ships)
+    keep_masks(context, measured)
+    arms = arms_of(built, choices, validation, test, measured.metrics, measured.pixels)
+    arms.save(context.folder / MEASURED)
+    write_tensors(
+        context.folder / COUNTS, {"/".join(key): found for key, found in measured.counts.items()}, {}
     )
-    for row in results.ladder:
-        context.log.info(
-            "evaluate.candidate", candidate=row.candidate, validation_dice=round(row.validation_dice.mean, 4),
-            test_dice=round(row.test["dice"].mean, 4), ships=row.ships,
-        )  # fmt: skip
-    verdict = results.verdict
-    context.log.info(
-        "evaluate.verdict", verdict=verdict.verdict, ships=ships, sentence=verdict.sentence,
-        learning=verdict.learning,
-    )  # fmt: skip
+    judged = _assess(context, arms, ships, valid, dropped)
+    calibration = _Calibration.of(choices.validation[ships], validation)
+    results = EvaluationResults(
+        verdict=judged.verdict,
+        ladder=judged.ladder,
+        images=images_of(arms, ships),
+        actions_chosen=np.bincount(choices.test[ships], minlength=len(context.space)).tolist(),
+        checks=checks,
+        protocol=_protocol(context, arms),
+        conventions=conventions(measured.counts, arms.patients),
+        judges=judge_rows({"validation": validation, "test": test}),
+        coverage=calibration.coverage(arms, ships) if valid else None,
+        review=review_of(arms[ships].quality_N, arms[ships].test["dice"], context.spec.evaluate.review_share)
+        if valid
+        else None,
+        other_datasets=[
+            _on_other(context, name, built, validation, ships, valid, dropped)
+            for name in context.inputs.others
+        ],
+    )
+    tell(context, results)
     if valid:
-        file = _candidate(context, built, choices, validation, ships, results)
+        file = _candidate(context, built, ships, results, calibration)
         candidate.save(context.folder, file, built)
     document = results.model_dump_json(indent=1)
     write_atomic(context.folder / RESULTS, document)
     return {"results": sha256_json(json.loads(document)), "test_table": test.digest()}
 
 
-STAGE = Stage("evaluate", 1, reads, ("torch", "numpy", "scipy", "scikit-image"), run)
+STAGE = Stage("evaluate", 2, reads, ("torch", "stable-baselines3", "numpy", "scipy", "scikit-image"), run)
 
 
 def load_results(context: StageContext) -> EvaluationResults:
@@ -102,57 +124,102 @@ def load_results(context: StageContext) -> EvaluationResults:
     return EvaluationResults.model_validate_json((context.done["evaluate"].folder / RESULTS).read_bytes())
 
 
-def _test_table(context: StageContext) -> ActionTable:
-    rows = table.build(context, "test", scored=["dice"])
-    dataset = open_dataset(context)
-    scores_NK = table.judge(context, dataset, dataset.of("test"), reward.load_judges(context))
-    return rows.with_scores(reward_net=scores_NK)
+def tell(context: StageContext, results: EvaluationResults) -> None:
+    """Log the ladder and the verdict."""
+    for row in results.ladder:
+        context.log.info(
+            "evaluate.candidate", candidate=row.candidate, validation_dice=round(row.validation_dice.mean, 4),
+            test_dice=round(row.test["dice"].mean, 4), ships=row.ships,
+        )  # fmt: skip
+    verdict = results.verdict
+    context.log.info(
+        "evaluate.verdict", verdict=verdict.verdict, ships=verdict.ships, sentence=verdict.sentence,
+        learning=verdict.learning,
+    )  # fmt: skip
 
 
-def _measure(
-    context: StageContext, choices: Choices, ships: str
-) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """Measure every rung's masks on the test images; keep the masks of the no-op and of what ships."""
-    dataset = open_dataset(context)
+def _scored(context: StageContext, rows: ActionTable, dataset: Dataset, samples: list[Sample]) -> ActionTable:
+    return rows.with_scores(reward_net=table.judge(context, dataset, samples, reward.load_judges(context)))
+
+
+def _assess(
+    context: StageContext, arms: Arms, ships: str, valid: bool, dropped: Mapping[str, list[str]]
+) -> Assessment:
+    settings = context.spec.evaluate
+    return assess(
+        arms,
+        ships=ships,
+        valid=valid,
+        dropped=dropped,
+        smallest_effect=settings.smallest_effect,
+        confidence=settings.confidence,
+    )
+
+
+def _protocol(context: StageContext, arms: Arms) -> dict[str, str]:
+    return protocol(
+        width=context.spec.data.width,
+        n_patients=len(set(arms.patients)),
+        confidence=context.spec.evaluate.confidence,
+    )
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """Predicted quality of what ships against true Dice, on validation images."""
+
+    quality_M: NDArray[np.float64]
+    halfwidth: float
+
+    @classmethod
+    def of(cls, chosen_M: NDArray[np.int64], validation: ActionTable) -> "_Calibration":
+        quality_M = scores_of(chosen_M, validation.scores["reward_net"])
+        residuals_M = quality_M - scores_of(chosen_M, validation.scores["dice"])
+        return cls(quality_M, min(conformal_halfwidth(residuals_M, CONFIDENCE_OF_QUALITY), 1.0))
+
+    def coverage(self, arms: Arms, ships: str) -> Coverage:
+        """Say how often the interval held on test."""
+        arm = arms[ships]
+        return coverage_of(
+            arm.quality_N,
+            arm.test["dice"],
+            self.halfwidth,
+            promised=CONFIDENCE_OF_QUALITY,
+            n_calibration=len(self.quality_M),
+        )
+
+
+def _on_other(
+    context: StageContext,
+    name: str,
+    built: Ladder,
+    validation: ActionTable,
+    ships: str,
+    valid: bool,
+    dropped: Mapping[str, list[str]],
+) -> OtherResults:
+    """Judge the same ladder, and what ships, on a dataset that nothing was learned from."""
+    dataset = pull.open_other(context, name)
     samples = dataset.of("test")
-    measured = {name: {metric: np.empty(len(samples)) for metric in METRICS} for name in choices.test}
-    for i, sample in enumerate(track(context.progress, "measuring", samples, len(samples), "images")):
-        loaded = dataset.load(sample)
-        assert loaded.truth is not None
-        size = (loaded.image.shape[0], loaded.image.shape[1])
-        logits_PHW = context.segmentations.get([loaded.image])[0].logits_PHW
-        wanted = sorted({int(actions_N[i]) for actions_N in choices.test.values()})
-        masks_BHW = np.stack([apply(context.space, action, logits_PHW, size) for action in wanted])
-        values = measure(masks_BHW, loaded.truth)
-        for name, actions_N in choices.test.items():
-            for metric in METRICS:
-                measured[name][metric][i] = values[metric][wanted.index(int(actions_N[i]))]
-        for which, name in (("before", NOOP), ("after", ships)):
-            mask_HW = masks_BHW[wanted.index(int(choices.test[name][i]))]
-            write_atomic(context.folder / MASKS / which / f"{sample.name}.png", png_of(mask_HW))
-    return measured
-
-
-def png_of(mask_HW: NDArray[np.bool_]) -> bytes:
-    """Return a mask as a PNG of one bit a pixel."""
-    buffer = io.BytesIO()
-    Image.fromarray(mask_HW).save(buffer, "PNG")
-    return buffer.getvalue()
+    rows = _scored(context, table.build_of(context, dataset, samples, ["dice"]), dataset, samples)
+    choices = choose(built, validation, rows)
+    measured = measure_masks(context, dataset, samples, choices.test, ships)
+    arms = arms_of(built, choices, validation, rows, measured.metrics, measured.pixels)
+    judged = _assess(context, arms, ships, valid, dropped)
+    return OtherResults(
+        name=name,
+        uri=str(context.inputs.others[name]),
+        images=len(samples),
+        patients=len(set(arms.patients)),
+        verdict=judged.verdict,
+        ladder=judged.ladder,
+    )
 
 
 def _candidate(
-    context: StageContext,
-    built: Ladder,
-    choices: Choices,
-    validation: ActionTable,
-    ships: str,
-    results: EvaluationResults,
+    context: StageContext, built: Ladder, ships: str, results: EvaluationResults, calibration: _Calibration
 ) -> CandidateFile:
     spec, rung = context.spec, built[ships]
-    chosen_N = choices.validation[ships]
-    quality_N = scores_of(chosen_N, validation.scores["reward_net"])
-    residuals_N = quality_N - scores_of(chosen_N, validation.scores["dice"])
-    halfwidth = conformal_halfwidth(residuals_N, CONFIDENCE_OF_QUALITY)
     fixed = built[BEST_FIXED].fixed
     assert fixed is not None
     return CandidateFile(
@@ -165,9 +232,9 @@ def _candidate(
         postprocess=[vars(p) for p in context.space.postprocess],
         chooser=candidate.chooser_kind(rung),
         action=rung.fixed if rung.fixed is not None else fixed,
-        interval_halfwidth=min(halfwidth, 1.0),
+        interval_halfwidth=calibration.halfwidth,
         confidence=CONFIDENCE_OF_QUALITY,
-        review_below=review_threshold(quality_N, spec.evaluate.review_share),
+        review_below=review_threshold(calibration.quality_M, spec.evaluate.review_share),
         trained_on=_trained_on(context),
     )
 

@@ -1,9 +1,10 @@
-"""finetune: train a policy by PPO on the training images, or judge the one that the spec names.
+"""finetune: train policies by PPO on the training images, or judge the one that the spec names.
 
 A failed validity check skips it: there is nothing to learn from numbers that cannot be trusted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,15 @@ from job.data.dataset import Dataset, Sample
 from job.finetune.env import Outcome, RewardSource, TableRewards
 from job.finetune.observation import Observer
 from job.finetune.policy import Policy
-from job.finetune.ppo import train_ppo
+from job.finetune.seeds import SEEDS, Validation, train_seeds
 from job.reward.terms import TERMS, combine, score
 from job.stages import audit, reward, table
 from job.stages.pull import open_dataset
+from job.stages.rewards import formula, scored_table
 from job.stages.stage import Stage, StageContext
 from job.storage import strict_json
 from job.storage.digests import tensors_digest
-from job.storage.local import sha256_file, write_atomic
+from job.storage.local import sha256_file, sha256_json, write_atomic
 from job.table import ActionTable
 
 FIGURES = "finetune.json"
@@ -35,6 +37,7 @@ def reads(context: StageContext) -> Mapping[str, Any]:
         "finetune": context.spec.finetune.model_dump(exclude={"policy_uri"}),
         "policy": sha256_file(context.inputs.policy) if context.inputs.policy else None,
         "terms": context.spec.reward.terms,
+        "normalise": context.spec.reward.normalise,
         "seed": context.spec.seed,
         "table": done["table"].outputs["table"],
         "scores": done["reward"].outputs["scores"],
@@ -43,15 +46,16 @@ def reads(context: StageContext) -> Mapping[str, Any]:
 
 
 def run(context: StageContext) -> Mapping[str, str]:
-    """Train the policy."""
+    """Train a policy for every seed; the one of median validation Dice is the candidate."""
     if not audit.passed(context):
-        return _write(context, {"total_timesteps": 0, "iterations": [], "checkpoints": []}, {})
+        return _write(context, {"total_timesteps": 0, "iterations": [], "checkpoints": [], "seeds": []}, [])
     settings = context.spec.finetune
-    rows = scored_table(context).of("train", "unlabelled")
+    scored = scored_table(context)
+    rows, validation = scored.of("train", "unlabelled"), scored.of("validation")
     start = _start_policy(context, rows)
     observer = start.observer if start else fit_observer(context)
-    rewards_NK = rewards_of(rows, table.reward_weights(context))
-    trained = train_ppo(
+    rewards_NK = formula(context).of(rows)
+    trained = train_seeds(
         settings,
         seed=context.spec.seed,
         observer=observer,
@@ -62,24 +66,27 @@ def run(context: StageContext) -> Mapping[str, str]:
         folder=context.folder,
         resume_folder=context.scratch,
         start=start,
+        validation=Validation(
+            observer.observe(validation.embeddings_NE, validation.statistics_NS),
+            validation.scores["dice"],
+            validation.patients,
+        ),
         progress=context.progress,
     )
-    for figures in trained.iterations:
+    for figures in trained.result.iterations:
         context.log.info("finetune.iteration", **figures)
+    for one in trained.seeds:
+        context.log.info("finetune.seed", **asdict(one))
     figures_json = {
-        "total_timesteps": trained.total_timesteps,
-        "iterations": trained.iterations,
-        "checkpoints": trained.checkpoints,
+        "total_timesteps": trained.result.total_timesteps,
+        "iterations": trained.result.iterations,
+        "checkpoints": trained.result.checkpoints,
+        "seeds": [asdict(one) for one in trained.seeds],
     }
-    return _write(context, figures_json, trained.policy.to_state_dict())
+    return _write(context, figures_json, trained.policies)
 
 
-STAGE = Stage("finetune", 1, reads, ("torch", "stable-baselines3", "gymnasium", "numpy"), run)
-
-
-def scored_table(context: StageContext) -> ActionTable:
-    """Return the action table with the network's scores among its terms."""
-    return table.load(context).with_scores(reward_net=reward.load_scores(context))
+STAGE = Stage("finetune", 2, reads, ("torch", "stable-baselines3", "gymnasium", "numpy"), run)
 
 
 def fit_observer(context: StageContext) -> Observer:
@@ -87,17 +94,6 @@ def fit_observer(context: StageContext) -> Observer:
     train = table.load(context).of("train")
     components = context.spec.finetune.pca_components
     return Observer.fit(train.embeddings_NE, train.statistics_NS, train.statistic_names, components)
-
-
-def rewards_of(rows: ActionTable, weights: Mapping[str, float]) -> NDArray[np.float64]:
-    """Return the reward `[N, K]`: the weighted terms of each image.
-
-    Unlabelled images get the network's score times the sum of the weights: both kinds are on one scale.
-    """
-    rewards_NK = np.array(combine(rows.scores, weights))
-    unlabelled = [i for i, split in enumerate(rows.splits) if split == "unlabelled"]
-    rewards_NK[unlabelled] = sum(weights.values()) * rows.scores["reward_net"][unlabelled]
-    return rewards_NK
 
 
 def load_figures(context: StageContext) -> dict[str, Any]:
@@ -110,6 +106,15 @@ def load_policy(context: StageContext) -> Policy | None:
     """Return the trained policy, None where a failed check skipped training."""
     path = context.done["finetune"].folder / POLICY
     return Policy.load(path) if path.exists() else None
+
+
+def load_policies(context: StageContext) -> list[Policy]:
+    """Return the policy of every seed, in their order; empty where a failed check skipped training."""
+    folder = context.done["finetune"].folder
+    return [
+        Policy.load(folder / POLICY if one["ships"] else folder / SEEDS / str(one["seed"]) / POLICY)
+        for one in load_figures(context)["seeds"]
+    ]
 
 
 def _start_policy(context: StageContext, rows: ActionTable) -> Policy | None:
@@ -136,8 +141,10 @@ class LiveRewards:
         self._splits = rows.splits
         self._samples = _in_order(dataset, rows)
         self._dataset = dataset
-        self._weights = table.reward_weights(context)
-        self._terms = [term for term in TERMS if term in ("dice", "reward_net") or self._weights.get(term)]
+        self._formula = formula(context)
+        self._terms = [
+            term for term in TERMS if term in ("dice", "reward_net") or self._formula.weights.get(term)
+        ]
         self._judge_of = reward.load_judges(context)
 
     def __call__(self, image: int, action: int) -> Outcome:
@@ -154,8 +161,10 @@ class LiveRewards:
         scores = score(mask[None], loaded.truth, terms, image_HWC=loaded.image, judge=judge)
         network_score = float(scores["reward_net"][0])
         if loaded.truth is None:
-            return Outcome(sum(self._weights.values()) * network_score, float("nan"), network_score)
-        return Outcome(float(combine(scores, self._weights)[0]), float(scores["dice"][0]), network_score)
+            return Outcome(self._formula.unlabelled * network_score, float("nan"), network_score)
+        return Outcome(
+            float(combine(scores, self._formula.weights)[0]), float(scores["dice"][0]), network_score
+        )
 
 
 def _in_order(dataset: Dataset, rows: ActionTable) -> list[Sample]:
@@ -164,7 +173,12 @@ def _in_order(dataset: Dataset, rows: ActionTable) -> list[Sample]:
 
 
 def _write(
-    context: StageContext, figures: Mapping[str, Any], weights: Mapping[str, NDArray[np.float32]]
+    context: StageContext, figures: Mapping[str, Any], policies: Sequence[Policy]
 ) -> Mapping[str, str]:
     write_atomic(context.folder / FIGURES, strict_json.dumps(figures))
-    return {"policy": tensors_digest(weights)}
+    weights = {
+        f"{i}.{name}": values
+        for i, policy in enumerate(policies)
+        for name, values in policy.to_state_dict().items()
+    }
+    return {"policy": tensors_digest(weights), "seeds": sha256_json(strict_json.plain(figures["seeds"]))}

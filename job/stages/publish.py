@@ -3,7 +3,8 @@
 import json
 import platform
 import subprocess
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from job import __version__
 from job.errors import EXIT_OK, InvalidResult
+from job.evaluation.arms import MEASURED
 from job.evaluation.results import EvaluationResults
 from job.publish.training_info import (
     ActionSummary,
@@ -20,13 +22,15 @@ from job.publish.training_info import (
     Provenance,
     RewardSummary,
     StageSummary,
+    SweepPoint,
     TrainingInfo,
 )
 from job.report.html import render_html
 from job.report.markdown import render_markdown
 from job.report.pictures import Panel
 from job.spec.loading import LoadedSpec
-from job.stages import audit, evaluate, finetune, reward
+from job.stages import audit, evaluate, finetune, reward, rewards
+from job.stages.measuring import MASKS
 from job.stages.pull import counts, open_dataset, patient_counts
 from job.stages.stage import StageContext
 from job.storage.local import sha256_json
@@ -38,20 +42,33 @@ LIBRARIES = (
 )  # fmt: skip
 
 
-def publish(
-    context: StageContext, loaded: LoadedSpec, folder: RunFolder, *, identity: str, started_at: str
-) -> str:
+@dataclass(frozen=True)
+class Record:
+    """What a run was asked for, and where it goes."""
+
+    loaded: LoadedSpec
+    folder: RunFolder
+    identity: str
+    started_at: str
+    sweep: list[SweepPoint]
+
+
+def publish(context: StageContext, record: Record) -> str:
     """Write everything that the run leaves behind; returns the verdict."""
     results = evaluate.load_results(context)
-    verdict = results.verdict.verdict
-    exit_code = InvalidResult.exit_code if verdict == "invalid" else EXIT_OK
-    info = _training_info(context, loaded, folder, results, started_at, exit_code)
-    _place(context, folder)
+    _place(context, record.folder)
+    info = _training_info(context, record, results)
+    write_documents(record, info, panels(context))
+    return results.verdict.verdict
+
+
+def write_documents(record: Record, info: TrainingInfo, shown: Mapping[str, Panel]) -> None:
+    """Write the record and the report, then seal the run folder."""
+    folder = record.folder
     folder.write("training_info.json", info.model_dump_json(indent=1) + "\n")
     folder.write("report.md", render_markdown(info))
-    folder.write("report.html", render_html(info, _panels(context)))
-    folder.seal(exit_code=exit_code, verdict=verdict, identity=identity)
-    return verdict
+    folder.write("report.html", render_html(info, shown))
+    folder.seal(exit_code=info.exit_code, verdict=info.results.verdict.verdict, identity=record.identity)
 
 
 def results_digest(context: StageContext, results: EvaluationResults) -> str:
@@ -73,39 +90,28 @@ def _place(context: StageContext, folder: RunFolder) -> None:
         if (done["finetune"] / relative).exists():
             folder.put(relative, done["finetune"] / relative)
     folder.put("evaluation/results.json", done["evaluate"] / evaluate.RESULTS)
-    folder.put("evaluation/masks", done["evaluate"] / evaluate.MASKS)
-    for relative in ("candidate.json", "ridge.safetensors"):
+    folder.put("evaluation/measured.safetensors", done["evaluate"] / MEASURED)
+    folder.put("evaluation/masks", done["evaluate"] / MASKS)
+    for relative in ("candidate.json", "ridge.safetensors", "exact_policy.safetensors"):
         if (done["evaluate"] / relative).exists():
             folder.put(relative, done["evaluate"] / relative)
 
 
-def _training_info(
-    context: StageContext,
-    loaded: LoadedSpec,
-    folder: RunFolder,
-    results: EvaluationResults,
-    started_at: str,
-    exit_code: int,
-) -> TrainingInfo:
-    spec, done = context.spec, context.done
+def _training_info(context: StageContext, record: Record, results: EvaluationResults) -> TrainingInfo:
+    spec, done, folder = context.spec, context.done, record.folder
+    verdict = results.verdict.verdict
     dataset = open_dataset(context)
     figures = reward.load_figures(context)
     return TrainingInfo(
         name=spec.name,
         run_id=folder.run_id,
         run_uri=str(folder.path),
-        started_at=started_at,
+        started_at=record.started_at,
         finished_at=utc_now(),
-        exit_code=exit_code,
+        exit_code=InvalidResult.exit_code if verdict == "invalid" else EXIT_OK,
         spec=spec.model_dump(mode="json", exclude={"schema_"}),
-        origins=loaded.origins,
-        provenance=Provenance(
-            versions=versions(),
-            git_commit=git_commit(),
-            device=f"{context.machine.device} ({context.machine.device_name})",
-            threads=context.machine.threads,
-            platform=platform.platform(),
-        ),
+        origins=record.loaded.origins,
+        provenance=provenance(context),
         data=DataSummary(
             uri=spec.data.uri,
             width=spec.data.width,
@@ -122,10 +128,7 @@ def _training_info(
             "computed": context.segmentations.computed,
             "cached": context.segmentations.cached,
         },
-        actions=[
-            ActionSummary(index=k, prompt=a.prompt, postprocess=asdict(a.postprocess), label=a.label)
-            for k, a in enumerate(context.space)
-        ],
+        actions=action_summaries(context),
         stages=[
             StageSummary(name=name, fingerprint=r.fingerprint, reused=r.reused, seconds=r.seconds)
             for name, r in done.items()
@@ -137,16 +140,41 @@ def _training_info(
             epochs=figures["epochs"],
             best_epoch=figures["best_epoch"],
             validation=figures["validation"],
+            normalised=spec.reward.normalise,
+            scales=rewards.scales(context),
+            probes=figures["probes"],
         ),
         finetune=FinetuneSummary(**finetune.load_figures(context)),
         results=results,
+        sweep=record.sweep,
+        folds=[],
         results_digest=results_digest(context, results),
     )
 
 
-def _panels(context: StageContext) -> dict[str, Panel]:
+def provenance(context: StageContext) -> Provenance:
+    """Return where a result comes from."""
+    return Provenance(
+        versions=versions(),
+        git_commit=git_commit(),
+        device=f"{context.machine.device} ({context.machine.device_name})",
+        threads=context.machine.threads,
+        platform=platform.platform(),
+    )
+
+
+def action_summaries(context: StageContext) -> list[ActionSummary]:
+    """Return every action in words."""
+    return [
+        ActionSummary(index=k, prompt=a.prompt, postprocess=asdict(a.postprocess), label=a.label)
+        for k, a in enumerate(context.space)
+    ]
+
+
+def panels(context: StageContext) -> dict[str, Panel]:
+    """Return each test image with its truth and its masks before and after."""
     dataset = open_dataset(context)
-    masks = context.done["evaluate"].folder / evaluate.MASKS
+    masks = context.done["evaluate"].folder / MASKS
     panels = {}
     for sample in dataset.of("test"):
         loaded = dataset.load(sample)

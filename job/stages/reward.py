@@ -12,6 +12,7 @@ from job.data.dataset import Dataset, Sample
 from job.reward import network_file
 from job.reward.examples import LabelledImages
 from job.reward.network import NetworkJudge, RewardNetwork
+from job.reward.probes import Probe, probe
 from job.reward.training import RewardFit, fit
 from job.stages import table
 from job.stages.pull import open_dataset
@@ -68,10 +69,12 @@ def run(context: StageContext) -> Mapping[str, str]:
         network_file.save(network, context.folder / FOLD.format(fold))
     network_file.save_state_dict(fitted.final, (context.folder / NETWORK).with_suffix(".pth"))
     write_tensors(context.folder / SCORES, {"reward_net": scores_NK}, {})
+    probes = _probes(context, dataset, validation, fitted)
     figures_json = {
         "epochs": fitted.history,
         "best_epoch": fitted.best_epoch,
         "validation": asdict(fitted.validation),
+        "probes": [asdict(probe) for probe in probes],
         "fold_of": dict(zip((s.name for s in train), fitted.fold_of, strict=True)),
     }
     write_atomic(context.folder / FIGURES, strict_json.dumps(figures_json))
@@ -79,7 +82,7 @@ def run(context: StageContext) -> Mapping[str, str]:
     return {"network": tensors_digest(weights), "scores": tensors_digest({"reward_net": scores_NK})}
 
 
-STAGE = Stage("reward", 1, reads, ("torch", "numpy", "scipy"), run)
+STAGE = Stage("reward", 2, reads, ("torch", "numpy", "scipy"), run)
 
 
 def load_scores(context: StageContext) -> NDArray[np.float64]:
@@ -103,6 +106,16 @@ def load_judges(context: StageContext) -> Callable[[Sample], NetworkJudge]:
         for fold in range(max(fold_of.values()) + 1)
     ]
     return lambda sample: folds[fold_of[sample.name]] if sample.name in fold_of else final
+
+
+def _probes(
+    context: StageContext, dataset: Dataset, validation: list[Sample], fitted: RewardFit
+) -> list[Probe]:
+    """Try to fool the network that ships, on images that no gradient came from."""
+    loaded = [dataset.load(sample) for sample in validation]
+    judge = fitted.judge(context.machine.device)
+    truths = [one.truth for one in loaded if one.truth is not None]
+    return probe(lambda i: judge, [one.image for one in loaded], truths, seed=context.spec.seed)
 
 
 def _start(context: StageContext) -> RewardNetwork:

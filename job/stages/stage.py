@@ -21,6 +21,7 @@ from job.errors import IntegrityError
 from job.inputs import Inputs
 from job.logs import Log
 from job.progress import Progress
+from job.rows import RowCache
 from job.segmenters.cache import SegmentationCache
 from job.spec.job import JobSpec
 from job.storage.local import exclusive, local_path, sha256_file, sha256_json, write_atomic
@@ -51,6 +52,7 @@ class StageContext:
     machine: Machine
     space: ActionSpace
     segmentations: SegmentationCache
+    rows: RowCache
     progress: Progress
     log: Log
     folder: Path = Path()
@@ -79,7 +81,8 @@ class StageContext:
             keep=spec.table.keep_logits == "all",
             open_segmenter=lambda: segmenters.load(spec.segmenter, inputs.segmenter, machine.device, log),
         )
-        return cls(spec, inputs, done, machine, space, segmentations, progress, log)
+        rows = RowCache(cache_root)
+        return cls(spec, inputs, done, machine, space, segmentations, rows, progress, log)
 
 
 @dataclass(frozen=True)

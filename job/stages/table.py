@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from job import table
+from job import rows, table
 from job.data.dataset import Dataset, Sample
 from job.reward.terms import TRUTH_TERMS, Judge
 from job.stages.pull import open_dataset
@@ -39,25 +39,34 @@ def run(context: StageContext) -> Mapping[str, str]:
     context.log.info(
         "table.summary", images=len(built.names), actions=len(context.space),
         computed=context.segmentations.computed, cached=context.segmentations.cached,
+        rows_reused=context.rows.reused,
     )  # fmt: skip
     return {"table": built.digest()}
 
 
-STAGE = Stage("table", 1, reads, ("torch", "transformers", "numpy", "scipy", "scikit-image", "pillow"), run)
+STAGE = Stage("table", 2, reads, rows.LIBRARIES, run)
 
 
 def build(context: StageContext, *sides: str, scored: list[str]) -> table.ActionTable:
     """Build a table of the images of the named splits."""
     dataset = open_dataset(context)
+    return build_of(context, dataset, dataset.of(*sides), scored)
+
+
+def build_of(
+    context: StageContext, dataset: Dataset, samples: list[Sample], scored: list[str]
+) -> table.ActionTable:
+    """Build a table of some samples of any dataset."""
     return table.build(
         dataset,
-        dataset.of(*sides),
+        samples,
         context.space,
         context.segmentations,
         terms=scored,
         batch_size=context.spec.segmenter.batch_size,
         memory_bytes=_memory_bytes(context),
         progress=context.progress,
+        rows=context.rows,
     )
 
 

@@ -114,7 +114,7 @@ def test_a_second_spec_takes_over_the_stages_that_it_shares(tiny: tuple[Path, Fi
 
 
 def test_test_images_shape_nothing_before_evaluate(tmp_path: Path, job: Job) -> None:
-    """Ruining every test image and mask changes evaluate's stage alone: all before it are taken over."""
+    """Ruining every test image and mask changes what evaluate finds, and where audit looks for leaks."""
     data = tmp_path / "data"
     make = job(
         "dataset", "make", str(data), "--train", "6", "--validation", "4", "--test", "6", "--size", "64"
@@ -132,8 +132,8 @@ def test_test_images_shape_nothing_before_evaluate(tmp_path: Path, job: Job) -> 
             Image.fromarray(ruined).save(data / entry[key])
     second = job(TINY, *settings)
     assert second.code in (0, 5), second.stderr
-    assert [e["stage"] for e in second.named("stage.reused")] == ["table", "reward", "audit", "finetune"]
-    for stage in ("table", "reward", "audit", "finetune"):
+    assert [e["stage"] for e in second.named("stage.reused")] == ["table", "reward", "finetune"]
+    for stage in ("table", "reward", "finetune"):
         fingerprints = [
             next(s["fingerprint"] for s in run.info["stages"] if s["name"] == stage)
             for run in (first, second)
@@ -169,7 +169,11 @@ def test_inert_actions_end_invalid_and_publish_no_marker(job: Job) -> None:
     )
     done = job(*arguments)
     assert done.code == 5, done.stderr
-    failed = [check["name"] for check in done.named("check.result") if not check["passed"]]
+    failed = [
+        check["name"]
+        for check in done.named("check.result")
+        if check["outcome"] == "failed" and check["severity"] == "validity"
+    ]
     assert failed == ["mask_diversity"]
     assert done.info["results"]["verdict"]["verdict"] == "invalid"
     assert (done.run / "report.html").is_file()
@@ -261,8 +265,8 @@ def test_a_damaged_run_folder_is_published_again(
     assert done.info["results_digest"] in (run / "report.md").read_text()
 
 
-def test_a_held_out_picture_among_the_unlabelled_is_refused(tmp_path: Path, job: Job) -> None:
-    """The same picture under another name must not be learned from: exit 3, both names."""
+def test_a_held_out_picture_among_the_unlabelled_is_a_leak(tmp_path: Path, job: Job) -> None:
+    """The same picture under another name must not be learned from: invalid, both names."""
     data = tmp_path / "data"
     make = job(
         "dataset", "make", str(data), "--train", "6", "--validation", "4", "--test", "6", "--size", "64"
@@ -275,9 +279,11 @@ def test_a_held_out_picture_among_the_unlabelled_is_refused(tmp_path: Path, job:
         TINY, *ONE_THREAD, "--set", f"data.uri={data}", "--set", 'data.split={"kind":"column"}',
         "--set", f"data.unlabelled_uri={tmp_path / 'more'}",
     )  # fmt: skip
-    assert done.code == 3
-    assert "innocent.png (unlabelled)" in done.stderr
-    assert Path(held_out["image"]).name in done.stderr
+    assert done.code == 5
+    leak = next(check for check in done.named("check.result") if check["name"] == "split_leak")
+    assert leak["outcome"] == "failed"
+    assert "innocent (unlabelled)" in leak["finding"]
+    assert Path(held_out["image"]).stem in leak["finding"]
 
 
 def test_an_output_that_cannot_be_written_ends_with_3(tmp_path: Path, job: Job) -> None:

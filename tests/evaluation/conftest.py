@@ -1,6 +1,6 @@
 """A small world: pictures of two brightnesses, where the best action depends on the brightness."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,9 +34,18 @@ class World:
         """Labels of the four actions."""
         return [action.label for action in SPACE]
 
-    def ladder(self, rows: Sequence[int] = range(12), policy: Policy | None = None) -> Ladder:
+    @property
+    def policies(self) -> dict[str, Policy]:
+        """A policy a rung that has one: PPO's, and for the exact one the same with actions turned round."""
+        head = self.policy.layers[0]
+        turned = Layer(np.ascontiguousarray(head.weight[::-1]), head.bias)
+        return {"exact": Policy(self.observer, (turned,), self.policy.actions), "ppo": self.policy}
+
+    def ladder(self, rows: Sequence[int] = range(12), policies: Mapping[str, Policy] | None = None) -> Ladder:
         """Fit the ladder on some images."""
-        return build(self.table.rows(rows), self.labels, len(SPACE.postprocess), self.observer, policy)
+        return build(
+            self.table.rows(rows), self.labels, len(SPACE.postprocess), self.observer, policies or {}, seed=7
+        )
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +73,7 @@ def world() -> World:
         embeddings_NE=np.stack([answer.embedding_D for answer in answers]),
         statistics_NS=np.stack([values for _, values in features]),
         statistic_names=features[0][0],
+        judges={judge: rng.random((24, 4)) for judge in ("confidence", "consensus")},
     )
     train = table.of("train")
     observer = Observer.fit(train.embeddings_NE, train.statistics_NS, train.statistic_names, 2)

@@ -37,7 +37,7 @@ def judge(image_HWC: np.ndarray, masks_BHW: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def ladder(world: World) -> Ladder:
-    return world.ladder(policy=world.policy)
+    return world.ladder(policies=world.policies)
 
 
 @pytest.fixture
@@ -55,17 +55,37 @@ def shipped(world: World, ladder: Ladder, tmp_path: Path) -> Any:
     return write
 
 
-@pytest.mark.parametrize("name", ["noop", "best_fixed_prompt", "best_fixed", "ridge", "ppo"])
+@pytest.mark.parametrize("name", ["noop", "best_fixed_prompt", "best_fixed", "ridge", "exact", "ppo"])
 def test_a_loaded_candidate_chooses_what_its_rung_chose(
     world: World, ladder: Ladder, shipped: Any, name: str
 ) -> None:
-    """On images that neither saw, from the pixels and logits alone."""
+    """On images that neither saw, from the pixels and logits alone; both policies lie in the folder."""
     rung = ladder[name]
     folder = shipped(name=name, chooser=chooser_kind(rung), action=rung.fixed or 0)
     loaded = load(folder, "cpu")
     new = range(12, 24)
     chosen = [loaded.predict(world.images[i], world.segmentations[i]).action for i in new]
     assert chosen == rung.choose(world.table.rows(new)).tolist()
+    if name in ("exact", "ppo"):
+        other = ladder["ppo" if name == "exact" else "exact"]
+        assert chosen != other.choose(world.table.rows(new)).tolist()
+
+
+def test_the_exact_policy_lies_in_a_file_of_its_own(world: World, ladder: Ladder, shipped: Any) -> None:
+    """It ships without PPO's policy, and its file is written only where it ships."""
+    assert not (shipped(name="ppo", chooser="ppo") / candidate.EXACT_POLICY).exists()
+    folder = shipped(name="exact", chooser=chooser_kind(ladder["exact"]))
+    (folder / candidate.POLICY).unlink()
+    loaded = load(folder, "cpu")
+    assert loaded.policy is not None
+    np.testing.assert_array_equal(loaded.policy.layers[0].weight, world.policies["exact"].layers[0].weight)
+
+
+@pytest.mark.parametrize("name", ["uniform", "confidence", "consensus", "oracle"])
+def test_what_cannot_ship_is_no_kind_of_candidate(ladder: Ladder, name: str) -> None:
+    """Its rung has no chooser kind."""
+    with pytest.raises(KeyError):
+        chooser_kind(ladder[name])
 
 
 def test_the_network_s_choice_is_the_table_s(world: World) -> None:
@@ -153,6 +173,7 @@ def test_a_missing_or_damaged_part_is_named(shipped: Any) -> None:
         ("fixed", candidate.NETWORK),
         ("ridge", candidate.RIDGE),
         ("ppo", candidate.POLICY),
+        ("exact", candidate.EXACT_POLICY),
     ):
         folder = shipped(chooser=chooser)
         (folder / part).write_bytes(b"damaged")
@@ -164,7 +185,7 @@ def test_a_missing_or_damaged_part_is_named(shipped: Any) -> None:
         assert "reward.network.uri" not in caught.value.advice
 
 
-@pytest.mark.parametrize("chooser", ["ppo", "ridge"])
+@pytest.mark.parametrize("chooser", ["ppo", "exact", "ridge"])
 @pytest.mark.parametrize(
     "change",
     [
@@ -188,11 +209,14 @@ def test_a_policy_whose_actions_stand_in_another_order_is_refused(shipped: Any) 
         load(shipped(chooser="ppo", prompts=list(reversed(SPACE.prompts))), "cpu")
 
 
-@pytest.mark.parametrize("chooser", ["ppo", "ridge"])
-def test_a_chooser_made_for_other_statistics_is_refused(shipped: Any, chooser: str) -> None:
+@pytest.mark.parametrize(
+    ("chooser", "file"),
+    [("ppo", candidate.POLICY), ("exact", candidate.EXACT_POLICY), ("ridge", candidate.RIDGE)],
+)
+def test_a_chooser_made_for_other_statistics_is_refused(shipped: Any, chooser: str, file: str) -> None:
     """Its actions fit, and the numbers that it would be given are not those that it was fitted on."""
     folder = shipped(chooser=chooser)
-    part = folder / (candidate.POLICY if chooser == "ppo" else candidate.RIDGE)
+    part = folder / file
     tensors, document = read_tensors(part)
     document["statistic_names"] = [name.upper() for name in document["statistic_names"]]
     write_tensors(part, tensors, document)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from job.evaluation.ladder import choose_on_validation, scores_of
+from job.evaluation.ladder import build, choose_on_validation, scores_of
 from tests.evaluation.conftest import World
 
 NAMES = ["noop", "best_fixed", "ridge", "ppo"]
@@ -80,14 +80,16 @@ def test_the_best_is_the_best_over_patients_not_over_images() -> None:
     assert choose_on_validation(dice, patients, ["noop", "ridge", "ppo"]) == "ridge"
 
 
-def test_rungs_stand_simplest_first_and_the_oracle_cannot_ship(world: World) -> None:
+def test_rungs_stand_simplest_first_and_what_is_there_to_compare_with_cannot_ship(world: World) -> None:
     """Three of them answer the mission's experiments; without a policy there is no PPO."""
-    rungs = world.ladder(policy=world.policy).rungs
+    rungs = world.ladder(policies={**world.policies, "ppo_random_start": world.policy}).rungs
     assert [rung.name for rung in rungs] == [
-        "noop", "best_fixed_prompt", "best_fixed_postprocess", "best_fixed", "ridge", "reward_net", "ppo",
-        "oracle",
+        "uniform", "noop", "best_fixed_prompt", "best_fixed_postprocess", "best_fixed", "confidence",
+        "consensus", "ridge", "reward_net", "exact", "ppo", "ppo_random_start", "oracle",
     ]  # fmt: skip
-    assert [rung.name for rung in rungs if not rung.can_ship] == ["oracle"]
+    assert [rung.name for rung in rungs if not rung.can_ship] == [
+        "uniform", "confidence", "consensus", "ppo_random_start", "oracle",
+    ]  # fmt: skip
     assert {rung.experiment: rung.name for rung in rungs if rung.experiment} == {
         "prompt optimisation": "best_fixed_prompt",
         "post-processing optimisation": "best_fixed_postprocess",
@@ -117,7 +119,7 @@ def test_fixed_rungs_take_the_training_mean_s_best_action(world: World) -> None:
 
 def test_choosers_choose_per_image_as_their_models_say(world: World) -> None:
     """Ridge and policy from features, the network from its scores, the oracle from the truth."""
-    built = world.ladder(policy=world.policy)
+    built = world.ladder(policies=world.policies)
     new = world.table.rows(range(12, 24))
     observations = world.observer.observe(new.embeddings_NE, new.statistics_NS)
     np.testing.assert_array_equal(built["ridge"].choose(new), built.ridge.choose(observations))
@@ -125,21 +127,72 @@ def test_choosers_choose_per_image_as_their_models_say(world: World) -> None:
         built["ppo"].choose(new), world.policy.choose(new.embeddings_NE, new.statistics_NS)
     )
     np.testing.assert_array_equal(built["reward_net"].choose(new), new.scores["reward_net"].argmax(axis=1))
+    np.testing.assert_array_equal(
+        built["exact"].choose(new),
+        world.policies["exact"].choose(new.embeddings_NE, new.statistics_NS),
+    )
+    for judge in ("confidence", "consensus"):
+        np.testing.assert_array_equal(built[judge].choose(new), new.judges[judge].argmax(axis=1))
     np.testing.assert_array_equal(built["oracle"].choose(new), new.scores["dice"].argmax(axis=1))
     assert built.ridge.learned
     assert len(set(built["ridge"].choose(new))) > 1
 
 
 def test_no_rung_that_ships_reads_the_truth_of_what_it_chooses_for(world: World) -> None:
-    """Without Dice among the scores every one of them chooses the same."""
-    built = world.ladder(policy=world.policy)
+    """Without Dice among the scores every one of them chooses the same, and so does all but the oracle."""
+    built = world.ladder(policies=world.policies)
     new = world.table.rows(range(12, 24))
     blind = replace(new, scores={"reward_net": new.scores["reward_net"]})
     for rung in built.rungs:
-        if rung.can_ship:
+        if rung.name != "oracle":
             np.testing.assert_array_equal(rung.choose(blind), rung.choose(new))
     with pytest.raises(KeyError):
         built["oracle"].choose(blind)
+
+
+def test_the_random_rung_is_drawn_by_the_seed_and_takes_every_action(world: World) -> None:
+    """The same seed draws the same, another one differently, and no action is left out or preferred."""
+    table = world.table.rows([i % 24 for i in range(4000)])
+    train = world.table.rows(range(12))
+    drawn = [
+        build(train, world.labels, 2, world.observer, {}, seed=seed)["uniform"].choose(table)
+        for seed in (1, 1, 2)
+    ]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert (drawn[0] != drawn[2]).any()
+    assert stats.chisquare(np.bincount(drawn[0], minlength=4)).pvalue > 1e-3
+    assert drawn[0].max() == 3
+
+
+def test_left_out_dice_judges_each_training_patient_by_the_others(world: World) -> None:
+    """The best fixed action is chosen again without each patient; one patient alone has no others."""
+    train = world.table.rows(range(12))
+    noisy = np.random.default_rng(4).uniform(0.5, 0.9, (12, 4))
+    train = replace(train, scores={**train.scores, "dice": noisy}, patients=tuple("aaabbccddeef"))
+    dice_NK, patients = train.scores["dice"], np.array(train.patients)
+    of_patients = []
+    for patient in sorted(set(train.patients)):
+        action = dice_NK[patients != patient].mean(axis=0).argmax()
+        of_patients.append(dice_NK[patients == patient, action].mean())
+    rungs = build(train, world.labels, 2, world.observer, {}, seed=0).rungs
+    (fixed,) = [rung for rung in rungs if rung.left_out_dice is not None]
+    assert fixed.name == "best_fixed"
+    assert fixed.left_out_dice == pytest.approx(np.mean(of_patients))
+    in_sample = [dice_NK[patients == patient, fixed.fixed].mean() for patient in "abcdef"]
+    assert np.mean(of_patients) < np.mean(in_sample)
+    assert world.ladder(rows=[0, 1])["best_fixed"].left_out_dice is None
+
+
+def test_a_dropped_candidate_never_ships() -> None:
+    """However much better it is, and also where the next best then is a simpler one."""
+    base = np.array([0.61, 0.7, 0.83, 0.74])
+    patients = ["a", "b", "c", "d"]
+    dice = {"noop": base, "best_fixed": base + 0.01, "ridge": base + 0.02, "ppo": base + 0.2}
+    assert choose_on_validation(dice, patients, NAMES) == "ppo"
+    assert choose_on_validation(dice, patients, NAMES, ["ppo"]) == "ridge"
+    assert choose_on_validation(dice, patients, NAMES, ["ppo", "ridge"]) == "best_fixed"
+    dice["ppo"] = base + 0.01 + np.array([1, -1, 1, -1]) * 0.02
+    assert choose_on_validation(dice, patients, NAMES, ["noop", "ridge"]) == "best_fixed"
 
 
 def test_an_image_s_score_is_that_of_its_action() -> None:

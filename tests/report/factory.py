@@ -1,18 +1,24 @@
 """A made-up but plausible TrainingInfo with its panels, for tests of whatever reads one."""
 
+import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from job.checks.result import CheckResult
+from job.checks.result import CheckResult, Outcome
 from job.evaluation.results import (
+    Convention,
+    Coverage,
     EvaluationResults,
     Experiment,
     ImageResult,
+    JudgeRow,
     LadderRow,
+    OtherResults,
+    Review,
     Verdict,
     VerdictName,
 )
@@ -23,10 +29,14 @@ from job.publish.training_info import (
     FinetuneSummary,
     Provenance,
     RewardSummary,
+    SeedSummary,
     StageSummary,
+    SweepPoint,
     TrainingInfo,
 )
 from job.report.pictures import Panel
+from job.reward.calibration import judge_quality
+from job.reward.probes import Probe, ProbeKind
 from job.reward.terms import METRICS
 
 PROMPTS = (
@@ -40,6 +50,7 @@ POSTPROCESS: tuple[dict[str, Any], ...] = (
 )
 
 CANDIDATES: tuple[tuple[str, str, Experiment | None, float], ...] = (
+    ("uniform", "an action drawn at random for each image", None, -0.021),
     ("noop", "what the user has today: 'Please segment the retinal blood vessels.' | t 0.5", None, 0.0),
     ("best_fixed_prompt", "best prompt for all images: 'Segment the major vessels.' | t 0.5",
      "prompt optimisation", 0.009),
@@ -48,11 +59,18 @@ CANDIDATES: tuple[tuple[str, str, Experiment | None, float], ...] = (
      "post-processing optimisation", 0.006),
     ("best_fixed", "best action for all images: 'Segment the major vessels.' | t 0.8, hysteresis 0.4",
      None, 0.014),
+    ("confidence", "the action whose mask the segmenter is most sure of", None, 0.004),
+    ("consensus", "the action whose mask most resembles all others", None, 0.012),
     ("ridge", "ridge regression per action, shrunk to the best fixed action", None, 0.024),
     ("reward_net", "the action whose mask the reward network likes best", None, 0.027),
+    ("exact", "the policy that the exact gradient finds on the action table", None, 0.028),
     ("ppo", "PPO policy", "reward-network RL", 0.029),
+    ("ppo_random_start", "PPO policy from random weights", None, 0.011),
     ("oracle", "best action per image, with the truth in hand", None, 0.041),
 )  # fmt: skip
+COMPARED = frozenset({"uniform", "ppo_random_start", "oracle"})
+LEARNED = frozenset({"exact", "ppo", "ppo_random_start"})
+"""What an invalid result lacks: nothing is trained after a failed validity check."""
 
 SENTENCES: dict[VerdictName, str] = {
     "improved": "ppo beats what you have today: Dice 0.842 -> 0.871 (+0.029, interval +0.020 to +0.038).",
@@ -71,15 +89,31 @@ def make_info(
     names: Sequence[str] | None = None,
     name: str = "quick",
     is_bare: bool = False,
+    dropped_by: Sequence[str] = (),
+    n_seeds: int = 3,
+    has_sweep: bool = True,
     seed: int = 0,
 ) -> TrainingInfo:
-    """Make the document of a run; `is_bare` empties every list that may be empty."""
+    """Make the document of a run; `is_bare` empties every list that may be empty.
+
+    `dropped_by` names candidate checks that fail: the policy may not ship, and ridge does in its place.
+    """
     rng = np.random.default_rng(seed)
     images = list(names) if names is not None else [f"fundus_{i:04d}" for i in range(n_images)]
     patients = [f"p{i % (n_patients or len(images)):03d}" for i in range(len(images))]
     ladder, dice = _ladder(rng, patients, verdict)
-    ships = {"improved": "ppo", "inconclusive": "ppo"}.get(verdict, "noop")
-    ladder = [row.model_copy(update={"ships": row.candidate == ships}) for row in ladder]
+    winner = "ridge" if dropped_by else "ppo"
+    ships = {"improved": winner, "inconclusive": winner}.get(verdict, "noop")
+    ladder = [
+        row.model_copy(
+            update={
+                "ships": row.candidate == ships,
+                "dropped_by": list(dropped_by) if row.candidate == "ppo" else [],
+            }
+        )
+        for row in ladder
+        if verdict != "invalid" or row.candidate not in LEARNED
+    ]
     by_name = {row.candidate: row for row in ladder}
     actions = [
         ActionSummary(
@@ -92,19 +126,20 @@ def make_info(
         for p, prompt in enumerate(PROMPTS)
         for q, postprocess in enumerate(POSTPROCESS)
     ]
-    chosen = rng.integers(0, len(actions), len(images)) if ships == "ppo" else np.zeros(len(images), int)
+    chosen = rng.integers(0, len(actions), len(images)) if ships == winner else np.zeros(len(images), int)
+    is_trained = not is_bare and verdict != "invalid"
     results = EvaluationResults(
         verdict=Verdict(
             verdict=verdict,
-            sentence=SENTENCES[verdict],
+            sentence=SENTENCES[verdict].replace("ppo", winner),
             ships=ships,
             dice_before=by_name["noop"].test["dice"],
             dice_after=by_name[ships].test["dice"],
             vs_noop=by_name[ships].vs_noop,
-            vs_best_fixed=None if is_bare else by_name["ppo"].vs_best_fixed,
-            learning="No policy was trained or judged."
-            if is_bare
-            else "Learning added something over the best fixed action (+0.015 Dice).",
+            vs_best_fixed=by_name["ppo"].vs_best_fixed if is_trained else None,
+            learning="Learning added something over the best fixed action (+0.015 Dice)."
+            if is_trained
+            else "No policy was trained or judged.",
             patients_needed=64 if verdict == "inconclusive" else None,
         ),
         ladder=[] if is_bare else ladder,
@@ -123,6 +158,28 @@ def make_info(
             for i, image in enumerate(images)
         ],
         actions_chosen=[] if is_bare else np.bincount(chosen, minlength=len(actions)).tolist(),
+        checks=_candidate_checks(dropped_by) if is_trained else [],
+        protocol={} if is_bare else PROTOCOL,
+        conventions=[] if is_bare else _conventions(by_name, ships),
+        judges=[] if is_bare else _judges(rng),
+        coverage=None
+        if is_bare
+        else Coverage(promised=0.9, held=0.91, halfwidth=0.034, n_calibration=20, n_test=len(images)),
+        review=None
+        if is_bare
+        else Review(share=0.2, all=0.871, kept=0.880, kept_at_random=0.871, kept_at_best=0.886),
+        other_datasets=[]
+        if is_bare
+        else [
+            OtherResults(
+                name="other_camera",
+                uri="s3://me:hunter2@fundus/other_camera",
+                images=len(images),
+                patients=len(set(patients)),
+                verdict=_verdict_elsewhere(by_name, ships),
+                ladder=[row for row in ladder if row.candidate in ("noop", "best_fixed", ships, "oracle")],
+            )
+        ],
     )
     return TrainingInfo(
         name=name,
@@ -158,11 +215,22 @@ def make_info(
         checks=[] if is_bare else _checks(verdict),
         reward=_reward(is_bare=is_bare),
         finetune=FinetuneSummary(
-            total_timesteps=256 * n_iterations,
-            iterations=[] if is_bare else _iterations(rng, n_iterations),
-            checkpoints=[] if is_bare else ["checkpoints/sa2va_rl_1000_steps.zip"],
+            total_timesteps=256 * n_iterations if is_trained else 0,
+            iterations=_iterations(rng, n_iterations) if is_trained else [],
+            checkpoints=["checkpoints/sa2va_rl_1000_steps.zip"] if is_trained else [],
+            seeds=[
+                SeedSummary(
+                    seed=i,
+                    validation_dice=0.866 + 0.003 * (i - n_seeds // 2),
+                    entropy=0.41 + 0.02 * i,
+                    ships=i == n_seeds // 2,
+                )
+                for i in range(n_seeds if is_trained else 0)
+            ],
         ),
         results=results,
+        folds=[],
+        sweep=_sweep() if has_sweep and is_trained else [],
         results_digest="e5" * 32,
     )
 
@@ -202,11 +270,15 @@ def _ladder(
         for name, _, _, gain in CANDIDATES
     }
     dice["oracle"] = np.max(list(dice.values()), axis=0)
+    uplifts = {name: paired_uplift(dice[name], dice["noop"], patients) for name in dice}
+    holm = _holm({name: uplifts[name].p_value for name, _, experiment, _ in CANDIDATES if experiment})
+    gap = float((dice["oracle"] - dice["best_fixed"]).mean())
     rows = [
         LadderRow(
             candidate=name,
             description=description,
-            can_ship=name != "oracle",
+            can_ship=name not in COMPARED,
+            dropped_by=[],
             ships=False,
             experiment=experiment,
             validation_dice=_interval(dice[name] - 0.002, patients),
@@ -214,12 +286,24 @@ def _ladder(
                 metric: _interval(np.array([_metrics(value)[metric] for value in dice[name]]), patients)
                 for metric in METRICS
             },
-            vs_noop=paired_uplift(dice[name], dice["noop"], patients),
+            vs_noop=uplifts[name],
             vs_best_fixed=paired_uplift(dice[name], dice["best_fixed"], patients),
+            holm_p=holm.get(name),
+            left_out_dice=float(dice[name].mean() - 0.004) if name.startswith("best_") else None,
+            regret=float((dice["oracle"] - dice[name]).mean()),
+            gap_closed=float((dice[name] - dice["best_fixed"]).mean()) / gap if gap > 0 else None,
         )
         for name, description, experiment, _ in CANDIDATES
     ]
     return rows, dice
+
+
+def _holm(p_values: dict[str, float]) -> dict[str, float]:
+    corrected, least = {}, 0.0
+    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda pair: pair[1])):
+        least = max(least, min(1.0, p * (len(p_values) - rank)))
+        corrected[name] = math.nan if math.isnan(p) else least
+    return corrected
 
 
 def _interval(values: NDArray[np.float64], patients: list[str]) -> Interval:
@@ -241,20 +325,182 @@ def _metrics(dice: float) -> dict[str, float]:
     return {metric: float(value) for metric, value in shape.items()}
 
 
+PROTOCOL = {
+    "region": "whole frame; the conventions below also count inside the field of view alone",
+    "resolution": "images and masks resized to a width of 128 px",
+    "aggregation": "mean over the images of a patient, then over patients",
+    "threshold": "part of the action: tuned on training images, never on test images",
+    "empty masks": "two empty masks score 1; an empty mask or an empty truth alone scores 0",
+    "connectivity": "foreground 8-connected, background 4-connected",
+    "statistics": "paired by image, 95% intervals by Student's t over patient means",
+}
+
+
 def _checks(verdict: VerdictName) -> list[CheckResult]:
     failed = verdict == "invalid"
     return [
         CheckResult(
-            "replay_identity", 0.083 if failed else 0.0, 1e-6, "validity", not failed,
+            "replay_identity", 0.083 if failed else 0.0, 1e-6, "validity", "failed" if failed else "passed",
             "the no-op through the environment differs from the baseline by at most"
             f" {'0.083' if failed else '0'} Dice on 40 images",
             "look at fundus_0003: sizes, threshold or scoring differ on the two paths" if failed else "",
         ),
         CheckResult(
-            "mask_diversity", 0.121, 0.01, "validity", True,
+            "mask_diversity", 0.121, 0.01, "validity", "passed",
             "two actions' masks of an image differ by 0.121 (1 - Dice) on average", "",
         ),
+        CheckResult(
+            "reward_variance", 0.84, 0.1, "validity", "passed",
+            "within an image the reward moves 0.84 times as much as true Dice", "",
+            {"within": 0.031, "between": 0.054, "interaction": 0.012, "dice_within": 0.037},
+        ),
+        CheckResult(
+            "term_audit", 0.74, 0.0, "validity", "passed",
+            "every term orders an image's masks as Dice does; reward_net least, with 0.74", "",
+            {"reward_net.mean": 0.83, "reward_net.spearman": 0.74, "dice.mean": 0.842, "dice.spearman": 1.0},
+        ),
+        CheckResult(
+            "proxy_quality", 0.88, 0.0, "validity", "passed",
+            "the network explains 88 % of the variance of Dice, and a swapped image moves it by 0.31", "",
+            {"mae": 0.041, "spearman": 0.79, "regret": 0.011, "swap_effect": 0.31},
+        ),
+        CheckResult(
+            "split_leak", 0.0, 0.9, "validity", "passed",
+            "no held-out image resembles one to learn from", "",
+        ),
+        CheckResult(
+            "oracle_gap", 0.027, 0.031, "advice", "failed",
+            "a perfect chooser gains 0.027 Dice, and 12 test patients can show 0.031 at 80 % power",
+            "add test patients or other actions",
+        ),
     ]  # fmt: skip
+
+
+def _candidate_checks(dropped_by: Sequence[str]) -> list[CheckResult]:
+    def outcome(name: str) -> Outcome:
+        return "failed" if name in dropped_by else "passed"
+
+    hacked = "reward_hacking" in dropped_by
+    return [
+        CheckResult(
+            "ladder", 0.015, 0.0, "advice", "passed",
+            "on validation the policy reaches 0.866 Dice, and the best fixed action 0.851", "",
+            {"noop": 0.840, "best_fixed": 0.851, "ppo": 0.866, "oracle": 0.881},
+        ),
+        CheckResult(
+            "gap_closed", 0.5, 0.0, "candidate", outcome("gap_closed"),
+            "the policy closes 50 % of the gap between best fixed action and oracle (regret 0.015)", "",
+        ),
+        CheckResult(
+            "learning", 0.43, 0.9, "candidate", outcome("learning"),
+            "the policy's entropy is 43 % of a uniform one's", "",
+            {"entropy": 0.77, "explained_variance": 0.6, "approx_kl": 0.012, "distinct_actions": 5.0},
+        ),
+        CheckResult(
+            "uplift", 0.026, 0.0, "candidate", outcome("uplift"),
+            "the policy gains 0.026 Dice over the no-op (0.017 to 0.035; 18 won, 0 tied, 2 lost)", "",
+        ),
+        CheckResult(
+            "reward_hacking", -0.012 if hacked else 0.026, 0.0, "candidate", outcome("reward_hacking"),
+            f"the reward rises by 0.031 while Dice {'falls by 0.012' if hacked else 'rises by 0.026'}",
+            "weigh true Dice or precision into the reward" if hacked else "",
+            {"reward": 0.031, "dice": -0.012 if hacked else 0.026, "recall": 0.04, "precision": -0.01},
+        ),
+        CheckResult(
+            "stability", math.nan, 1.0, "candidate", "unmeasured",
+            "a single seed says nothing of how far chance moves the policy", "set finetune.seeds to 3",
+        ),
+    ]  # fmt: skip
+
+
+def _conventions(ladder: dict[str, LadderRow], ships: str) -> list[Convention]:
+    shapes = itertools.product(
+        get_args(Convention.model_fields["region"].annotation),
+        get_args(Convention.model_fields["resolution"].annotation),
+        get_args(Convention.model_fields["aggregation"].annotation),
+    )
+    return [
+        Convention(
+            region=region,
+            resolution=resolution,
+            aggregation=aggregation,
+            metrics={
+                name: {
+                    metric: ladder[name].test[metric].mean - 0.003 * i
+                    for metric in ("dice", "iou", "recall", "precision")
+                }
+                for name in dict.fromkeys(("noop", "best_fixed", ships))
+            },
+        )
+        for i, (region, resolution, aggregation) in enumerate(shapes)
+    ]
+
+
+def _judges(rng: np.random.Generator) -> list[JudgeRow]:
+    rows = []
+    for split in ("validation", "test"):
+        true_NK = np.clip(0.84 + rng.normal(0, 0.03, (40, 1)) + rng.normal(0, 0.02, (40, 6)), 0, 1)
+        for judge, noise in (("reward_net", 0.008), ("confidence", 0.03), ("consensus", 0.02)):
+            quality = judge_quality(true_NK + rng.normal(0, noise, true_NK.shape), true_NK)
+            rows.append(JudgeRow.model_validate({"judge": judge, "split": split, "quality": quality}))
+    return rows
+
+
+def _probes() -> list[Probe]:
+    made: tuple[tuple[ProbeKind, float, float, float], ...] = (
+        ("truth", 0, 0.93, 1.0),
+        ("dilation", 1, 0.80, 0.78),
+        ("dilation", 2, 0.66, 0.61),
+        ("erosion", 1, 0.52, 0.49),
+        ("islands", 10, 0.92, 0.96),
+        ("islands", 200, 0.81, 0.58),
+        ("skeleton", 0, 0.55, 0.52),
+        ("empty", 0, 0.02, 0.0),
+        ("full", 0, 0.21, 0.19),
+        ("swapped image", 0, 0.27, 0.14),
+    )
+    return [Probe(kind, amount, predicted, true, 16) for kind, amount, predicted, true in made]
+
+
+BROKEN = 1
+"""The point of the sweep that failed a validity check."""
+
+
+def _sweep() -> list[SweepPoint]:
+    rng = np.random.default_rng(1)
+    patients = [f"v{i:02d}" for i in range(20)]
+    first = rng.normal(0.862, 0.03, 20)
+    points = []
+    for i, (rate, epochs) in enumerate(itertools.product((0.0003, 0.0005), (10, 20))):
+        dice = first + 0.002 * i + (rng.normal(0, 0.004, 20) if i else 0)
+        points.append(
+            SweepPoint(
+                label=f"learning_rate {rate:g}, n_epochs {epochs}",
+                values={"finetune.learning_rate": rate, "finetune.n_epochs": epochs},
+                validation_dice=_interval(dice, patients) if i != BROKEN else None,
+                vs_first=paired_uplift(dice, first, patients) if i != BROKEN else None,
+                seeds_dice=[float(dice.mean()) + step for step in (-0.003, 0, 0.002)] if i != BROKEN else [],
+                valid=i != BROKEN,
+                chosen=i == 2,
+                seconds=6.1 + i,
+                reused=["pull", "table", "reward", "audit"] if i else [],
+            )
+        )
+    return points
+
+
+def _verdict_elsewhere(ladder: dict[str, LadderRow], ships: str) -> Verdict:
+    return Verdict(
+        verdict="inconclusive",
+        sentence="It is not decided whether the PPO policy beats what you have today: Dice 0.742 -> 0.751.",
+        ships=ships,
+        dice_before=ladder["noop"].test["dice"],
+        dice_after=ladder[ships].test["dice"],
+        vs_noop=ladder[ships].vs_noop,
+        vs_best_fixed=None,
+        learning="",
+        patients_needed=90,
+    )
 
 
 def _stages() -> list[StageSummary]:
@@ -289,6 +535,9 @@ def _reward(*, is_bare: bool) -> RewardSummary:
         epochs=[] if is_bare else epochs,
         best_epoch=0 if is_bare else 2,
         validation={} if is_bare else figures,
+        normalised=not is_bare,
+        scales={} if is_bare else {"reward_net": 0.031, "dice": 0.037},
+        probes=[] if is_bare else _probes(),
     )
 
 

@@ -3,6 +3,7 @@ import itertools
 import re
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_everything_has_a_text() -> None:
     assert all(
         a.get("aria-label") or a.get("aria-hidden") or a.get("class") == "open" for a in shown.all("svg")
     )
-    assert all(attributes.get("scope") in ("col", "row") for attributes in shown.all("th"))
+    assert all(attributes.get("scope") in ("col", "row", "colgroup") for attributes in shown.all("th"))
     ids = {attributes["id"] for _, attributes in shown.elements if "id" in attributes}
     for _, attributes in shown.elements:
         assert (attributes.get("aria-labelledby") or next(iter(ids))) in ids
@@ -101,6 +102,38 @@ def test_headings_skip_no_level() -> None:
     levels = [int(tag[1]) for tag, _ in page().elements if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+def test_what_was_not_done_has_no_section() -> None:
+    """Sweep, seeds, probes, judges and other datasets are sections of the runs that have them."""
+    whole, bare = page(), page(is_bare=True)
+    optional = {"numbers", "sweep", "seeds", "probes", "judges", "others"}
+    ids = {attributes["id"] for _, attributes in whole.elements if "id" in attributes}
+    assert optional <= ids
+    assert not optional & {attributes["id"] for _, attributes in bare.elements if "id" in attributes}
+    assert "#sweep" in {attributes.get("href") for attributes in whole.all("a")}
+    assert "#sweep" not in {attributes.get("href") for attributes in bare.all("a")}
+
+
+def test_what_dropped_the_policy_stands_beside_the_verdict() -> None:
+    """The reason is read before the ladder, and is not said of a policy that ships."""
+    info = make_info(dropped_by=["reward_hacking"])
+    shown = Page(render_html(info, {}))
+    said = shown.text.index("The PPO policy may not ship: reward hacking")
+    assert said < shown.text.index("The ladder")
+    assert "may not ship:" not in page().text
+
+
+def test_every_check_shows_value_threshold_and_finding() -> None:
+    """A check is told by words: its outcome, its figures, what was found and what to do."""
+    info = make_info(dropped_by=["reward_hacking"])
+    text = " ".join(Page(render_html(info, {})).text.split())
+    for check in [*info.checks, *info.results.checks]:
+        assert check.finding in text
+        assert not check.advice or check.advice[1:] in text
+    assert "✗ reward hacking failed −0.012 at least 0" in text
+    assert "– stability not measured a single seed" in text
+    assert "explained variance" in text
 
 
 def test_hostile_names_are_text() -> None:
@@ -116,6 +149,17 @@ def test_hostile_names_are_text() -> None:
             "spec": {HOSTILE: HOSTILE},
             "origins": {HOSTILE: HOSTILE},
             "segmenter": {"kind": HOSTILE, "uri": HOSTILE},
+            "checks": [replace(info.checks[0], name=HOSTILE, finding=HOSTILE, details={HOSTILE: 1.0})],
+            "sweep": [info.sweep[0].model_copy(update={"label": HOSTILE, "reused": [HOSTILE]})],
+            "results": info.results.model_copy(
+                update={
+                    "other_datasets": [
+                        other.model_copy(update={"name": HOSTILE, "uri": HOSTILE})
+                        for other in info.results.other_datasets
+                    ],
+                    "protocol": {HOSTILE: HOSTILE},
+                }
+            ),
         }
     )
     shown = Page(render_html(hostile, panels))

@@ -5,7 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from job.metrics.statistics import Interval, paired_uplift, t_interval
-from job.report.numbers import count, duration, figure, interval, moment, signed, significant, spread
+from job.report.numbers import (
+    count,
+    duration,
+    figure,
+    interval,
+    moment,
+    p_value,
+    percent,
+    signed,
+    significant,
+    spread,
+)
 
 
 @pytest.mark.parametrize(
@@ -88,3 +99,21 @@ def test_moment() -> None:
     assert moment("2026-11-23T19:18:09Z") == "2026-11-23 19:18 UTC"
     assert moment("2026-11-23T19:18:09+01:00") == "2026-11-23 19:18 UTC+01:00"
     assert moment("yesterday") == "yesterday"
+
+
+def test_shares_and_p_values() -> None:
+    """Shares are whole percents; a p value below a thousandth is said to be so; what is missing is a dash."""
+    assert [percent(value) for value in (0.634, -0.29, 0.0, None, math.nan)] == [
+        "63 %",
+        "−29 %",
+        "0 %",
+        "–",
+        "–",
+    ]
+    assert [p_value(p) for p in (0.0312, 0.0004, 1.0, None, math.nan)] == [
+        "0.031",
+        "<0.001",
+        "1.000",
+        "–",
+        "–",
+    ]

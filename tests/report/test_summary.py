@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from job.evaluation.results import VerdictName
-from job.report.summary import answer_table, experiments, print_answer, what_would_decide
+from job.report.summary import answer_table, experiments, ladder, print_answer, what_would_decide
 from tests.report.factory import make_info
 
 
@@ -39,8 +39,28 @@ def test_nothing_ships_when_the_result_is_invalid() -> None:
     """An invalid result ships nothing, whatever the ladder says, and names the failed check."""
     rows = dict(answer_table(make_info("invalid")))
     assert rows["Ships"] == "nothing"
-    assert "replay_identity failed" in rows["Checks"]
-    assert rows["Checks"].startswith("1 of 2 passed")
+    assert rows["Checks"].startswith("5 of 7 passed; failed: replay_identity (the no-op through")
+    assert not any(row.ships for row in ladder(make_info("invalid")))
+
+
+def test_what_dropped_the_policy_is_an_answer() -> None:
+    """A dropped policy has a line that names the check, which is also counted among the checks."""
+    rows = dict(answer_table(make_info(dropped_by=["reward_hacking"])))
+    assert rows["Policy"] == "The PPO policy may not ship: reward_hacking"
+    assert rows["Checks"] == ("10 of 13 passed; failed: oracle_gap, reward_hacking; not measured: stability")
+    assert rows["Ships"].startswith("Ridge regression")
+    assert "Policy" not in dict(answer_table(make_info()))
+
+
+def test_experiments_are_judged_at_the_confidence_of_the_run() -> None:
+    """p is compared with what the intervals of this very run leave out."""
+    info = make_info()
+    weak = [row.model_copy(update={"holm_p": row.holm_p and 0.08}) for row in info.results.ladder]
+    info = info.model_copy(update={"results": info.results.model_copy(update={"ladder": weak})})
+    assert {answer.judgement for answer in experiments(info)} == {"unclear"}
+    wide = info.model_copy(update={"spec": {"evaluate": {"confidence": 0.9}}})
+    assert experiments(wide)[-1].judgement == "better"
+    assert "Holm p 0.080" in dict(answer_table(wide))["Reward-network RL"]
 
 
 def test_an_inconclusive_answer_says_what_would_decide() -> None:
@@ -54,7 +74,7 @@ def test_an_inconclusive_answer_says_what_would_decide() -> None:
 
 def test_the_three_experiments_are_always_named() -> None:
     """The mission's experiments stand side by side, those that were not run as such."""
-    assert [answer.judgement for answer in experiments(make_info(n_images=40))] == ["better"] * 3
+    assert [answer.judgement for answer in experiments(make_info(n_images=29, seed=1))] == ["better"] * 3
     bare = make_info(is_bare=True)
     assert [answer.vs_noop for answer in experiments(bare)] == [None] * 3
     assert dict(answer_table(bare))["Prompt optimisation"] == "not run"

@@ -9,6 +9,7 @@ from job.report.training import (
     reward_curve,
     reward_findings,
     reward_formula,
+    reward_scales,
     reward_source,
 )
 from tests.report.factory import make_info
@@ -51,6 +52,15 @@ def test_reward_findings_tell_only_what_was_measured() -> None:
 def test_reward_formula() -> None:
     """The reward reads as a sum; terms of weight 0 are no part of it."""
     assert reward_formula({"reward_net": 0.5, "dice": 0.0, "betti": -1}) == "0.5 × reward_net − 1 × betti"
+
+
+def test_reward_scales_are_told_where_terms_were_divided() -> None:
+    """A weight means something else once its term was divided by its spread: the report says by what."""
+    reward = make_info().reward
+    assert reward_scales(reward) == (
+        "Terms were divided by their spread within images first: reward_net by 0.031, dice by 0.037."
+    )
+    assert reward_scales(reward.model_copy(update={"normalised": False})) == ""
 
 
 def test_reward_source_hides_user_names() -> None:

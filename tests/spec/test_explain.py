@@ -54,12 +54,12 @@ def explained(document: dict[str, Any]) -> list[str]:
         ({"version": 2}, "version: expected 1, got 2"),
         (
             {"data": {"split": {"kind": "pateints"}}},
-            'data.split.kind: expected "auto", "column", "hash" or "patients", got "pateints"; '
+            'data.split.kind: expected "auto", "column", "hash", "patients" or "folds", got "pateints"; '
             'did you mean "patients"?',
         ),
         (
             {"data": {"split": {}}},
-            'data.split.kind: required key is missing: "auto", "column", "hash" or "patients"',
+            'data.split.kind: required key is missing: "auto", "column", "hash", "patients" or "folds"',
         ),
         ({"data": {"split": {"knid": "hash"}}}, "data.split.knid: unknown key; did you mean kind?"),
         (

@@ -37,6 +37,24 @@ def test_control_is_quick_with_an_annotation_that_no_image_changes() -> None:
     assert control | {"name": "quick"} == quick
 
 
+@pytest.mark.parametrize(
+    ("name", "terms"),
+    [
+        ("reward_network_alone", {"reward_net"}),
+        ("reward_with_dice", {"reward_net", "dice"}),
+        ("reward_with_recall", {"reward_net", "recall"}),
+        ("reward_with_topology", {"reward_net", "cldice", "betti"}),
+    ],
+)
+def test_reward_examples_are_quick_with_another_reward(name: str, terms: set[str]) -> None:
+    """They differ in nothing else, so that their results compare and share the network's training."""
+    quick, example = (load(str(SPECS / f"{name}.json")).spec.identity() for name in ("quick", name))
+    assert set(example["reward"]["terms"]) == terms
+    for field in ("terms", "normalise"):
+        example["reward"][field] = quick["reward"][field]
+    assert example | {"name": "quick"} == quick
+
+
 def at(value: Any, path: tuple[str | int, ...]) -> Any:
     """Follow a path through a document."""
     for step in path:

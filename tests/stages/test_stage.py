@@ -15,6 +15,7 @@ from job.errors import IntegrityError, Interrupted, TryAgain
 from job.inputs import Inputs
 from job.logs import Output
 from job.progress import SILENT
+from job.rows import RowCache
 from job.spec.job import JobSpec
 from job.stages.stage import Stage, StageContext, action_space, compute, find
 from job.storage.local import exclusive, sha256_file
@@ -37,6 +38,7 @@ def context(tmp_path: Path) -> StageContext:
         Machine("cpu", "some CPU", 1),
         space,
         cache_of(tmp_path, space.prompts)[0],
+        RowCache(tmp_path),
         SILENT,
         log,
     )

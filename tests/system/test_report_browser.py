@@ -1,6 +1,7 @@
 """The report in a real browser, at the sizes of a laptop and of a phone."""
 
-from collections.abc import Iterator
+import base64
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -25,8 +26,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         yield page
 
 
-def written(folder: Path, verdict: VerdictName = "improved", names: list[str] | None = None) -> Path:
-    info = make_info(verdict, names=names)
+def written(
+    folder: Path,
+    verdict: VerdictName = "improved",
+    names: list[str] | None = None,
+    dropped_by: Sequence[str] = (),
+) -> Path:
+    info = make_info(verdict, names=names, dropped_by=dropped_by)
     path = folder / "report.html"
     path.write_text(render_html(info, make_panels(info, size=128)), encoding="utf-8")
     return path
@@ -46,7 +52,7 @@ def test_the_first_screen_of_a_laptop_holds_the_answer(
 ) -> None:
     """Verdict, figures, learning, ladder, experiments and checks are seen without scrolling."""
     browser.open(written(tmp_path, verdict), **LAPTOP, dark=dark)
-    for selector in (".verdict", ".learning", "#ladder", ".experiments", ".checks"):
+    for selector in (".verdict", ".learning", "#ladder", ".experiments", ".tally"):
         assert ends(browser, selector) <= LAPTOP["height"], selector
     assert browser.complaints() == []
 
@@ -119,10 +125,65 @@ def test_the_policy_blocks_scripts_that_are_not_ours(browser: Page, tmp_path: Pa
     assert len(browser.complaints()) == 1
 
 
+def test_what_dropped_the_policy_is_on_the_first_screen(browser: Page, tmp_path: Path) -> None:
+    """A policy that may not ship is said beside the verdict, and the whole answer still fits."""
+    path = written(tmp_path, dropped_by=["reward_hacking", "learning"])
+    browser.open(path, **LAPTOP)
+    assert "may not ship: reward hacking, learning" in browser.evaluate(
+        "document.querySelector('.verdict').innerText"
+    )
+    assert ends(browser, "#ladder") <= LAPTOP["height"]
+    browser.open(path, **PHONE)
+    assert ends(browser, ".verdict") <= PHONE["height"]
+    assert browser.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+
+
+def test_no_text_leaves_its_card_on_a_phone(browser: Page, tmp_path: Path) -> None:
+    """Whatever is wider than the screen scrolls within its own frame; nothing else is cut."""
+    browser.open(written(tmp_path, dropped_by=["reward_hacking"]), **PHONE)
+    cut = browser.evaluate(
+        "[...document.querySelectorAll('.card *')].filter(e => !e.closest('.scroll, svg, .hidden'))"
+        ".filter(e => e.getBoundingClientRect().right > e.closest('.card').getBoundingClientRect().right)"
+        ".map(e => e.outerHTML.slice(0, 80))"
+    )
+    assert cut == []
+
+
+def test_a_table_that_scrolls_shows_it(browser: Page, tmp_path: Path) -> None:
+    """The edge beyond which a table goes on is shaded, and is not once its end is reached."""
+    browser.open(written(tmp_path), **PHONE)
+    frame = "document.querySelector('#numbers .scroll')"
+    assert browser.evaluate(f"{frame}.scrollWidth > {frame}.clientWidth")
+    before = edges(browser, frame)
+    browser.evaluate(f"{frame}.scrollLeft = {frame}.scrollWidth")
+    after = edges(browser, frame)
+    assert before[1] != after[1]  # the right edge loses its shade
+    assert before[0] != after[0]  # and the left one gains its own
+
+
+def edges(page: Page, frame: str) -> tuple[bytes, bytes]:
+    """Return what the outermost pixels of a table's last line look like, left and right."""
+    box = page.evaluate(
+        f"(b => [b.left + scrollX, b.bottom + scrollY, b.right + scrollX])({frame}.getBoundingClientRect())"
+    )
+    # The strip below the text of the last row holds background alone.
+    shots = [
+        page.call(
+            "Page.captureScreenshot",
+            format="png",
+            captureBeyondViewport=True,
+            clip={"x": x, "y": box[1] - 14, "width": 6, "height": 3, "scale": 1},
+        )["data"]
+        for x in (box[0] + 2, box[2] - 8)
+    ]
+    return base64.b64decode(shots[0]), base64.b64decode(shots[1])
+
+
 @pytest.mark.parametrize("dark", [False, True])
-def test_text_has_contrast(browser: Page, tmp_path: Path, dark: bool) -> None:
+@pytest.mark.parametrize("verdict", ["invalid", "improved"])
+def test_text_has_contrast(browser: Page, tmp_path: Path, verdict: VerdictName, dark: bool) -> None:
     """Every text stands out from what is behind it by 4.5 to 1 (WCAG 2.2 AA), by day and by night."""
-    browser.open(written(tmp_path, "invalid"), **LAPTOP, dark=dark)
+    browser.open(written(tmp_path, verdict, dropped_by=["reward_hacking"]), **LAPTOP, dark=dark)
     weak = browser.evaluate(CONTRAST)
     assert weak == []
 

@@ -1,0 +1,121 @@
+"""The stages in order, taken over where they are finished: once, for points of a sweep, or fold by fold."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from job import inputs as job_inputs
+from job import sweep
+from job.data import folds
+from job.data.dataset import read_folder
+from job.device import Machine
+from job.inputs import Inputs
+from job.logs import Log, raise_if_stopped
+from job.progress import Progress
+from job.publish.training_info import SweepPoint
+from job.spec.data import FoldSplit
+from job.spec.job import JobSpec
+from job.spec.loading import LoadedSpec
+from job.stages import LEARNING, STAGES, out_of_fold, publish
+from job.stages.stage import Stage, StageContext, StageResult, compute, find
+from job.storage.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A run on its way: what it was asked for, where it goes, and what it works with."""
+
+    loaded: LoadedSpec
+    folder: RunFolder
+    identity: str
+    started_at: str
+    machine: Machine
+    progress: Progress
+    log: Log
+
+    def run(self, inputs: Inputs) -> str:
+        """Take the spec through its stages and fill the run folder; returns the verdict."""
+        spec = self.loaded.spec
+        if isinstance(spec.data.split, FoldSplit):
+            return self._fold_by_fold(spec, spec.data.split, inputs)
+        points: list[SweepPoint] = []
+        if spec.sweep:
+            spec, points = sweep.choose(spec, self._learn, self._tell_point)
+            inputs = job_inputs.resolve(spec)
+        context = self._through(STAGES, spec, inputs)
+        self._show_stage("publish")
+        record = publish.Record(
+            self.loaded, self.folder, identity=self.identity, started_at=self.started_at, sweep=points
+        )
+        return publish.publish(context, record)
+
+    def _fold_by_fold(self, spec: JobSpec, split: FoldSplit, inputs: Inputs) -> str:
+        """Run each fold as a run of its own below this one, then judge all their test images together."""
+        assert inputs.data is not None
+        runs = []
+        for number, patients in enumerate(folds.deal(read_folder(inputs.data), split.k, spec.seed), start=1):
+            of_fold = spec.model_copy(update={"data": spec.data.model_copy(update={"split": patients})})
+            folder = replace(self.folder, run_id=f"{self.folder.run_id}/folds/{number}")
+            self.log.info("fold.started", fold=number, folds=split.k, test_patients=patients.test)
+            one = replace(
+                self,
+                loaded=replace(self.loaded, spec=of_fold),
+                folder=folder,
+                identity=inputs.identity(of_fold, self.folder.root / "cache" / "inputs"),
+            )
+            runs.append(one._fold(number, inputs))
+        self._show_stage("publish")
+        record = publish.Record(
+            self.loaded, self.folder, identity=self.identity, started_at=self.started_at, sweep=[]
+        )
+        return out_of_fold.publish(runs, record)
+
+    def _fold(self, number: int, inputs: Inputs) -> out_of_fold.Fold:
+        spec, points = self.loaded.spec, list[SweepPoint]()
+        if spec.sweep:
+            spec, points = sweep.choose(spec, self._learn, self._tell_point)
+            inputs = job_inputs.resolve(spec)
+        context = self._through(STAGES, spec, inputs)
+        if self.folder.finished() is None:
+            publish.publish(
+                context,
+                publish.Record(
+                    self.loaded, self.folder, identity=self.identity, started_at=self.started_at, sweep=points
+                ),
+            )
+        return out_of_fold.Fold(number, context, self.folder)
+
+    def _learn(self, spec: JobSpec) -> StageContext:
+        return self._through(LEARNING, spec, job_inputs.resolve(spec))
+
+    def _through(self, stages: Sequence[Stage], spec: JobSpec, inputs: Inputs) -> StageContext:
+        done: dict[str, StageResult] = {}
+        context = StageContext.open(
+            spec, inputs, self.folder.root, done, self.machine, self.progress, self.log
+        )
+        for stage in stages:
+            raise_if_stopped()
+            fingerprint = stage.fingerprint(context)
+            self._show_stage(stage.name)
+            place = self.folder.root / "stages" / stage.name
+            result = find(stage.name, place, fingerprint)
+            if result is not None:
+                self.log.info("stage.reused", stage=stage.name, fingerprint=fingerprint)
+            else:
+                self.log.info("stage.started", stage=stage.name, fingerprint=fingerprint)
+                result = compute(stage, context, place, fingerprint)
+                self.log.info(
+                    "stage.finished", stage=stage.name, fingerprint=fingerprint, seconds=result.seconds
+                )
+            done[stage.name] = result
+        return context
+
+    def _show_stage(self, stage: str) -> None:
+        # A fold keeps no state of its own: the state of a run that is whole must not change any more.
+        if "/" not in self.folder.run_id:
+            self.folder.write_status(stage=stage)
+
+    def _tell_point(self, point: SweepPoint) -> None:
+        dice = None if point.validation_dice is None else round(point.validation_dice.mean, 4)
+        self.log.info(
+            "sweep.point", point=point.label, validation_dice=dice, chosen=point.chosen, seconds=point.seconds
+        )

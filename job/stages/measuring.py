@@ -1,0 +1,88 @@
+"""Measuring the masks of every rung on images with a truth, by every convention in use."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from job.actions import apply
+from job.data.dataset import Dataset, Loaded, Sample
+from job.data.features import estimate_field
+from job.data.images import pixel_digest
+from job.evaluation.conventions import NATIVE, SCORING, Counts, Key, count_image
+from job.evaluation.ladder import BEST_FIXED, NOOP
+from job.progress import track
+from job.reward.terms import METRICS, measure
+from job.stages.stage import StageContext
+from job.storage.local import sha256_json, write_atomic
+
+MASKS = "masks"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What masks scored: `metrics[rung][metric]` `[N]`, `counts[key]` `[N, 4]`; `masks` before and after."""
+
+    metrics: dict[str, dict[str, NDArray[np.float64]]]
+    counts: dict[Key, Counts]
+    pixels: list[str]
+    masks: list[tuple[str, NDArray[np.bool_], NDArray[np.bool_]]]
+
+
+def measure_masks(
+    context: StageContext,
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    chosen: Mapping[str, NDArray[np.int64]],
+    ships: str,
+) -> Measured:
+    """Measure every rung's masks; the no-op's, the best fixed action's and what ships by all conventions."""
+    metrics = {name: {metric: np.empty(len(samples)) for metric in METRICS} for name in chosen}
+    counts: dict[Key, list[Counts]] = {}
+    measured = Measured(metrics, {}, [], [])
+    native = Dataset(samples) if dataset.width else None
+    for i, sample in enumerate(track(context.progress, "measuring", samples, len(samples), "images")):
+        loaded = dataset.load(sample)
+        assert loaded.truth is not None
+        size = (loaded.image.shape[0], loaded.image.shape[1])
+        logits_PHW = context.segmentations.get([loaded.image])[0].logits_PHW
+        wanted = sorted({int(actions_N[i]) for actions_N in chosen.values()})
+        masks_BHW = np.stack([apply(context.space, action, logits_PHW, size) for action in wanted])
+        values = measure(masks_BHW, loaded.truth)
+        row_of = {name: wanted.index(int(actions_N[i])) for name, actions_N in chosen.items()}
+        for name, row in row_of.items():
+            for metric in METRICS:
+                metrics[name][metric][i] = values[metric][row]
+        shown = {name: masks_BHW[row_of[name]] for name in dict.fromkeys((NOOP, BEST_FIXED, ships))}
+        found = _counted(loaded, shown, SCORING)
+        if native is not None:
+            found |= _counted(native.load(sample), shown, NATIVE)
+        for key, count in found.items():
+            counts.setdefault(key, []).append(count)
+        measured.pixels.append(sha256_json([pixel_digest(loaded.image), pixel_digest(loaded.truth)]))
+        measured.masks.append((sample.name, shown[NOOP], shown[ships]))
+    measured.counts.update({key: np.stack(rows) for key, rows in counts.items()})
+    return measured
+
+
+def _counted(loaded: Loaded, masks: Mapping[str, NDArray[np.bool_]], resolution: str) -> dict[Key, Counts]:
+    assert loaded.truth is not None
+    inside_HW = loaded.fov if loaded.fov is not None else estimate_field(loaded.image)
+    return count_image(masks, loaded.truth, inside_HW, resolution)
+
+
+def keep_masks(context: StageContext, measured: Measured) -> None:
+    """Write the masks before and after as pictures."""
+    for name, before_HW, after_HW in measured.masks:
+        write_atomic(context.folder / MASKS / "before" / f"{name}.png", png_of(before_HW))
+        write_atomic(context.folder / MASKS / "after" / f"{name}.png", png_of(after_HW))
+
+
+def png_of(mask_HW: NDArray[np.bool_]) -> bytes:
+    """Return a mask as a PNG of one bit a pixel."""
+    buffer = io.BytesIO()
+    Image.fromarray(mask_HW).save(buffer, "PNG")
+    return buffer.getvalue()
