@@ -21,7 +21,7 @@ Scores = NDArray[np.float64]
 DILATIONS_PX = (1, 2, 3, 4)
 EROSIONS_PX = (1, 2)
 ISLANDS = (10, 50, 200)
-_ACTIONS_TO_SWAP = 6
+ACTIONS_TO_SWAP = 6
 
 _skeleton: Callable[[Masks], Masks] = skeletonize
 
@@ -97,7 +97,7 @@ def swap_effect(
     swapped: list[Scores] = []
     for position, i in enumerate(chosen):
         masks_BHW = masks_of(i)
-        masks_BHW = masks_BHW[_spread(len(masks_BHW), _ACTIONS_TO_SWAP)]
+        masks_BHW = masks_BHW[_spread(len(masks_BHW), ACTIONS_TO_SWAP)]
         other = _resized(images[_another(chosen, position)], masks_BHW.shape[1:])
         for scores, image in ((own, images[i]), (swapped, other)):
             judged = score(masks_BHW, None, ["reward_net"], image_HWC=image, judge=judge_of(i))

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from job.actions import apply, apply_all
+from job.actions import apply
 from job.checks import VALIDITY, CheckResult, GapEvidence, Thresholds, ValidityEvidence, oracle_gap
 from job.data.dataset import Dataset, Sample
 from job.finetune.choosers import left_out_best_fixed
 from job.finetune.env import ActionChoiceEnv, TableRewards
 from job.finetune.observation import Observer
 from job.metrics import overlap
-from job.reward.probes import swap_effect
+from job.reward.probes import ACTIONS_TO_SWAP, swap_effect
 from job.stages import pull, reward, table
 from job.stages.pull import open_dataset
 from job.stages.rewards import formula, scored_table
@@ -147,10 +147,14 @@ def _swapped(context: StageContext, rows: ActionTable) -> tuple[NDArray[np.float
     judge_of = reward.load_judges(context)
     images = _Images(dataset, samples)
 
+    # A few actions spread over all tell as much as every one, and post-processing is what costs.
+    actions = np.unique(np.linspace(0, len(context.space) - 1, ACTIONS_TO_SWAP).round().astype(int))
+
     def masks_of(i: int) -> NDArray[np.bool_]:
         image = images[i]
         logits_PHW = context.segmentations.get([image])[0].logits_PHW
-        return apply_all(context.space, logits_PHW, (image.shape[0], image.shape[1]))
+        size = (image.shape[0], image.shape[1])
+        return np.stack([apply(context.space, int(action), logits_PHW, size) for action in actions])
 
     return swap_effect(lambda i: judge_of(samples[i]), images, masks_of)
 

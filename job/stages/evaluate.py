@@ -73,7 +73,7 @@ def run(context: StageContext) -> Mapping[str, str]:
     )
     dataset = open_dataset(context)
     samples = dataset.of("test")
-    test = _scored(context, table.build_of(context, dataset, samples, ["dice"]), dataset, samples)
+    test = _scored(context, table.build_of(context, dataset, samples, list(table.ALWAYS)), dataset, samples)
     test.save(context.folder / TEST_TABLE)
     choices = choose(built, validation, test)
     valid = audit.passed(context)
@@ -201,7 +201,7 @@ def _on_other(
     """Judge the same ladder, and what ships, on a dataset that nothing was learned from."""
     dataset = pull.open_other(context, name)
     samples = dataset.of("test")
-    rows = _scored(context, table.build_of(context, dataset, samples, ["dice"]), dataset, samples)
+    rows = _scored(context, table.build_of(context, dataset, samples, list(table.ALWAYS)), dataset, samples)
     choices = choose(built, validation, rows)
     measured = measure_masks(context, dataset, samples, choices.test, ships)
     arms = arms_of(built, choices, validation, rows, measured.metrics, measured.pixels)

@@ -16,7 +16,8 @@ from job.stages.pull import open_dataset
 from job.stages.stage import Stage, StageContext
 
 ALWAYS = ("dice", "recall", "precision")
-"""Scored whatever the reward: the checks and the report rest on them, and they cost next to nothing."""
+"""Scored whatever the reward, on test images too: checks and report rest on them, they cost next to nothing,
+and in another fold a test image is one to learn from."""
 
 
 def reads(context: StageContext) -> Mapping[str, Any]:
