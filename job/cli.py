@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from job import __version__
-from job.errors import EXIT_OK, EXIT_UNCAUGHT, InputError, InvalidResult, JobError, storage_error
+from job.errors import EXIT_OK, EXIT_UNCAUGHT, InputError, InvalidResult, JobError, SpecError, storage_error
 from job.spec.loading import LoadedSpec, load
 from job.spec.problems import SpecProblems, format_json
 
@@ -192,6 +192,11 @@ def _compare(options: argparse.Namespace) -> int:
     from job.report.compare_page import render_comparison
     from job.storage.local import write_atomic
 
+    if (options.output.parent / "manifest.json").exists():
+        raise SpecError(
+            f"--output: {options.output.parent} is a run folder, whose files must not change",
+            advice="name another folder",
+        )
     comparison = compare(open_runs([options.first, *options.others]))
     text = to_text(comparison) if options.format == "text" else json.dumps(to_json(comparison), indent=1)
     print(text)  # first: the answer is not lost where the page cannot be written

@@ -13,6 +13,9 @@ from job.metrics.statistics import TIE, argmax_regret, within_image_spearman
 
 FREE_JUDGES = {"confidence": "the segmenter's own confidence", "consensus": "agreement between the actions"}
 
+HOPELESS_R2 = -5.0
+"""An R2 below it is no want of training: truths and images do not belong together."""
+
 
 def replay_identity(evidence: ValidityEvidence, thresholds: Thresholds) -> CheckResult:
     """Check 1: the no-op through the environment scores what the segmenter's own mask scores.
@@ -40,6 +43,13 @@ def replay_identity(evidence: ValidityEvidence, thresholds: Thresholds) -> Check
 
 def mask_diversity(evidence: ValidityEvidence, thresholds: Thresholds) -> CheckResult:
     """Check 2: actions make different masks; where they do not, nothing can be chosen between."""
+    if evidence.dice_NK.shape[1] < 2:
+        return unmeasured(
+            "mask_diversity",
+            thresholds.min_mask_diversity,
+            "validity",
+            "there is one action: nothing to choose",
+        )
     value = float(evidence.diversity_N.mean())
     failed = not value >= thresholds.min_mask_diversity  # NaN fails
     return CheckResult(
@@ -195,7 +205,15 @@ def proxy_quality(evidence: ValidityEvidence, thresholds: Thresholds) -> CheckRe
         f"the reward network's R2 is {r2:.2f}, {moved} (at least {thresholds.min_swap_effect:g}), and "
         f"choosing by it loses {regret['reward_net']:.4f} Dice to the best action",
         advise(
-            (worthless, "the network predicts no better than the mean: train it longer or on more images"),
+            (
+                r2 < HOPELESS_R2,
+                "the network is far from every truth: check that masks belong to their images and are not"
+                " inverted, `dataset check` helps",
+            ),
+            (
+                worthless and not r2 < HOPELESS_R2,
+                "the network predicts no better than the mean: train it longer or on more images",
+            ),
             (blind, "the network hardly looks at the image: train it on masks shown with other images"),
             (beaten, f"{FREE_JUDGES[free]} chooses better than the network ({regrets})"),
         ),

@@ -60,9 +60,11 @@ def find_leaks(samples: Sequence[Sample], fingerprints_ND: Float, threshold: flo
     """Pair each held-out image with what it resembles most in each split that was seen before.
 
     Validation images are compared with those to learn from (`train`, `unlabelled`), test images and those of
-    further datasets (`other:NAME`) with these and with `validation`, where the choice is made. Mirrored and
-    quarter-turned copies count. Pairs come most alike first, similarities rounded to a thousandth; those at
-    or below `threshold` are left out. Time grows with held-out times seen images, memory with their sum.
+    further datasets (`other:NAME`) with these and with `validation`, where the choice is made. Within a split
+    images of different patients are compared too: one photograph under many names is not many patients, and
+    folds of a cross-fitted network must not share it. Mirrored and quarter-turned
+    copies count. Pairs come most alike first, similarities rounded to a thousandth; those at or below
+    `threshold` are left out. Time grows with held-out times seen images, memory with their sum.
     """
     splits = sorted({sample.split for sample in samples if sample.split is not None})
     rows_of = {split: [i for i, s in enumerate(samples) if s.split == split] for split in splits}
@@ -72,6 +74,13 @@ def find_leaks(samples: Sequence[Sample], fingerprints_ND: Float, threshold: flo
         for seen in splits
         if _order(seen) < _order(held_out)
         for row, nearest, similarity in _nearest(rows_of[held_out], rows_of[seen], fingerprints_ND)
+        if similarity > threshold
+    ]
+    leaks += [
+        Leak(samples[row].name, split, samples[nearest].name, split, similarity)
+        for split in splits
+        if split != UNLABELLED
+        for row, nearest, similarity in _nearest_before(rows_of[split], samples, fingerprints_ND)
         if similarity > threshold
     ]
     return sorted(leaks, key=lambda leak: (-leak.similarity, leak.held_out_split, leak.held_out))
@@ -99,6 +108,21 @@ def _nearest(
         for row, similar_M in zip(block, similar_BM, strict=True):
             nearest = int(similar_M.argmax())
             yield row, seen[nearest], round(float(similar_M[nearest]), 3)
+
+
+def _nearest_before(
+    rows: Sequence[int], samples: Sequence[Sample], fingerprints_ND: Float
+) -> Iterator[tuple[int, int, float]]:
+    """Yield each row with the one before it, of another patient, that is most like it."""
+    _, patient_M = np.unique([samples[row].patient for row in rows], return_inverse=True)
+    rows_M = np.asarray(rows)
+    for block in _blocks(range(1, len(rows))):
+        similar_BM = _similarity(fingerprints_ND[rows_M[block]], fingerprints_ND[rows_M[: block[-1]]])
+        for position, similar_M in zip(block, similar_BM, strict=True):
+            others_M = np.where(patient_M[:position] != patient_M[position], similar_M[:position], -np.inf)
+            nearest = int(others_M.argmax())
+            if np.isfinite(others_M[nearest]):
+                yield int(rows_M[position]), int(rows_M[nearest]), round(float(others_M[nearest]), 3)
 
 
 def _order(split: str) -> int:

@@ -173,9 +173,10 @@ def find(place: Path) -> Path:
     if place.is_dir():
         path = (place if (place / CANDIDATE).exists() else newest_finished(place)) / CANDIDATE
     if not path.is_file():
-        raise InputError(
-            f"{path}: no candidate there", advice="name a finished run's folder or its candidate.json"
-        )
+        advice = "name a finished run's folder or its candidate.json"
+        if (path.parent / "folds").is_dir():
+            advice = f"a run of folds measures a procedure and ships nothing: name {path.parent}/folds/1"
+        raise InputError(f"{path}: no candidate there", advice=advice)
     return path
 
 

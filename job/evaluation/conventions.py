@@ -64,7 +64,9 @@ def protocol(*, width: int | None, n_patients: int, confidence: float) -> dict[s
     grid = f"images and masks resized to a width of {width} px" if width else "the images' own pixels"
     native = "; the conventions below also score native resolution" if width else ""
     spread = (
-        "bootstrap over patients" if n_patients >= FEWEST_TO_RESAMPLE else "Student's t over patient means"
+        "bootstrap over patients"
+        if n_patients >= FEWEST_TO_RESAMPLE
+        else "Student's t over patient means, widened where these are skewed (Hall 1992)"
     )
     return {
         "region": "whole frame; the conventions below also count inside the field of view alone",

@@ -135,6 +135,8 @@ class FoldSummary(Record):
     """Its folder below this run's."""
     patients: list[str]
     """Its test patients."""
+    setting: str
+    """The point of the sweep that it chose; empty without a sweep."""
     ships: str
     verdict: str
     validation_dice: float

@@ -31,7 +31,7 @@ def _row(fold: FoldSummary) -> Row:
         (
             str(fold.fold),
             ", ".join(fold.patients),
-            candidate_name(fold.ships),
+            candidate_name(fold.ships) + (f" ({fold.setting})" if fold.setting else ""),
             figure(fold.validation_dice),
             figure(fold.dice_before),
             figure(fold.dice_after),

@@ -36,7 +36,8 @@ class Rung:
     dice: str
     uplift: str
     interval: str
-    at: float
+    at: float | None
+    """None where the mean itself runs off the plot."""
     low: float
     high: float
     is_open_low: bool
@@ -80,9 +81,10 @@ class MetricTable:
 def dot_plot(ladder: Sequence[LadderRow], significance: float = SIGNIFICANCE) -> DotPlot:
     """Lay the candidates out by their paired difference to the no-op.
 
+    Random actions, which may be far below all else, run off the plot rather than squeeze it.
     Paired: the spread of a mean Dice is mostly that of easy and hard patients, and would hide what changed.
     """
-    axis = _axis([row.vs_noop for row in ladder])
+    axis = _axis([row.vs_noop for row in ladder if row.candidate != "uniform"])
     return DotPlot(
         rungs=tuple(_rung(row, axis, significance) for row in ladder),
         ticks=tuple(Tick(axis.percent(tick), _tick_label(tick, axis)) for tick in axis.ticks),
@@ -192,7 +194,7 @@ def _rung(row: LadderRow, axis: Axis, significance: float) -> Rung:
         dice=figure(row.test["dice"].mean),
         uplift=signed(uplift.mean),
         interval=interval(uplift),
-        at=axis.percent(uplift.mean),
+        at=axis.percent(uplift.mean) if axis.low <= uplift.mean <= axis.high else None,
         low=axis.percent(low),
         high=axis.percent(high),
         is_open_low=low < axis.low,

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from job.spec import sweep as sweeps
 from job.spec.actions import ActionsSpec, SegmenterSpec
 from job.spec.checks import ChecksSpec
-from job.spec.data import DataSpec
+from job.spec.data import DataSpec, FoldSplit
 from job.spec.finetune import FinetuneSpec
 from job.spec.reward import RewardSpec, TableSpec
 from job.spec.runtime import CacheSpec, EvaluateSpec, OutputSpec, RuntimeSpec
@@ -65,6 +65,16 @@ class JobSpec(Section):
     def _sweep_fits(self) -> Self:
         if self.sweep:
             sweeps.check(self)
+        return self
+
+    @model_validator(mode="after")
+    def _folds_stay_at_home(self) -> Self:
+        if isinstance(self.data.split, FoldSplit) and self.evaluate.datasets:
+            raise broken_rule(
+                "cannot be judged by folds, each of which ships something else; judge them without folds",
+                "evaluate",
+                "datasets",
+            )
         return self
 
     def identity(self) -> dict[str, Any]:

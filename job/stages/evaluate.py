@@ -78,7 +78,7 @@ def run(context: StageContext) -> Mapping[str, str]:
     choices = choose(built, validation, test)
     valid = audit.passed(context)
     checks = learned.candidate_checks(context, built, choices, validation)
-    dropped = learned.dropped(checks)
+    dropped = learned.dropped(checks, learned.exact_checks(context, built, choices, validation))
     ships = winner(built, choices, validation, valid=valid, dropped=dropped)
     measured = measure_masks(context, dataset, samples, choices.test, ships)
     keep_masks(context, measured)

@@ -1,11 +1,13 @@
 """What was learned, before the judge: policies to compare, and what a policy must show to ship."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from job.checks import CANDIDATE, CandidateEvidence, CheckResult, LadderEvidence, Thresholds, ladder_check
+from job.checks.candidate import reward_hacking, uplift
 from job.evaluation.assess import Choices
 from job.evaluation.ladder import BEST_FIXED, EXACT, OTHER_STARTS, PPO, Ladder, scores_of
 from job.finetune.env import TableRewards
@@ -61,10 +63,24 @@ def candidate_checks(
     return results
 
 
-def dropped(checks: list[CheckResult]) -> dict[str, list[str]]:
-    """Return the candidate checks that the policy failed: what may not ship, and why."""
-    failed = [check.name for check in checks if check.severity == "candidate" and check.failed]
-    return {PPO: failed} if failed else {}
+def exact_checks(
+    context: StageContext, ladder: Ladder, choices: Choices, validation: ActionTable
+) -> list[CheckResult]:
+    """Hold the exact solver, which learns from the same reward as PPO, to the checks of what is chosen."""
+    if EXACT not in ladder.policies:
+        return []
+    evidence = replace(_evidence(context, ladder, choices, validation), chosen_N=choices.validation[EXACT])
+    thresholds = Thresholds(**context.spec.checks.model_dump())
+    return [check(evidence, thresholds) for check in (uplift, reward_hacking)]
+
+
+def dropped(checks: list[CheckResult], of_exact: list[CheckResult]) -> dict[str, list[str]]:
+    """Return the candidate checks that PPO and the exact solver failed: what may not ship, and why."""
+    failed = {
+        rung: [check.name for check in results if check.severity == "candidate" and check.failed]
+        for rung, results in ((PPO, checks), (EXACT, of_exact))
+    }
+    return {rung: names for rung, names in failed.items() if names}
 
 
 def _evidence(

@@ -12,6 +12,7 @@ from job.actions import apply
 from job.data.dataset import Dataset, Loaded, Sample
 from job.data.features import estimate_field
 from job.data.images import pixel_digest
+from job.errors import InputError
 from job.evaluation.conventions import NATIVE, SCORING, Counts, Key, count_image
 from job.evaluation.ladder import BEST_FIXED, NOOP
 from job.progress import track
@@ -64,6 +65,12 @@ def measure_masks(
             counts.setdefault(key, []).append(count)
         measured.pixels.append(sha256_json([pixel_digest(loaded.image), pixel_digest(loaded.truth)]))
         measured.masks.append((sample.name, shown[NOOP], shown[ships]))
+    truths_K4 = next(iter(counts.values()))
+    if not any(tp + fn for tp, _, fn, _ in truths_K4):
+        raise InputError(
+            f"the masks of all {len(samples)} test images are empty: there is nothing to judge by",
+            advice="check the masks' grey levels and the annotations: `dataset check` says more",
+        )
     measured.counts.update({key: np.stack(rows) for key, rows in counts.items()})
     return measured
 

@@ -224,14 +224,17 @@ def _training_info(
         ),
         results=results,
         sweep=[],
-        folds=[_summary(fold, one) for fold, one in zip(folds, found, strict=True)],
+        folds=[
+            _summary(fold, one, next((point.label for point in info.sweep if point.chosen), ""))
+            for fold, one, info in zip(folds, found, infos, strict=True)
+        ],
         results_digest=sha256_json(
             [[info.results_digest for info in infos], json.loads(results.model_dump_json())]
         ),
     )
 
 
-def _summary(fold: Fold, results: EvaluationResults) -> FoldSummary:
+def _summary(fold: Fold, results: EvaluationResults, setting: str) -> FoldSummary:
     verdict = results.verdict
     row = next(row for row in results.ladder if row.candidate == verdict.ships)
     arms = _arms(fold)
@@ -240,6 +243,7 @@ def _summary(fold: Fold, results: EvaluationResults) -> FoldSummary:
         fold=fold.number,
         run=f"folds/{fold.number}",
         patients=sorted(set(arms.patients)),
+        setting=setting,
         ships=verdict.ships,
         verdict=verdict.verdict,
         validation_dice=row.validation_dice.mean,

@@ -75,7 +75,7 @@ def run(context: StageContext) -> Mapping[str, str]:
     return {**digests, "leaks": sha256_json(leaks)}
 
 
-STAGE = Stage("pull", 2, reads, ("numpy", "scipy", "pillow"), run)
+STAGE = Stage("pull", 3, reads, ("numpy", "scipy", "pillow"), run)
 
 
 def open_dataset(context: StageContext) -> Dataset:

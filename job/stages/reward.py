@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from job.actions import apply_all
 from job.data.dataset import Dataset, Sample
+from job.errors import InputError
 from job.reward import network_file
 from job.reward.examples import LabelledImages
 from job.reward.network import NetworkJudge, RewardNetwork
@@ -133,6 +134,11 @@ def _labelled(context: StageContext, dataset: Dataset, samples: list[Sample]) ->
         return apply_all(context.space, segmentation.logits_PHW, (image.shape[0], image.shape[1]))
 
     truths = [one.truth for one in loaded if one.truth is not None]
+    if not any(truth.any() for truth in truths):
+        raise InputError(
+            f"the masks of all {len(truths)} {samples[0].split} images are empty: nothing to learn from",
+            advice="check the masks' grey levels and the annotations: `dataset check` says more",
+        )
     return LabelledImages([one.image for one in loaded], truths, [s.patient for s in samples], masks_of)
 
 

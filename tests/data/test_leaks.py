@@ -105,7 +105,7 @@ def test_likeness_is_the_cosine_of_the_better_of_eight_positions() -> None:
     """Recomputed pair by pair in double precision, with the positions written out."""
     prints_ND = np.stack([fingerprint(photograph(index, size=64)) for index in range(6)])
     sides = ["train"] * 3 + ["validation"] * 3
-    made = [Sample(str(i), str(i), side, Path(str(i))) for i, side in enumerate(sides)]
+    made = [Sample(str(i), side, side, Path(str(i))) for i, side in enumerate(sides)]
     found = {leak.held_out: (leak.seen, leak.similarity) for leak in find_leaks(made, prints_ND)}
     grids = prints_ND.astype(np.float64).reshape(6, 48, 48)
     assert np.linalg.norm(grids, axis=(1, 2)) == pytest.approx(1, abs=1e-5)
@@ -173,7 +173,8 @@ def test_each_held_out_picture_is_paired_with_its_copy() -> None:
     prints_ND /= np.linalg.norm(prints_ND, axis=1, keepdims=True)
     prints_ND[850] = prints_ND[3]
     prints_ND[600] = prints_ND[590] = prints_ND[4].reshape(48, 48)[::-1].ravel()
-    made = [Sample(f"n{i}", str(i), "train" if i < 500 else "test", Path(str(i))) for i in range(900)]
+    sides = ["train" if i < 500 else "test" for i in range(900)]
+    made = [Sample(f"n{i}", side, side, Path(str(i))) for i, side in enumerate(sides)]
     found = [astuple(leak) for leak in find_leaks(made, prints_ND, THRESHOLD)]
     assert found == [
         ("n590", "test", "n4", "train", 1.0),
@@ -203,3 +204,23 @@ def test_nothing_to_compare() -> None:
 def test_one_threshold() -> None:
     """The spec's default is the one that `dataset check` uses and that these tests have margins to."""
     assert ChecksSpec().max_image_similarity == THRESHOLD
+
+
+def test_one_photograph_under_many_names_within_a_split_is_a_leak() -> None:
+    """Two patients of the test split who share a picture are found; two pictures of one patient are not."""
+    rng = np.random.default_rng(5)
+    pictures = [photograph_like(rng) for _ in range(3)]
+    rows = [("a", 0), ("b", 1), ("c", 0), ("b", 1), ("d", 2)]
+    samples = [Sample(f"t{i}", patient, "test", Path("x.png")) for i, (patient, _) in enumerate(rows)]
+    prints = np.stack([fingerprint(pictures[picture]) for _, picture in rows])
+    found = [leak for leak in find_leaks(samples, prints) if leak.similarity > 0.9]
+    assert [(leak.held_out, leak.seen) for leak in found] == [("t2", "t0")]
+    assert found[0].held_out_split == found[0].seen_split == "test"
+
+
+def photograph_like(rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Return smooth noise in a bright disk."""
+    noise = ndimage.gaussian_filter(rng.standard_normal((128, 128, 3)), (2, 2, 0)) * 300 + 120
+    y, x = np.ogrid[:128, :128]
+    inside = np.hypot(y - 63.5, x - 63.5) < 60
+    return np.where(inside[..., None], np.clip(noise, 40, 255), 0).astype(np.uint8)

@@ -124,3 +124,14 @@ def test_a_policy_that_stayed_near_uniform_does_not_ship(job: Job, tmp_path: Pat
     row = next(row for row in info["results"]["ladder"] if row["candidate"] == "ppo")
     assert "learning" in row["dropped_by"]
     assert not row["ships"]
+
+
+def test_masks_that_are_all_empty_are_refused(job: Job, tmp_path: Path, dataset: Path) -> None:
+    """Nothing can be judged by them: exit 3 names the side and what to look at, instead of a Dice of 0."""
+    for mask in (dataset / "masks").glob("test*"):
+        with Image.open(mask) as picture:
+            picture.point(lambda level: 0).save(mask)
+    (tmp_path / "spec.json").write_text(json.dumps({"name": "fault", **SMALL, "data": {"uri": "data"}}))
+    done = job("spec.json", "--set", "runtime.threads=1", cwd=tmp_path)
+    assert done.code == 3
+    assert "8 test images are empty" in done.stderr

@@ -8,13 +8,28 @@ from tests.report.factory import make_info
 
 def test_dots_stand_in_the_order_of_their_uplifts() -> None:
     """A better candidate's dot stands further right, and the no-op's on the line of today."""
-    ladder = make_info().results.ladder
+    ladder = [row for row in make_info().results.ladder if row.candidate != "uniform"]
     plot = dot_plot(ladder)
     by_uplift = sorted(range(len(ladder)), key=lambda i: ladder[i].vs_noop.mean)
-    assert [plot.rungs[i].at for i in by_uplift] == sorted(rung.at for rung in plot.rungs)
+    places = [rung.at for rung in plot.rungs if rung.at is not None]
+    assert len(places) == len(ladder)
+    assert [plot.rungs[i].at for i in by_uplift] == sorted(places)
     assert next(rung.at for rung in plot.rungs if rung.candidate == "noop") == plot.zero
-    assert all(rung.low <= rung.at <= rung.high for rung in plot.rungs)
+    assert all(rung.low <= at <= rung.high for rung, at in zip(plot.rungs, places, strict=True))
     assert [tick.label for tick in plot.ticks if tick.at == plot.zero] == ["today"]
+
+
+def test_random_actions_do_not_squeeze_the_plot() -> None:
+    """Far below all else they run off it: an arrow, no dot, and the others stand where they stood."""
+    ladder = make_info().results.ladder
+    others = [row for row in ladder if row.candidate != "uniform"]
+    far = ladder[0].vs_noop
+    lowest = type(far)(**{**vars(far), "mean": -0.9, "low": -0.95, "high": -0.85})
+    uniform = ladder[0].model_copy(update={"candidate": "uniform", "vs_noop": lowest})
+    plot = dot_plot([uniform, *others])
+    assert plot.rungs[0].at is None
+    assert plot.rungs[0].is_open_low
+    assert [rung.at for rung in plot.rungs[1:]] == [rung.at for rung in dot_plot(others).rungs]
 
 
 def test_an_infinite_interval_runs_off_the_plot() -> None:

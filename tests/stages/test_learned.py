@@ -92,13 +92,14 @@ def test_only_failed_candidate_checks_drop_the_policy() -> None:
         return CheckResult(name, math.nan, 0.0, severity, outcome, "", "")
 
     fine = [check("ladder", "advice", "failed"), check("stability", "candidate", "unmeasured")]
-    assert learned.dropped(fine) == {}
+    assert learned.dropped(fine, []) == {}
     failed = [check("learning", "candidate", "failed"), check("uplift", "candidate", "failed")]
-    assert learned.dropped([*fine, *failed]) == {"ppo": ["learning", "uplift"]}
+    assert learned.dropped([*fine, *failed], []) == {"ppo": ["learning", "uplift"]}
+    assert learned.dropped(fine, failed) == {"exact": ["learning", "uplift"]}
 
 
 def test_a_policy_that_never_learned_to_choose_is_dropped(tmp_path: Path) -> None:
     """One that takes the worst action everywhere fails its checks, by name."""
     worst = finished(tmp_path, spec_of(finetune=PPO), action=0)
     _, _, checks = climbed(worst)
-    assert "gap_closed" in learned.dropped(checks)["ppo"]
+    assert "gap_closed" in learned.dropped(checks, [])["ppo"]
