@@ -37,16 +37,9 @@ class Pipeline:
         spec = self.loaded.spec
         if isinstance(spec.data.split, FoldSplit):
             return self._fold_by_fold(spec, spec.data.split, inputs)
-        points: list[SweepPoint] = []
-        if spec.sweep:
-            spec, points = sweep.choose(spec, self._learn, self._tell_point)
-            inputs = job_inputs.resolve(spec)
-        context = self._through(STAGES, spec, inputs)
+        context, points = self._judged(spec, inputs)
         self._show_stage("publish")
-        record = publish.Record(
-            self.loaded, self.folder, identity=self.identity, started_at=self.started_at, sweep=points
-        )
-        return publish.publish(context, record)
+        return publish.publish(context, self._record(points))
 
     def _fold_by_fold(self, spec: JobSpec, split: FoldSplit, inputs: Inputs) -> str:
         """Run each fold as a run of its own below this one, then judge all their test images together."""
@@ -64,25 +57,24 @@ class Pipeline:
             )
             runs.append(one._fold(number, inputs))
         self._show_stage("publish")
-        record = publish.Record(
-            self.loaded, self.folder, identity=self.identity, started_at=self.started_at, sweep=[]
-        )
-        return out_of_fold.publish(runs, record)
+        return out_of_fold.publish(runs, self._record([]))
 
     def _fold(self, number: int, inputs: Inputs) -> out_of_fold.Fold:
-        spec, points = self.loaded.spec, list[SweepPoint]()
+        context, points = self._judged(self.loaded.spec, inputs)
+        if self.folder.finished() is None:
+            publish.publish(context, self._record(points))
+        return out_of_fold.Fold(number, context, self.folder)
+
+    def _judged(self, spec: JobSpec, inputs: Inputs) -> tuple[StageContext, list[SweepPoint]]:
+        """Take a spec, or the point of its sweep that does best, through every stage."""
+        points: list[SweepPoint] = []
         if spec.sweep:
             spec, points = sweep.choose(spec, self._learn, self._tell_point)
             inputs = job_inputs.resolve(spec)
-        context = self._through(STAGES, spec, inputs)
-        if self.folder.finished() is None:
-            publish.publish(
-                context,
-                publish.Record(
-                    self.loaded, self.folder, identity=self.identity, started_at=self.started_at, sweep=points
-                ),
-            )
-        return out_of_fold.Fold(number, context, self.folder)
+        return self._through(STAGES, spec, inputs), points
+
+    def _record(self, points: list[SweepPoint]) -> publish.Record:
+        return publish.Record(self.loaded, self.folder, self.identity, self.started_at, points)
 
     def _learn(self, spec: JobSpec) -> StageContext:
         return self._through(LEARNING, spec, job_inputs.resolve(spec))
@@ -100,9 +92,6 @@ class Pipeline:
             result = find(stage.name, place, fingerprint)
             if result is not None:
                 self.log.info("stage.reused", stage=stage.name, fingerprint=fingerprint)
-                done[stage.name] = result
-                if stage.name == audit.STAGE.name and not audit.passed(context):
-                    audit.tell(context, audit.load_checks(context))
             else:
                 self.log.info("stage.started", stage=stage.name, fingerprint=fingerprint)
                 result = compute(stage, context, place, fingerprint)
@@ -110,6 +99,8 @@ class Pipeline:
                     "stage.finished", stage=stage.name, fingerprint=fingerprint, seconds=result.seconds
                 )
             done[stage.name] = result
+            if stage is audit.STAGE and result.reused and not audit.passed(context):
+                audit.tell(context, audit.load_checks(context))  # why nothing is learned, again
         return context
 
     def _show_stage(self, stage: str) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job.evaluation.ladder import scores_of
-from job.metrics.statistics import paired_uplift, patient_means, t_interval
+from job.metrics.statistics import paired_uplift, patient_interval, patient_means
 from job.publish.training_info import SweepPoint
 from job.spec import sweep
 from job.spec.job import JobSpec
@@ -47,9 +47,7 @@ def choose(
         row = SweepPoint(
             label=sweep.label(values),
             values=values,
-            validation_dice=None
-            if dice_M is None
-            else t_interval(patient_means(dice_M, patients), confidence),
+            validation_dice=None if dice_M is None else patient_interval(dice_M, patients, confidence),
             vs_first=None
             if dice_M is None or first_M is None
             else paired_uplift(dice_M, first_M, patients, confidence),

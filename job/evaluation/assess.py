@@ -13,11 +13,10 @@ from job.evaluation.results import ImageResult, LadderRow, Verdict
 from job.evaluation.verdict import decide
 from job.metrics.statistics import (
     TIE,
-    Interval,
     holm,
     paired_uplift,
+    patient_interval,
     patient_means,
-    t_interval,
 )
 from job.reward.terms import METRICS
 from job.table import ActionTable
@@ -162,8 +161,8 @@ def _rows(
             dropped_by=list(dropped.get(arm.name, ())),
             ships=valid and arm.name == ships,
             experiment=arm.experiment,
-            validation_dice=_interval(arm.validation_dice_M, arms.validation_patients, confidence),
-            test={m: _interval(arm.test[m], patients, confidence) for m in METRICS},
+            validation_dice=patient_interval(arm.validation_dice_M, arms.validation_patients, confidence),
+            test={m: patient_interval(arm.test[m], patients, confidence) for m in METRICS},
             vs_noop=vs_noop[arm.name],
             vs_best_fixed=paired_uplift(dice[arm.name], dice[BEST_FIXED], patients, confidence),
             holm_p=_known(corrected.get(arm.name)),
@@ -173,10 +172,6 @@ def _rows(
         )
         for arm in arms.arms
     ]
-
-
-def _interval(values: Scores, patients: Sequence[str], confidence: float) -> Interval:
-    return t_interval(patient_means(values, patients), confidence)
 
 
 def _known(p_value: float | None) -> float | None:

@@ -68,6 +68,17 @@ class JobSpec(Section):
         return self
 
     @model_validator(mode="after")
+    def _power_exceeds_error_rate(self) -> Self:
+        error_rate = 1 - self.evaluate.confidence
+        if self.checks.power <= error_rate:
+            raise broken_rule(
+                f"{self.checks.power:g} must exceed the error rate 1 - evaluate.confidence = {error_rate:g}",
+                "checks",
+                "power",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _folds_stay_at_home(self) -> Self:
         if isinstance(self.data.split, FoldSplit) and self.evaluate.datasets:
             raise broken_rule(

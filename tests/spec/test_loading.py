@@ -237,3 +237,11 @@ def test_loading_imports_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_a_power_below_the_error_rate_is_refused(tmp_path: Path) -> None:
+    """No test has less power than it has false alarms: said of the spec, before anything runs."""
+    spec = tmp_path / "s.json"
+    spec.write_text('{"name": "x", "checks": {"power": 0.06}, "evaluate": {"confidence": 0.9}}')
+    with pytest.raises(SpecProblems, match=r"checks\.power: 0\.06 must exceed the error rate"):
+        load(str(spec))
