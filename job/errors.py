@@ -3,10 +3,13 @@
     JobError
     |-- SpecError           2   the spec or the command line is wrong
     |-- InputError          3   an input is missing, denied or unusable
+    |   |-- Missing         3   a store has no such object, or there is no such bucket
+    |   `-- Denied          3   a store refuses the credentials, or what they ask for
     |-- IntegrityError      4   a digest differs, or a file is not safe to load
     |-- InvalidResult       5   a validity check failed, or training diverged
     |-- DeadlineReached     6   the deadline came; progress is saved
     |-- TryAgain           10   the store failed, the disk is full, another attempt holds the run
+    |   `-- StoreFailure    10   a store failed, or could not be reached, in spite of every retry
     |-- DeviceError        11   CUDA failed or ran out of memory
     `-- Interrupted        75   SIGTERM or SIGINT; progress is saved
 
@@ -42,6 +45,14 @@ class InputError(JobError):
     exit_code = 3
 
 
+class Missing(InputError):
+    """A store has no such object or bucket: it answered so, which a refusal or a failure never means."""
+
+
+class Denied(InputError):
+    """A store refuses the credentials, or what they ask for."""
+
+
 class IntegrityError(JobError):
     """A digest differs from what was promised, or a file is not safe to load."""
 
@@ -64,6 +75,10 @@ class TryAgain(JobError):
     """A transient failure: the same command may succeed later."""
 
     exit_code = 10
+
+
+class StoreFailure(TryAgain):
+    """A store failed, or could not be reached, in spite of every retry."""
 
 
 class DeviceError(JobError):

@@ -1,0 +1,67 @@
+"""From a URI to the place it names: a path on this machine or a store behind an S3 API."""
+
+import re
+from pathlib import Path
+
+from job.errors import SpecError
+from job.storage.local import local_path
+from job.storage.store import ObjectStore
+
+S3 = "s3://"
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]", re.ASCII)
+
+
+def is_remote(uri: str) -> bool:
+    """Return whether a URI names a place in a store rather than on this machine."""
+    return uri.startswith(S3)
+
+
+def split_s3(uri: str) -> tuple[str, str]:
+    """Return bucket and key (without slashes around it) of an `s3://` URI; raises `SpecError`."""
+    bucket, _, key = uri.removeprefix(S3).partition("/")
+    if not uri.startswith(S3) or not _BUCKET.fullmatch(bucket):
+        hint = "; credentials belong into the environment" if "@" in bucket or ":" in bucket else ""
+        shown = "***" if hint else repr(bucket)
+        raise SpecError(
+            f"an s3:// URI names the bucket {shown}, which no bucket can be called",
+            advice=f"write s3://BUCKET/PREFIX{hint}",
+        )
+    return bucket, key.strip("/")
+
+
+def open_store(uri: str) -> ObjectStore:
+    """Return the store that a URI names: a path, `file://` or `s3://`. Talks to nobody yet."""
+    if is_remote(uri):
+        from job.storage.s3 import S3Store  # boto3 takes a moment, and local runs have no use for it
+
+        return S3Store.open(*split_s3(uri))
+    from job.storage.local_store import LocalStore
+
+    return LocalStore(local_path(uri).resolve())
+
+
+def parent_and_name(uri: str) -> tuple[str, str]:
+    """Split the last part off a URI: `s3://b/runs/x.json` becomes `s3://b/runs` and `x.json`."""
+    if is_remote(uri):
+        bucket, key = split_s3(uri)
+        folder, _, name = key.rpartition("/")
+        return f"{S3}{bucket}/{folder}".rstrip("/"), name
+    path = local_path(uri)
+    return str(path.parent), path.name
+
+
+def below(root: Path, key: str) -> Path:
+    """Return the path of a store's key below a folder; raises `IntegrityError` for one that would leave it.
+
+    Keys are names, which may hold anything: `..`, a slash in front, a NUL. None of them is repaired.
+    """
+    from job.errors import IntegrityError
+
+    parts = key.split("/")
+    is_safe = all(part not in ("", ".", "..") for part in parts) and not re.search(r"[\x00-\x1f\\]", key)
+    if not is_safe:
+        raise IntegrityError(
+            f"the key {key!r} cannot be a file below {root}",
+            advice="rename or remove the object: keys are parts of names with one / between them",
+        )
+    return root.joinpath(*parts)
