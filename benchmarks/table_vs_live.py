@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from job import device, inputs, segmenters
 from job.logs import Output
+from job.places import Places
 from job.progress import SILENT
 from job.segmenters.cache import SegmentationCache
 from job.segmenters.protocol import Segmentation, Segmenter
@@ -30,6 +31,8 @@ from job.spec.job import JobSpec
 from job.stages import audit, finetune, pull, reward, table
 from job.stages.pull import open_dataset
 from job.stages.stage import StageContext, StageResult, compute
+from job.storage.fetch import Fetcher
+from job.storage.mirror import NoMirror
 
 LEAST = {12: 10.0, 48: 5.0}
 N_IMAGES, SIZE = 20, 128
@@ -74,7 +77,8 @@ def prepared(spec: JobSpec, root: Path, output: Output) -> StageContext:
     """Run the stages before finetune, which both sides need and neither pays for."""
     done: dict[str, StageResult] = {}
     machine = device.prepare(spec.runtime)
-    context = StageContext.open(spec, inputs.resolve(spec), root, done, machine, SILENT, output.log)
+    found = inputs.find(spec, Places.of(spec)).fetch(Fetcher(root / "cache", 0, SILENT, output.log))
+    context = StageContext.open(spec, found, root / "cache", NoMirror(), done, machine, SILENT, output.log)
     for stage in (pull.STAGE, table.STAGE, reward.STAGE, audit.STAGE):
         done[stage.name] = compute(stage, context, root / "stages" / stage.name, stage.fingerprint(context))
     if not audit.passed(context):

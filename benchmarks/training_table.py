@@ -16,6 +16,7 @@ from job.finetune.observation import Observations, Observer
 from job.finetune.policy import Policy
 from job.finetune.ppo import PPOResult, train_ppo
 from job.logs import Output
+from job.places import Places
 from job.progress import SILENT, Progress
 from job.spec.finetune import FinetuneSpec
 from job.spec.job import JobSpec
@@ -24,6 +25,8 @@ from job.stages import audit, pull, reward, table
 from job.stages.finetune import fit_observer
 from job.stages.rewards import formula, scored_table
 from job.stages.stage import StageContext, StageResult, compute
+from job.storage.fetch import Fetcher
+from job.storage.mirror import NoMirror
 from job.table import ActionTable
 
 
@@ -90,7 +93,8 @@ def training_table(spec_path: str, root: Path) -> TrainingTable:
     with Path(os.devnull).open("w") as nowhere:
         log = Output(level="error", stream=nowhere).log
         machine = device.prepare(spec.runtime)
-        context = StageContext.open(spec, inputs.resolve(spec), root, done, machine, SILENT, log)
+        found = inputs.find(spec, Places.of(spec)).fetch(Fetcher(root / "cache", 0, SILENT, log))
+        context = StageContext.open(spec, found, root / "cache", NoMirror(), done, machine, SILENT, log)
         for stage in (pull.STAGE, table.STAGE, reward.STAGE, audit.STAGE):
             done[stage.name] = compute(
                 stage, context, root / "stages" / stage.name, stage.fingerprint(context)

@@ -3,7 +3,8 @@
 import csv
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,24 @@ from job.data.images import pixel_digest, resize_image, resize_mask
 from job.errors import InputError, SpecError
 from job.evaluation import candidate as candidates
 from job.evaluation.candidate import Candidate
+from job.exchange import Inbox, Outbox, outbox
 from job.inputs import segmenter_folder
 from job.logs import Output, ReportedProgress
 from job.metrics.statistics import Interval, Uplift, paired_uplift, patient_means, t_interval
-from job.progress import track
+from job.progress import Progress, track
+from job.publish.local_run import local_run
 from job.reward.terms import METRICS, measure
 from job.segmenters.protocol import Segmenter
 from job.spec.runtime import RuntimeSpec
 from job.storage import strict_json
-from job.storage.local import local_path, write_atomic
+from job.storage.local import write_atomic
+from job.storage.uris import is_remote, parent_and_name
 
 SHOWN = ("dice", "iou", "recall", "precision", "specificity", "cldice")
 """The metrics that people are shown: shares, all of them."""
 COLUMNS = ("image", "mask", "action", "prompt", "postprocess", "quality", "low", "high", "review", "error")
 """Of predictions.csv; of an image that could not be read, all but the first and the last are empty."""
+PREDICTIONS = "predictions.csv"
 NO_INTERVAL = "one patient: no interval"
 
 
@@ -79,26 +84,35 @@ class Measurement:
 
 
 def evaluate(place: str, data: str, *, max_samples: int | None, device: str) -> Measurement:
-    """Measure a candidate on the images with masks of a dataset folder.
+    """Measure a candidate (a place as `local_run` takes it) on the images with masks of a dataset folder.
 
-    Raises `InputError`, and `SpecError` for data that are no folder on this disk.
+    `data` is a path, `file://` or `s3://`. Raises `InputError`, and `SpecError` for data that are no folder.
     """
     if data.startswith("synthetic:"):
         raise SpecError(
             f"--data: {data} is made within a job, evaluate reads a folder",
             advice="write synthetic images with `dataset make FOLDER`, then name that folder",
         )
-    root = local_path(data)
-    if not root.is_dir():
-        raise InputError(
-            f"--data: {root} is not a folder", advice="name a dataset folder with images and masks"
-        )
-    labelled = [sample for sample in read_folder(root) if sample.mask is not None][:max_samples]
-    if not labelled:
-        raise InputError(
-            f"{root}: no image has a mask", advice="name a dataset folder with masks, or use predict"
-        )
-    candidate, segmenter, progress = _open(place, device)
+    reporting = Output(stream=sys.stderr)  # the answer alone goes to the standard output
+    progress = ReportedProgress(reporting, every_s=10.0)
+    with closing(Inbox(progress, reporting.log)) as inbox:
+        root = inbox.folder(data)
+        if not root.is_dir():
+            raise InputError(
+                f"--data: {root} is not a folder", advice="name a dataset folder with images and masks"
+            )
+        labelled = [sample for sample in read_folder(root) if sample.mask is not None][:max_samples]
+        if not labelled:
+            raise InputError(
+                f"{data}: no image has a mask", advice="name a dataset folder with masks, or use predict"
+            )
+        candidate, segmenter = _open(place, device, inbox, reporting)
+        return _measure(candidate, segmenter, labelled, data, progress)
+
+
+def _measure(
+    candidate: Candidate, segmenter: Segmenter, labelled: Sequence[Sample], data: str, progress: Progress
+) -> Measurement:
     dataset = Dataset(labelled, candidate.file.width)
     before, after, seen = [], [], 0
     for sample in track(progress, "evaluate", labelled, len(labelled), "images"):
@@ -123,28 +137,53 @@ def evaluate(place: str, data: str, *, max_samples: int | None, device: str) -> 
     )
 
 
-def predict(place: str, images: Path, output: Path, *, device: str) -> str:
+def predict(place: str, images: str, output: str, *, device: str) -> str:
     """Write a mask for every image and `predictions.csv`; returns a summary.
 
-    An image that cannot be read has its error in the table and keeps no other from its mask; when all is
-    written, `InputError` says how many there were.
+    Images and output are paths, `file://` or `s3://`. In a store, masks appear when all are made, and
+    predictions.csv after them. An image that cannot be read has its error in the table and keeps no other
+    from its mask; when all is written, `InputError` says how many there were.
     """
-    if not images.exists():
-        raise InputError(f"{images} does not exist", advice="name an image or a folder of images")
-    samples = (
-        read_folder(images)
-        if images.is_dir()
-        else [Sample(images.stem, images.stem, None, images, None, None)]
-    )
-    _keep_inputs(samples, output)
-    candidate, segmenter, progress = _open(place, device)
-    root = images.resolve() if images.is_dir() else images.parent
+    reporting = Output(stream=sys.stderr)
+    progress = ReportedProgress(reporting, every_s=10.0)
+    with closing(Inbox(progress, reporting.log)) as inbox, outbox(output) as out:
+        source = inbox.images(images)
+        if not source.exists():
+            raise InputError(f"{images} does not exist", advice="name an image or a folder of images")
+        samples = (
+            read_folder(source)
+            if source.is_dir()
+            else [Sample(source.stem, source.stem, None, source, None, None)]
+        )
+        named = _named(samples, source)
+        _keep_inputs(named, images, out, is_folder=source.is_dir())
+        candidate, segmenter = _open(place, device, inbox, reporting)
+        predicted = _predict_each(candidate, segmenter, named, out, progress)
+        out.send(PREDICTIONS, predicted.table)
+    if predicted.failed:
+        raise InputError(
+            f"{len(predicted.failed)} of {len(samples)} images could not be read, the first is"
+            f" {predicted.failed[0]}; the other masks and {PREDICTIONS} are in {output}",
+            advice="the column `error` of predictions.csv says why; mend those images and predict again",
+        )
+    return f"{len(samples)} masks and {PREDICTIONS} in {output}; {predicted.flagged} flagged for review"
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    table: str
+    flagged: int
+    failed: list[str]
+
+
+def _predict_each(
+    candidate: Candidate, segmenter: Segmenter, named: Mapping[str, Sample], out: Outbox, progress: Progress
+) -> _Predicted:
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     flagged, failed = 0, []
-    for sample in track(progress, "predict", samples, len(samples), "images"):
-        name = sample.image.relative_to(root).as_posix()
+    for name, sample in track(progress, "predict", named.items(), len(named), "images"):
         try:
             original = Dataset([], width=None).load(replace(sample, mask=None))
         except InputError as error:
@@ -156,7 +195,7 @@ def predict(place: str, images: Path, output: Path, *, device: str) -> str:
         segmentation = segmenter.segment([image], candidate.file.prompts)[0]
         prediction = candidate.predict(image, segmentation, fov)
         mask = f"{sample.name}.png"
-        write_atomic(output / mask, _png(prediction.mask_HW, original.image.shape[:2]))
+        write_atomic(out.folder / mask, _png(prediction.mask_HW, original.image.shape[:2]))
         action = candidate.file.space[prediction.action]
         quality = {key: f"{getattr(prediction, key):.4f}" for key in ("quality", "low", "high")}
         chosen = {
@@ -166,38 +205,42 @@ def predict(place: str, images: Path, output: Path, *, device: str) -> str:
         }
         writer.writerow({"image": name, "mask": mask, **chosen, **quality, "review": int(prediction.review)})
         flagged += prediction.review
-    write_atomic(output / "predictions.csv", table.getvalue())
-    if failed:
-        raise InputError(
-            f"{len(failed)} of {len(samples)} images could not be read, the first is {failed[0]};"
-            f" the other masks and predictions.csv are in {output}",
-            advice="the column `error` of predictions.csv says why; mend those images and predict again",
-        )
-    return f"{len(samples)} masks and predictions.csv in {output}; {flagged} flagged for review"
+    return _Predicted(table.getvalue(), flagged, failed)
 
 
-def _keep_inputs(samples: Sequence[Sample], output: Path) -> None:
-    inputs = {sample.image.resolve() for sample in samples}
-    lost = [sample.name for sample in samples if (output / f"{sample.name}.png").resolve() in inputs]
+def _named(samples: Sequence[Sample], source: Path) -> dict[str, Sample]:
+    """Return samples by the path of their image below the folder, or by the name of the one image."""
+    root = source.resolve() if source.is_dir() else source.parent
+    return {sample.image.relative_to(root).as_posix(): sample for sample in samples}
+
+
+def _keep_inputs(named: Mapping[str, Sample], images: str, out: Outbox, *, is_folder: bool) -> None:
+    if out.store is None:
+        inputs = {str(sample.image.resolve()) for sample in named.values()}
+        places = [str((out.folder / f"{sample.name}.png").resolve()) for sample in named.values()]
+    else:
+        root = images.rstrip("/") if is_folder else parent_and_name(images)[0]
+        inputs = {f"{root}/{name}" for name in named}
+        places = [f"{out.uri}/{sample.name}.png" for sample in named.values()]
+    lost = [place for place in places if place in inputs]
     if lost:
         raise InputError(
-            f"--output: {output / lost[0]}.png is an image to segment, which its mask would replace",
+            f"--output: {lost[0]} is an image to segment, which its mask would replace",
             advice="name another folder",
         )
 
 
-def _open(place: str, device: str) -> tuple[Candidate, Segmenter, ReportedProgress]:
-    output = Output(stream=sys.stderr)  # the answer alone goes to the standard output
+def _open(place: str, device: str, inbox: Inbox, reporting: Output) -> tuple[Candidate, Segmenter]:
     machine = machines.prepare(RuntimeSpec.model_validate({"device": device}))
-    candidate = candidates.load(local_path(place), machine.device)
-    folder = segmenter_folder(candidate.file.segmenter.uri)
+    candidate = candidates.load(local_run(place, only=candidates.PARTS), machine.device)
+    uri = candidate.file.segmenter.uri
+    folder = segmenter_folder(uri, inbox.fetcher() if is_remote(uri) else None)
     if segmenters.content_key(candidate.file.segmenter, folder) != candidate.file.segmenter_key:
         raise InputError(
             f"{folder} is not the segmenter that {place} was made for",
             advice="use the checkpoint and the program version of that run, or run the job again",
         )
-    segmenter = segmenters.load(candidate.file.segmenter, folder, machine.device, output.log)
-    return candidate, segmenter, ReportedProgress(output, every_s=10.0)
+    return candidate, segmenters.load(candidate.file.segmenter, folder, machine.device, reporting.log)
 
 
 def _share_interval(interval: Interval) -> str:

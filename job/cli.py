@@ -5,14 +5,27 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from job import __version__
-from job.errors import EXIT_OK, EXIT_UNCAUGHT, InputError, InvalidResult, JobError, SpecError, storage_error
+from job.errors import (
+    EXIT_OK,
+    EXIT_UNCAUGHT,
+    InputError,
+    IntegrityError,
+    InvalidResult,
+    JobError,
+    SpecError,
+    storage_error,
+)  # fmt: skip
 from job.spec.loading import LoadedSpec, load
 from job.spec.problems import SpecProblems, format_json
 
-VERBS = ("run", "validate", "plan", "evaluate", "predict", "compare", "status", "dataset")
+VERBS = (
+    "run", "validate", "plan", "evaluate", "predict", "compare", "status", "promote", "doctor", "dataset"
+)  # fmt: skip
+CANDIDATE = "a run folder, its candidate.json, runs/NAME (the newest run) or models/NAME (the champion)"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -60,33 +73,50 @@ def _parser() -> argparse.ArgumentParser:
     _verb(verbs, "plan", "say what a run would do, compute and reuse", _plan, spec=True)
 
     evaluate = _verb(verbs, "evaluate", "measure a candidate on images with masks", _evaluate)
-    evaluate.add_argument("candidate", help="a run folder, its candidate.json, or runs/NAME (the newest run)")
+    _candidate(evaluate)
     evaluate.add_argument("--data", required=True, metavar="URI", help="dataset folder with masks")
     evaluate.add_argument("--max-samples", type=_positive, help="measure only the first N images")
     evaluate.add_argument("--format", choices=("text", "json"), default="text")
     evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     predict = _verb(verbs, "predict", "segment images with a candidate", _predict)
-    predict.add_argument("candidate", help="a run folder, its candidate.json, or runs/NAME (the newest run)")
-    predict.add_argument("images", type=Path, help="an image, or a folder of images")
-    predict.add_argument("--output", type=Path, required=True, help="folder for masks and predictions.csv")
+    _candidate(predict)
+    predict.add_argument("images", metavar="IMAGES", help="an image, or a folder of images")
+    predict.add_argument(
+        "--output", required=True, metavar="URI", help="folder for masks and predictions.csv"
+    )
     predict.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
     compare = _verb(verbs, "compare", "compare what runs ship on the test images that they share", _compare)
-    which = "a run folder, its candidate.json, or runs/NAME (the newest run)"
-    compare.add_argument("first", metavar="RUN", help=f"what the others are compared with: {which}")
+    compare.add_argument("first", metavar="RUN", help=f"what the others are compared with: {CANDIDATE}")
     compare.add_argument("others", metavar="RUN", nargs="+", help="another run, named likewise")
     page = Path("compare.html")
     compare.add_argument("--output", type=Path, default=page, help="the page (default: %(default)s)")
     compare.add_argument("--format", choices=("text", "json"), default="text")
 
     status = _verb(verbs, "status", "list runs: a line a run", _status)
-    status.add_argument("output", nargs="?", default="output", help="output folder (default: %(default)s)")
+    status.add_argument(
+        "output",
+        nargs="?",
+        default="output",
+        metavar="URI",
+        help="output.uri of a spec (default: %(default)s)",
+    )
     status.add_argument("--json", action="store_true", help="one JSON object a line")
+    status.add_argument("--verify", action="store_true", help="read every file and compare its digest")
+    promote = _verb(verbs, "promote", "make a run's candidate the champion, or go back to another", _promote)
+    promote.add_argument("model", metavar="MODEL", help="output/models/NAME, also in a store")
+    promote.add_argument(
+        "--to", metavar="RUN",
+        help="a run_id, or `previous` for the champion before; by default the newest run, if it was better",
+    )  # fmt: skip
+    doctor = _verb(verbs, "doctor", "examine the machine, and the stores that a spec or a URI names", _doctor)
+    doctor.add_argument("subject", nargs="?", metavar="SPEC|URI", help="a JSON spec, or an output URI")
+    doctor.add_argument("--format", choices=("text", "json"), default="text")
 
     dataset = _verb(verbs, "dataset", "make or check a dataset folder", _missing_verb)
     tools = dataset.add_subparsers(metavar="make|check", required=True)
     make = _verb(tools, "make", "write a synthetic dataset in the dataset layout", _dataset_make)
-    make.add_argument("folder", type=Path)
+    make.add_argument("folder", metavar="URI", help="a folder, also in a store")
     for split, count in (("train", 20), ("validation", 20), ("test", 40), ("unlabelled", 0)):
         make.add_argument(
             f"--{split}", type=_count, default=count, metavar="N", help="images (default: %(default)s)"
@@ -95,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--seed", type=_count, default=0, help="(default: %(default)s)")
     make.add_argument("--annotation", choices=("by_clarity", "all"), default="by_clarity")
     check = _verb(tools, "check", "say what is wrong with a dataset folder", _dataset_check)
-    check.add_argument("folder", type=Path)
+    check.add_argument("folder", metavar="URI", help="a folder, also in a store")
     return parser
 
 
@@ -110,12 +140,27 @@ def _verb(
     parser = verbs.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
     parser.set_defaults(command=command)
     if spec:
-        parser.add_argument("spec", help="a JSON spec, or - for standard input")
+        parser.add_argument("spec", help="a JSON spec (path, file:// or s3://), or - for standard input")
         parser.add_argument(
             "--set", dest="overrides", metavar="PATH=VALUE", action="append", default=[],
             help="override a value, such as finetune.learning_rate=5e-4; may be given several times",
         )  # fmt: skip
     return parser
+
+
+def _candidate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("candidate", nargs="?", metavar="CANDIDATE", help=f"{CANDIDATE}; a path or a URI")
+    parser.add_argument("--model", metavar="CANDIDATE", help="the same, by name")
+
+
+def _place(options: argparse.Namespace) -> str:
+    given = [place for place in (options.candidate, options.model) if place]
+    if len(given) != 1:
+        raise SpecError(
+            "name one candidate" if not given else "the candidate is named twice",
+            advice="give it as --model CANDIDATE, such as --model output/runs/quick",
+        )
+    return str(given[0])
 
 
 def _loaded(options: argparse.Namespace) -> LoadedSpec:
@@ -144,9 +189,9 @@ def _run(options: argparse.Namespace) -> int:
     if output.console is not None:
         from job.report.summary import print_answer
 
-        print_answer(output.console, ended.run.path)
+        print_answer(output.console, ended.folder.path, ended.uri)
     if ended.exit_code == InvalidResult.exit_code:
-        print(f"The result is invalid: see the failed checks in {ended.run.path}/report.md", file=sys.stderr)
+        print(f"The result is invalid: see the failed checks in {ended.uri}/report.md", file=sys.stderr)
     return ended.exit_code
 
 
@@ -173,7 +218,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from job import apply_candidate
 
     report = apply_candidate.evaluate(
-        options.candidate, options.data, max_samples=options.max_samples, device=options.device
+        _place(options), options.data, max_samples=options.max_samples, device=options.device
     )
     print(json.dumps(report.to_json(), indent=1) if options.format == "json" else report.to_text())
     return EXIT_OK
@@ -182,7 +227,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     from job import apply_candidate
 
-    print(apply_candidate.predict(options.candidate, options.images, options.output, device=options.device))
+    print(apply_candidate.predict(_place(options), options.images, options.output, device=options.device))
     return EXIT_OK
 
 
@@ -209,28 +254,52 @@ def _compare(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from job import status
 
-    runs = status.runs(Path(options.output))
+    runs = status.runs(options.output, verify=options.verify)
     print("\n".join(json.dumps(run) for run in runs) if options.json else status.table(runs))
+    return IntegrityError.exit_code if any(run.get("damaged") for run in runs) else EXIT_OK
+
+
+def _promote(options: argparse.Namespace) -> int:
+    from job.publish import promotion
+
+    champion = promotion.by_hand(options.model, options.to)
+    print(f"{options.model}: the champion is {champion.current.run} ({champion.candidate})")
     return EXIT_OK
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from job import doctor
+
+    findings = doctor.examine(options.subject)
+    print(doctor.to_json(findings) if options.format == "json" else doctor.to_text(findings))
+    return doctor.exit_code(findings)
+
+
 def _dataset_make(options: argparse.Namespace) -> int:
+    from job.data.annotations import ANNOTATIONS
     from job.data.synthetic import make_dataset
+    from job.exchange import outbox
     from job.logs import Output, ReportedProgress
 
     counts = {split: getattr(options, split) for split in ("train", "validation", "test", "unlabelled")}
-    make_dataset(
-        options.folder, **counts, size=options.size, seed=options.seed, annotation=options.annotation,
-        progress=ReportedProgress(Output(), every_s=10.0),
-    )  # fmt: skip
+    with outbox(options.folder) as out:
+        make_dataset(
+            out.folder, **counts, size=options.size, seed=options.seed, annotation=options.annotation,
+            progress=ReportedProgress(Output(), every_s=10.0),
+        )  # fmt: skip
+        out.send(ANNOTATIONS, (out.folder / ANNOTATIONS).read_text(encoding="utf-8"))
     print(f"{sum(counts.values())} images in {options.folder}")
     return EXIT_OK
 
 
 def _dataset_check(options: argparse.Namespace) -> int:
     from job.data.checking import check_folder
+    from job.exchange import Inbox
+    from job.logs import Output, ReportedProgress
 
-    findings = check_folder(options.folder)
+    output = Output(stream=sys.stderr)
+    with closing(Inbox(ReportedProgress(output, every_s=10.0), output.log)) as inbox:
+        findings = check_folder(inbox.folder(options.folder))
     for finding in findings:
         advice = f"; {finding.advice}" if finding.advice else ""
         print(f"{finding.severity}: {finding.where}: {finding.what}{advice}")

@@ -10,13 +10,21 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 import structlog
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.progress import Progress as Bars
 from rich.text import Text
 from structlog.typing import EventDict, WrappedLogger
@@ -29,6 +37,7 @@ from job.storage import strict_json
 EVENTS = {
     "job.started": "A run begins or goes on: run_id, run_uri, device, threads.",
     "job.already_done": "The run is finished and its inputs are unchanged: nothing is done again.",
+    "job.nothing_new": "Spec, inputs and versions are those of the last promoting job: last_run, seconds.",
     "job.warning": "Something the user should know before reading results: message.",
     "job.failed": "The job ends with an error: error, message, advice, exit_code.",
     "job.finished": "The last event of a run: run_uri, verdict, exit_code, seconds.",
@@ -46,6 +55,18 @@ EVENTS = {
     "finetune.iteration": "A PPO rollout, told when the stage ends: the figures of training_info.json.",
     "finetune.seed": "A training of one seed: seed, validation_dice, entropy, ships.",
     "sweep.point": "A setting of the sweep: point, validation_dice, chosen, seconds.",
+    "store.checked": "The output's store answered a probe: uri, conditional_writes, clock_skew_s, seconds.",
+    "store.retrying": "The store fails; the work goes on here and is brought later: what, message.",
+    "store.damaged": "Something in the store is not what it should be, and is made again: key, message.",
+    "store.uploaded": "What was made lies in the store now: what, files, bytes, seconds.",
+    "store.restored": "What an earlier attempt or night made is here again: what, files, bytes, seconds.",
+    "pull.fetched": "An input is on this disk: uri, files, bytes, downloaded_files, downloaded_bytes.",
+    "lease.acquired": "This attempt holds the run: attempt, taken_over (from an attempt that went silent).",
+    "run.published": "A run is visible to readers: run_uri, attempt, files, bytes.",
+    "run.removed": "Retention removed a run: run_uri.",
+    "champion.compared": "What ships against the champion: decision, sentence.",
+    "champion.promoted": "A new champion: model_uri, run, generation, previous.",
+    "champion.race_lost": "Another job changed the champion meanwhile; it stays: model_uri, run.",
     "fold.started": "A fold's run begins: fold, folds, test_patients.",
     "evaluate.candidate": "A rung of the ladder: candidate, Dice on validation and test.",
     "evaluate.verdict": "The answer: verdict, ships, sentence, learning.",
@@ -111,63 +132,96 @@ class Output:
             os.dup2(self._stream.fileno(), sys.stdout.fileno())
 
 
-class ReportedProgress:
-    """Bars with rate and time left on a terminal, an event every `every_s` seconds elsewhere."""
+OBSERVED_EVERY_S = 5.0
+"""An observer writes a file and waits for the disk: not at every step."""
 
-    def __init__(self, output: Output, *, every_s: float) -> None:
+Observe = Callable[[str, float | None], None]
+"""Is told how far a long loop is (`action table 120/1010`) and how many seconds it will still take."""
+
+
+class ReportedProgress:
+    """Bars with rate and time left on a terminal, an event every `every_s` seconds elsewhere.
+
+    `observe` is told every few seconds, wherever the output goes.
+    """
+
+    def __init__(self, output: Output, *, every_s: float, observe: Observe | None = None) -> None:
         self._output = output
         self._every_s = every_s
+        self._observe = observe
 
     @contextlib.contextmanager
     def task(self, what: str, total: int, unit: str) -> Iterator[Task]:
         """Open a task; see `job.progress.Progress`."""
+        pace = _Pace(what, total, self._every_s, self._observe)
         if self._output.console is None:
-            yield _EventTask(self._output.log, what, total, unit, self._every_s)
+            yield _EventTask(pace, self._output.log, unit)
             return
+        amount: tuple[ProgressColumn, ...] = (MofNCompleteColumn(), TextColumn(unit))
+        if unit == "bytes":
+            amount = (DownloadColumn(), TransferSpeedColumn())
         columns = (
-            TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
+            TextColumn("{task.description:>24}"), BarColumn(), *amount,
             TextColumn("{task.fields[figures]}"), TimeRemainingColumn(),
         )  # fmt: skip
         with Bars(*columns, console=self._output.console, transient=True) as bars:
-            yield _BarTask(bars, what, total)
+            yield _BarTask(pace, bars)
+
+
+class _Pace:
+    """How far a task is, and whether it is time to say so again."""
+
+    def __init__(self, what: str, total: int, every_s: float, observe: Observe | None) -> None:
+        self.what, self.total, self.done = what, total, 0
+        self._every_s, self._observe = every_s, observe
+        self._started = self._told = self._observed = time.monotonic()
+
+    def advance(self, steps: int) -> tuple[float, float | None] | None:
+        """Count steps; returns steps a second and seconds left when it is time to tell, else None."""
+        raise_if_stopped()
+        self.done += steps
+        now = time.monotonic()
+        rate = self.done / max(now - self._started, 1e-9)
+        eta_s = round((self.total - self.done) / rate, 1) if rate else None
+        if self._observe is not None and now - self._observed >= OBSERVED_EVERY_S:
+            self._observed = now
+            self._observe(f"{self.what} {self.done}/{self.total}", eta_s)
+        if now - self._told < self._every_s:
+            return None
+        self._told = now
+        return round(rate, 3), eta_s
 
 
 class _EventTask:
-    def __init__(self, log: Log, what: str, total: int, unit: str, every_s: float) -> None:
-        self._log, self._what, self._total, self._unit = log, what, total, unit
-        self._every_s = every_s
-        self._done = 0
-        self._started = self._reported = time.monotonic()
+    def __init__(self, pace: _Pace, log: Log, unit: str) -> None:
+        self._pace, self._log, self._unit = pace, log, unit
 
     def advance(self, steps: int = 1, **figures: float) -> None:
-        raise_if_stopped()
-        self._done += steps
-        now = time.monotonic()
-        if now - self._reported < self._every_s:
-            return
-        self._reported = now
-        rate = self._done / max(now - self._started, 1e-9)
-        eta_s = round((self._total - self._done) / rate, 1) if rate else None
-        self._log.info(
-            "progress", what=self._what, done=self._done, total=self._total, unit=self._unit,
-            per_second=round(rate, 3), eta_s=eta_s, **figures,
-        )  # fmt: skip
+        told = self._pace.advance(steps)
+        if told is not None:
+            self._log.info(
+                "progress", what=self._pace.what, done=self._pace.done, total=self._pace.total,
+                unit=self._unit, per_second=told[0], eta_s=told[1], **figures,
+            )  # fmt: skip
 
 
 class _BarTask:
-    def __init__(self, bars: Bars, what: str, total: int) -> None:
-        self._bars = bars
-        self._id = bars.add_task(what, total=total, figures="")
+    def __init__(self, pace: _Pace, bars: Bars) -> None:
+        self._pace, self._bars = pace, bars
+        self._id = bars.add_task(pace.what, total=pace.total, figures="")
 
     def advance(self, steps: int = 1, **figures: float) -> None:
-        raise_if_stopped()
+        self._pace.advance(steps)
         if figures:
             self._bars.update(self._id, figures="  ".join(f"{n} {v:.4g}" for n, v in figures.items()))
         self._bars.update(self._id, advance=steps)
 
 
 def raise_if_stopped() -> None:
-    """Raise `Interrupted` when SIGTERM or SIGINT came."""
+    """Raise `Interrupted` when SIGTERM or SIGINT came, or the error that another thread gave."""
+    failure = stopping.failure()
+    if failure is not None:
+        raise failure
     if stopping.requested():
         raise Interrupted(
             "stopped by a signal; progress is saved",

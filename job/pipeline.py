@@ -1,9 +1,9 @@
 """The stages in order, taken over where they are finished: once, for points of a sweep, or fold by fold."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from job import inputs as job_inputs
 from job import sweep
 from job.data import folds
 from job.data.dataset import read_folder
@@ -15,8 +15,9 @@ from job.publish.training_info import SweepPoint
 from job.spec.data import FoldSplit
 from job.spec.job import JobSpec
 from job.spec.loading import LoadedSpec
-from job.stages import LEARNING, STAGES, audit, out_of_fold, publish
+from job.stages import LEARNING, PROMOTING, STAGES, audit, challenge, out_of_fold, publish
 from job.stages.stage import Stage, StageContext, StageResult, compute, find
+from job.storage.mirror import Mirror
 from job.storage.run_folder import RunFolder
 
 
@@ -26,23 +27,31 @@ class Pipeline:
 
     loaded: LoadedSpec
     folder: RunFolder
+    uri: str
+    """Where readers will find the run."""
     identity: str
+    inputs_of: Callable[[JobSpec], Inputs]
+    """What a spec points at, on this machine: a point of a sweep may name other networks than the spec."""
+    identity_of: Callable[[JobSpec], str]
+    cache: Path
+    mirror: Mirror
     started_at: str
     machine: Machine
     progress: Progress
     log: Log
 
-    def run(self, inputs: Inputs) -> str:
+    def run(self) -> str:
         """Take the spec through its stages and fill the run folder; returns the verdict."""
         spec = self.loaded.spec
         if isinstance(spec.data.split, FoldSplit):
-            return self._fold_by_fold(spec, spec.data.split, inputs)
-        context, points = self._judged(spec, inputs)
+            return self._fold_by_fold(spec, spec.data.split)
+        context, points = self._judged(spec)
         self._show_stage("publish")
         return publish.publish(context, self._record(points))
 
-    def _fold_by_fold(self, spec: JobSpec, split: FoldSplit, inputs: Inputs) -> str:
+    def _fold_by_fold(self, spec: JobSpec, split: FoldSplit) -> str:
         """Run each fold as a run of its own below this one, then judge all their test images together."""
+        inputs = self.inputs_of(spec)
         assert inputs.data is not None
         runs = []
         for number, patients in enumerate(folds.deal(read_folder(inputs.data), split.k, spec.seed), start=1):
@@ -53,42 +62,44 @@ class Pipeline:
                 self,
                 loaded=replace(self.loaded, spec=of_fold),
                 folder=folder,
-                identity=inputs.identity(of_fold, self.folder.root / "cache" / "inputs"),
+                uri=f"{self.uri}/folds/{number}",
+                identity=self.identity_of(of_fold),
             )
-            runs.append(one._fold(number, inputs))
+            runs.append(one._fold(number))
         self._show_stage("publish")
         return out_of_fold.publish(runs, self._record([]))
 
-    def _fold(self, number: int, inputs: Inputs) -> out_of_fold.Fold:
-        context, points = self._judged(self.loaded.spec, inputs)
+    def _fold(self, number: int) -> out_of_fold.Fold:
+        context, points = self._judged(self.loaded.spec)
         if self.folder.finished() is None:
             publish.publish(context, self._record(points))
         return out_of_fold.Fold(number, context, self.folder)
 
-    def _judged(self, spec: JobSpec, inputs: Inputs) -> tuple[StageContext, list[SweepPoint]]:
+    def _judged(self, spec: JobSpec) -> tuple[StageContext, list[SweepPoint]]:
         """Take a spec, or the point of its sweep that does best, through every stage."""
         points: list[SweepPoint] = []
         if spec.sweep:
             spec, points = sweep.choose(spec, self._learn, self._tell_point)
-            inputs = job_inputs.resolve(spec)
-        return self._through(STAGES, spec, inputs), points
+        return self._through(PROMOTING if spec.promote.when == "better" else STAGES, spec), points
 
     def _record(self, points: list[SweepPoint]) -> publish.Record:
-        return publish.Record(self.loaded, self.folder, self.identity, self.started_at, points)
+        return publish.Record(self.loaded, self.folder, self.uri, self.identity, self.started_at, points)
 
     def _learn(self, spec: JobSpec) -> StageContext:
-        return self._through(LEARNING, spec, job_inputs.resolve(spec))
+        return self._through(LEARNING, spec)
 
-    def _through(self, stages: Sequence[Stage], spec: JobSpec, inputs: Inputs) -> StageContext:
+    def _through(self, stages: Sequence[Stage], spec: JobSpec) -> StageContext:
         done: dict[str, StageResult] = {}
         context = StageContext.open(
-            spec, inputs, self.folder.root, done, self.machine, self.progress, self.log
+            spec, self.inputs_of(spec), self.cache, self.mirror, done, self.machine, self.progress, self.log
         )
+        challenge.check(context)  # a champion that cannot be met is found before hours of training
         for stage in stages:
             raise_if_stopped()
             fingerprint = stage.fingerprint(context)
             self._show_stage(stage.name)
             place = self.folder.root / "stages" / stage.name
+            self.mirror.restore_stage(stage.name, fingerprint)
             result = find(stage.name, place, fingerprint)
             if result is not None:
                 self.log.info("stage.reused", stage=stage.name, fingerprint=fingerprint)
@@ -98,6 +109,7 @@ class Pipeline:
                 self.log.info(
                     "stage.finished", stage=stage.name, fingerprint=fingerprint, seconds=result.seconds
                 )
+                self.mirror.keep_stage(stage.name, fingerprint)
             done[stage.name] = result
             if stage is audit.STAGE and result.reused and not audit.passed(context):
                 audit.tell(context, audit.load_checks(context))  # why nothing is learned, again

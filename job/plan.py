@@ -3,9 +3,12 @@
 from math import prod
 
 from job import inputs as job_inputs
+from job.inputs import Found
+from job.places import Places
+from job.publish.publishing import finished_in
 from job.spec.job import JobSpec
 from job.spec.loading import LoadedSpec
-from job.storage.local import local_path
+from job.storage.fetch import Listing
 from job.storage.run_folder import RunFolder
 
 STEPS_PER_ACTION = 50
@@ -15,19 +18,18 @@ STEPS_PER_ACTION = 50
 def plan(loaded: LoadedSpec) -> str:
     """Return the plan as text; raises what resolving the inputs raises."""
     spec = loaded.spec
-    inputs = job_inputs.resolve(spec)
-    root = local_path(spec.output.uri).resolve()
-    identity = inputs.identity(spec)
-    folder = RunFolder(root, spec.name, job_inputs.run_id_of(identity, None))
+    places = Places.of(spec)
+    found = job_inputs.find(spec, places)
+    folder = RunFolder(places.root, spec.name, job_inputs.run_id_of(found.identity(spec), None))
+    path = folder.path.relative_to(places.root).as_posix()
     prompts, postprocess = len(spec.actions.prompts), len(spec.actions.postprocess)
     actions = prompts * postprocess
     rollout = spec.finetune.n_steps * spec.finetune.n_envs
     rollouts = -(-spec.finetune.total_timesteps // rollout)
-    data = spec.data.uri if inputs.data is None else str(inputs.data)
     lines = [
-        f"run        {folder.path}",
-        f"state      {_state(folder)}",
-        f"data       {data}{_counts(loaded)}",
+        f"run        {places.store.uri}/{path}",
+        f"state      {_state(places, folder, path)}",
+        f"data       {_data(loaded, found)}",
         f"segmenter  {spec.segmenter.kind} {spec.segmenter.uri}",
         f"actions    K = {actions}: {prompts} prompts x {postprocess} post-processings; action 0 is today's",
         f"reward     {' + '.join(f'{weight:g} {term}' for term, weight in spec.reward.terms.items())}",
@@ -69,8 +71,8 @@ def warnings(loaded: LoadedSpec) -> list[str]:
     return found
 
 
-def _state(folder: RunFolder) -> str:
-    finished = folder.finished()
+def _state(places: Places, folder: RunFolder, path: str) -> str:
+    finished = finished_in(places.store, path) if places.is_remote else folder.finished()
     if finished is not None:
         return f"finished {finished.finished_at} ({finished.verdict}): running it again does nothing"
     stage = folder.status().get("stage")
@@ -81,6 +83,13 @@ def _grid(spec: JobSpec) -> str:
     fields = [f"{path} {', '.join(map(str, values))}" for path, values in spec.sweep.items()]
     points = prod(len(values) for values in spec.sweep.values())
     return f"{points} points, of which validation images choose one: {'; '.join(fields)}"
+
+
+def _data(loaded: LoadedSpec, found: Found) -> str:
+    if isinstance(found.data, Listing):
+        size = f" ({len(found.data.objects)} objects, {found.data.total_bytes / 1e6:.1f} MB)"
+        return f"{found.data.uri}{size}{_counts(loaded)}"
+    return f"{found.data or loaded.spec.data.uri}{_counts(loaded)}"
 
 
 def _counts(loaded: LoadedSpec) -> str:

@@ -18,6 +18,7 @@ from job.data.dataset import Loaded
 from job.data.images import pixel_digest
 from job.errors import IntegrityError
 from job.storage.local import sha256_json
+from job.storage.mirror import Mirror, NoMirror
 from job.storage.tensor_file import read_tensors, write_tensors
 
 LIBRARIES = ("torch", "transformers", "numpy", "scipy", "scikit-image", "pillow")
@@ -51,25 +52,26 @@ class Row:
 
 
 class RowCache:
-    """Remembers rows under `root/rows/`, or nothing without a root.
+    """Remembers rows under `root/rows/<segmenter>/`, or nothing without a root.
 
     Rows are small: they are kept even where logits are not.
     """
 
-    def __init__(self, root: Path | None) -> None:
+    def __init__(self, root: Path | None, mirror: Mirror | None = None) -> None:
         self.computed = 0
         """Rows that had to be scored, by every term or by some."""
         self.reused = 0
         """Rows that were found whole."""
         self._folder = None if root is None else root / "rows"
+        self._mirror = mirror or NoMirror()
 
     def key(self, loaded: Loaded, space: ActionSpace, *, segmenter_key: str, batch_size: int) -> str:
-        """Return the name of an image's row: a sha256 over all that its values depend on, but the terms.
+        """Return the name of an image's row, `<segmenter>/<sha256>`: over all that shapes it, but the terms.
 
         The batch size counts because networks round otherwise in another batch.
         """
         pixels = (loaded.image, loaded.truth, loaded.fov)
-        return sha256_json(
+        digest = sha256_json(
             {
                 "revision": REVISION,
                 "libraries": self._versions,
@@ -80,11 +82,13 @@ class RowCache:
                 "pixels": [None if array is None else pixel_digest(array) for array in pixels],
             }
         )
+        return f"{segmenter_key[:32]}/{digest}"
 
     def read(self, key: str) -> Row | None:
         """Return the remembered row, with whatever terms it has, or None; a damaged file counts as none."""
         if self._folder is None:
             return None
+        self._mirror.restore_cache(f"rows/{key.rpartition('/')[0]}")  # does something the first time alone
         try:
             tensors, names = read_tensors(self._folder / f"{key}.safetensors")
         except (FileNotFoundError, IntegrityError):

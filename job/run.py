@@ -1,80 +1,139 @@
-"""Run a job: find out whether it is done, and if not take it through the stages to its run folder."""
+"""Run a job: find out whether it is done, and if not take it through the stages to where readers find it."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from job import inputs as job_inputs
-from job.errors import EXIT_OK, InvalidResult
-from job.inputs import Inputs
+from job.errors import EXIT_OK, Interrupted, InvalidResult, JobError
+from job.home import Hold, Home, checked
+from job.inputs import Found, segmenter_folder
 from job.logs import Output, ReportedProgress, raise_if_stopped
+from job.places import Places
+from job.publish import promotion, retention
+from job.publish.published import PublishedRun, open_run
 from job.spec.loading import LoadedSpec
-from job.storage.local import exclusive, local_path
-from job.storage.run_folder import LOCK, Finished, RunFolder, utc_now
+from job.storage.fetch import Fetcher
+from job.storage.local_store import LocalStore
+from job.storage.run_folder import Finished, RunFolder, utc_now
+
+GIGA = 1_000_000_000
 
 
 @dataclass(frozen=True)
 class Ended:
     """How a run ended, and where its results are."""
 
-    run: RunFolder
+    folder: RunFolder
+    """On this machine; empty where a run in a store was found done."""
+    uri: str
     exit_code: int
-    verdict: str
 
 
 def run(loaded: LoadedSpec, output: Output, *, run_id: str | None = None) -> Ended:
     """Run the job that a spec describes, going on where an earlier attempt stopped.
 
-    A run that is finished, with unchanged inputs, is answered from its manifest before torch is imported.
-    Raises every error of `job.errors`.
+    A run that is finished, with unchanged inputs, is answered from its manifest before torch is imported, and
+    so is a promoting job that finds nothing new. Raises every error of `job.errors`.
     """
+    started = time.monotonic()
     spec = loaded.spec
-    inputs = job_inputs.resolve(spec)
-    root = local_path(spec.output.uri).resolve()
-    identity = inputs.identity(spec, root / "cache" / "inputs")
-    folder = RunFolder(root, spec.name, job_inputs.run_id_of(identity, run_id))
-    folder.require_identity(identity)
-    finished = folder.finished()
+    places = Places.of(spec)
+    if places.is_remote:
+        places = checked(places, output.log)
+    found = job_inputs.find(spec, places)
+    identity = found.identity(spec, places.cache / "identities")
+    folder = RunFolder(places.root, spec.name, job_inputs.run_id_of(identity, run_id))
+    home = Home(places, folder, output.log)
+    finished = home.finished()
     if finished is not None:
-        return _already_done(folder, finished, output)
-    with exclusive(folder.path / LOCK, f"run {folder.run_id}"):
-        finished = folder.finished()  # another process may have ended it before we held the lock
+        return _already_done(loaded, home, finished, identity)
+    if spec.promote.when == "better":
+        last = promotion.nothing_new(places.store, spec.name, identity)
+        if last is not None:
+            seconds = round(time.monotonic() - started, 1)
+            output.log.info("job.nothing_new", last_run=last.run.run, seconds=seconds)
+            return Ended(folder, f"{places.store.uri}/{last.run.run}", last.exit_code)
+    folder.require_identity(identity)
+    with home.held() as hold:
+        finished = home.finished()  # another attempt may have ended it before we held it
         if finished is not None:
-            return _already_done(folder, finished, output)
-        return _work(loaded, inputs, folder, identity, output)
+            return _already_done(loaded, home, finished, identity)
+        try:
+            return _work(loaded, found, home, hold, identity, output)
+        except JobError as error:
+            state = "interrupted" if isinstance(error, Interrupted) else "failed"
+            folder.write_status(state=state, exit_code=error.exit_code, message=str(error), progress=None)
+            raise
 
 
-def _already_done(folder: RunFolder, finished: Finished, output: Output) -> Ended:
-    uri = str(folder.path)
-    output.log.info("job.already_done", run_id=folder.run_id, run_uri=uri, finished_at=finished.finished_at)
-    output.log.info(
-        "job.finished", run_uri=uri, verdict=finished.verdict, exit_code=finished.exit_code, seconds=0.0
+def _already_done(loaded: LoadedSpec, home: Home, finished: Finished, identity: str) -> Ended:
+    home.folder.require_same(finished.identity, identity)
+    home.log.info(
+        "job.already_done", run_id=home.folder.run_id, run_uri=home.uri, finished_at=finished.finished_at
     )
-    return Ended(folder, finished.exit_code, finished.verdict)
+    run = open_run(home.places.store, home.path, or_invalid=True)
+    if run is not None:
+        _settle(loaded, home, run)
+    return _ended(home, finished.verdict, finished.exit_code, 0.0)
 
 
-def _work(loaded: LoadedSpec, inputs: Inputs, folder: RunFolder, identity: str, output: Output) -> Ended:
+def _ended(home: Home, verdict: str, exit_code: int, seconds: float) -> Ended:
+    home.log.info("job.finished", run_uri=home.uri, verdict=verdict, exit_code=exit_code, seconds=seconds)
+    return Ended(home.folder, home.uri, exit_code)
+
+
+def _work(loaded: LoadedSpec, found: Found, home: Home, hold: Hold, identity: str, output: Output) -> Ended:
     # Only a run that has work to do pays for these imports.
     from job import device, plan
     from job.pipeline import Pipeline
 
     started, started_at = time.monotonic(), utc_now()
-    spec, log = loaded.spec, output.log
+    spec, folder, log, places = loaded.spec, home.folder, output.log, home.places
     output.open_file(folder.path / "job.log.jsonl")
     folder.write("spec.json", spec.model_dump_json(indent=1, by_alias=True, exclude={"schema_"}) + "\n")
     folder.write_status(identity=identity, started_at=started_at, state="running")
     machine = device.prepare(spec.runtime)
     raise_if_stopped()
     log.info(
-        "job.started", name=spec.name, run_id=folder.run_id, run_uri=str(folder.path),
+        "job.started", name=spec.name, run_id=folder.run_id, run_uri=home.uri,
         device=machine.device, device_name=machine.device_name, threads=machine.threads,
     )  # fmt: skip
     for warning in plan.warnings(loaded):
         log.warning("job.warning", message=warning)
-    progress = ReportedProgress(output, every_s=spec.runtime.progress_every_s)
-    pipeline = Pipeline(loaded, folder, identity, started_at, machine, progress, log)
-    verdict = pipeline.run(inputs)
+    progress = ReportedProgress(
+        output,
+        every_s=spec.runtime.progress_every_s,
+        observe=lambda doing, eta_s: folder.write_status(progress=doing, eta_s=eta_s),
+    )
+    fetcher = Fetcher(places.cache, int(spec.cache.max_gb * GIGA), progress, log)
+    champion = None
+    if spec.promote.when == "better":
+        champion = promotion.incumbent(places.store, spec.name, places.cache)
+    if champion is not None:
+        champion = promotion.with_segmenter(champion, lambda uri: segmenter_folder(uri, fetcher))
+    pipeline = Pipeline(
+        loaded, folder, home.uri, identity,
+        inputs_of=lambda of: replace(found.of(of).fetch(fetcher), champion=champion),
+        identity_of=lambda of: found.of(of).identity(of, places.cache / "identities"),
+        cache=places.cache, mirror=hold.mirror, started_at=started_at,
+        machine=machine, progress=progress, log=log,
+    )  # fmt: skip
+    with fetcher.named():
+        verdict = pipeline.run()
     exit_code = InvalidResult.exit_code if verdict == "invalid" else EXIT_OK
-    folder.write_status(state="finished", verdict=verdict, exit_code=exit_code)
+    folder.write_status(state="finished", verdict=verdict, exit_code=exit_code, progress=None, eta_s=None)
+    _settle(loaded, home, hold.publish(progress))
     seconds = round(time.monotonic() - started, 1)
-    log.info("job.finished", run_uri=str(folder.path), verdict=verdict, exit_code=exit_code, seconds=seconds)
-    return Ended(folder, exit_code, verdict)
+    return _ended(home, verdict, exit_code, seconds)
+
+
+def _settle(loaded: LoadedSpec, home: Home, published: PublishedRun) -> None:
+    """Do what follows a published run: any part of it may be left from an attempt that was killed."""
+    spec, store, log = loaded.spec, home.places.store, home.log
+    if spec.promote.when == "better":
+        promotion.settle(store, published, log)
+        promotion.note_last(store, published)
+    if spec.output.keep_runs is not None:
+        retention.sweep_out(store, spec.name, spec.output.keep_runs, log)
+        if home.places.is_remote:
+            retention.sweep_out(LocalStore(home.places.root), spec.name, spec.output.keep_runs, log)

@@ -1,77 +1,212 @@
-"""`status`: a line a run, from the files that runs leave behind."""
+"""`status`: a line a run, from the files that runs leave behind on this disk or in a store."""
 
-import fcntl
+import math
 import time
 from calendar import timegm
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from job.errors import InputError, IntegrityError
-from job.storage.run_folder import LOCK, STATUS, RunFolder
+from job.errors import EXIT_OK, InputError, IntegrityError, Missing
+from job.publish import pointers
+from job.publish.published import open_run, read_marker
+from job.storage import lease
+from job.storage.local import local_path
+from job.storage.local_store import LocalStore
+from job.storage.manifest import LEASE, MANIFEST, MARKER
+from job.storage.run_folder import STATUS, RunFolder
+from job.storage.store import ObjectStore, Stat
+from job.storage.uris import is_remote, open_store
+
+READS_AT_ONCE = 16
+ENDED = ("failed", "interrupted")
+"""States that a run writes down before it ends without a result."""
+COLUMNS = ("name", "run_id", "state", "stage", "progress", "eta", "verdict", "exit_code", "age", "note")
+
+Run = dict[str, Any]
+T = TypeVar("T")
 
 
-def runs(output: Path) -> list[dict[str, Any]]:
-    """Return every run below an output folder, newest first; raises `InputError` without a folder."""
-    if not output.is_dir():
-        raise InputError(
-            f"{output}: no such folder", advice="name the folder that output.uri of the spec names"
-        )
-    folders = [path.parent for path in output.glob(f"runs/*/*/{STATUS}")]
-    found = [_describe(RunFolder(output, folder.parent.name, folder.name)) for folder in folders]
-    return sorted(found, key=lambda run: run["updated_at"], reverse=True)
+def runs(output_uri: str, verify: bool = False) -> list[Run]:
+    """Return every run below an output, a folder or `s3://`, newest first.
+
+    Keys: name, run_id, state (running, finished, failed, interrupted, stopped where it ended without a word,
+    lost where its machine fell silent), stage, progress, eta_s, verdict, exit_code, age, age_s, path,
+    attempt, champion. With `verify` also `damaged`: a sentence for each file of a finished run that is not
+    what its manifest says. Raises `InputError` for a place that is not there.
+    """
+    if is_remote(output_uri):
+        store: ObjectStore = open_store(output_uri)
+        found = _in_a_store(store)
+    else:
+        folder = local_path(output_uri)
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder}: no such folder", advice="name the folder that output.uri of the spec names"
+            )
+        store = LocalStore(folder.resolve())
+        found = _in_a_folder(folder)
+    champions = _champions(store)
+    for run in found:
+        run["champion"] = _path_of(run) in champions
+    if verify:
+        for run in found:  # the files of one run are read many at a time
+            run["damaged"] = _damaged(store, run)
+    return sorted(found, key=_newest_first)
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    """Return runs as an aligned table."""
+def exit_code(found: list[Run]) -> int:
+    """Return what `status` ends with: 4 where a run is damaged."""
+    return IntegrityError.exit_code if any(run.get("damaged") for run in found) else EXIT_OK
+
+
+def table(found: list[Run]) -> str:
+    """Return runs as an aligned table, and below it what is damaged."""
     if not found:
         return "no runs yet"
-    columns = ("name", "run_id", "state", "stage", "verdict", "exit_code", "age")
-    rows = [columns, *(tuple(str(run.get(column) or "-") for column in columns) for run in found)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    rows = [COLUMNS, *(tuple(_cell(run, column) for column in COLUMNS) for run in found)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    lines += [
+        f"{run['name']}/{run['run_id']}: {problem}" for run in found for problem in run.get("damaged") or ()
+    ]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _describe(folder: RunFolder) -> dict[str, Any]:
-    status = folder.status()
+def _newest_first(run: Run) -> tuple[float, str]:
+    return math.inf if run["age_s"] is None else run["age_s"], run["run_id"]
+
+
+def _cell(run: Run, column: str) -> str:
+    if column == "note":
+        damaged = run.get("damaged")
+        notes = ["champion"] if run.get("champion") else []
+        notes += [f"DAMAGED: {len(damaged)}"] if damaged else ["verified"] if damaged is not None else []
+        return ", ".join(notes)
+    if column == "eta":
+        eta_s = run.get("eta_s")
+        return _duration(eta_s) if isinstance(eta_s, int | float) else "-"
+    return str(run.get(column) or "-")
+
+
+def _in_a_folder(output: Path) -> list[Run]:
+    # A run that was copied from a store has a manifest and no status.
+    folders = {path.parent for file in (STATUS, MANIFEST) for path in output.glob(f"runs/*/*/{file}")}
+    return [_local(RunFolder(output, folder.parent.name, folder.name)) for folder in sorted(folders)]
+
+
+def _local(folder: RunFolder) -> Run:
+    facts = folder.status()
+    finished = _unless_damaged(folder.finished)
+    if finished is not None:
+        facts |= {"state": "finished", "verdict": finished.verdict, "exit_code": finished.exit_code}
+    elif folder.is_held():
+        facts["state"] = "running"
+    elif facts.get("state") not in ENDED:
+        facts["state"] = "stopped"
+    updated_at = facts.get("updated_at") or (finished.finished_at if finished else "")
+    return _line(folder.name, folder.run_id, facts, _seconds_since(updated_at), str(folder.path))
+
+
+def _in_a_store(store: ObjectStore) -> list[Run]:
+    roots: dict[str, dict[str, Stat]] = {}
+    for stat in store.entries("runs/"):
+        parts = stat.key.split("/")
+        if len(parts) > 3:
+            files = roots.setdefault("/".join(parts[:3]), {})
+            if len(parts) == 4:
+                files[parts[3]] = stat
+            elif "newest" not in files or files["newest"].modified < stat.modified:
+                files["newest"] = stat
+    if not roots:
+        return []
+    now = store.now()
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        return list(pool.map(lambda path: _remote(store, path, roots[path], now), roots))
+
+
+def _remote(store: ObjectStore, path: str, files: dict[str, Stat], now: float) -> Run:
+    _, name, run_id = path.split("/")
+    run = _unless_damaged(lambda: open_run(store, path, or_invalid=True)) if MANIFEST in files else None
+    if run is not None:
+        of_run = run.manifest
+        ended = {"state": "finished", "verdict": of_run.verdict, "exit_code": of_run.exit_code}
+        age_s = now - files[MANIFEST].modified
+        return _line(name, run_id, ended | {"attempt": of_run.attempt}, age_s, f"{store.uri}/{path}")
+    held = _unless_damaged(lambda: lease.read(store, f"{path}/{LEASE}")) if LEASE in files else None
+    if held is None:
+        age_s = now - max(stat.modified for stat in files.values())
+        return _line(name, run_id, {"state": "lost"}, age_s, f"{store.uri}/{path}")
+    facts = {**held.facts, "attempt": held.attempt}
+    if held.is_live:
+        facts["state"] = "running"
+    elif facts.get("state") not in ENDED:
+        facts["state"] = "stopped" if held.released else "lost"
+    return _line(name, run_id, facts, held.age_s, f"{store.uri}/{path}")
+
+
+def _unless_damaged(read: Callable[[], T | None]) -> T | None:
+    """Return what is read, None where it is not what the program writes: it must not hide the other runs."""
     try:
-        finished = folder.finished()
+        return read()
     except IntegrityError:
-        finished = None
-    updated_at = status.get("updated_at")
-    if not isinstance(updated_at, str):
-        updated_at = ""
-    state = "finished" if finished else "running" if _held(folder.path / LOCK) else "stopped"
+        return None
+
+
+def _line(name: str, run_id: str, facts: Run, age_s: float | None, path: str) -> Run:
+    exit_code, is_running = facts.get("exit_code"), facts["state"] == "running"
     return {
-        "name": folder.name,
-        "run_id": folder.run_id,
-        "state": state,
-        "stage": status.get("stage"),
-        "verdict": finished.verdict if finished else None,
-        "exit_code": str(finished.exit_code) if finished else None,
-        "updated_at": updated_at,
-        "age": _age(updated_at),
-        "path": str(folder.path),
+        "name": name,
+        "run_id": run_id,
+        "state": facts["state"],
+        "stage": facts.get("stage"),
+        "progress": facts.get("progress") if is_running else None,
+        "eta_s": facts.get("eta_s") if is_running else None,
+        "verdict": facts.get("verdict"),
+        "exit_code": None if exit_code is None else str(exit_code),
+        "attempt": facts.get("attempt"),
+        "age": "-" if age_s is None else _duration(age_s),
+        "age_s": age_s,
+        "path": path,
     }
 
 
-def _held(lock: Path) -> bool:
+def _champions(store: ObjectStore) -> set[str]:
     try:
-        with lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False
+        return {pointer.run for pointer in pointers.champions(store).values()}
+    except IntegrityError:  # `promote` says what is wrong with it; the runs are listed all the same
+        return set()
 
 
-def _age(updated_at: str) -> str:
+def _path_of(run: Run) -> str:
+    return f"runs/{run['name']}/{run['run_id']}"
+
+
+def _damaged(store: ObjectStore, run: Run) -> list[str] | None:
+    """Return what is wrong with the files of a finished run, None for one that is not finished."""
+    path = _path_of(run)
     try:
-        seconds = max(0, int(time.time()) - timegm(time.strptime(updated_at, "%Y-%m-%dT%H:%M:%SZ")))
+        found = open_run(store, path, or_invalid=True)
+        if found is not None:
+            return found.verify()
+        # Manifest and marker of an ended run belong together: somebody changed one of them.
+        if run["state"] != "running" and read_marker(store, path) and store.stat(f"{path}/{MANIFEST}"):
+            return [f"{MANIFEST} is not the one that {MARKER} names"]
+    except (IntegrityError, Missing) as error:
+        return [str(error)]
+    return None
+
+
+def _seconds_since(updated_at: object) -> float | None:
+    try:
+        return max(0.0, time.time() - timegm(time.strptime(str(updated_at), "%Y-%m-%dT%H:%M:%SZ")))
     except ValueError:
-        return "-"
+        return None
+
+
+def _duration(seconds: float) -> str:
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= length:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} s"
+            return f"{int(seconds // length)} {unit}"
+    return f"{max(0, int(seconds))} s"

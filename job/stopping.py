@@ -10,6 +10,7 @@ from types import FrameType
 
 _EXIT_INTERRUPTED = 75
 _received: list[int] = []
+_failures: list[Exception] = []
 
 
 def install() -> None:
@@ -21,6 +22,16 @@ def install() -> None:
 def requested() -> bool:
     """Return whether a stop was asked for."""
     return bool(_received)
+
+
+def fail(error: Exception) -> None:
+    """Ask the work to stop with `error`: something that it rests on is lost, such as its lease."""
+    _failures.append(error)
+
+
+def failure() -> Exception | None:
+    """Return the first error that was given to `fail`, None where there was none."""
+    return _failures[0] if _failures else None
 
 
 def _on_signal(signum: int, frame: FrameType | None) -> None:

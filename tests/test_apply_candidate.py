@@ -1,8 +1,10 @@
 """`evaluate` and `predict` where no model is needed; tests/e2e has them whole."""
 
 import csv
+import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from job.data.images import read_mask, write_image
 from job.errors import InputError, SpecError
 from job.evaluation.candidate import Candidate, CandidateFile
 from job.metrics.statistics import paired_uplift, t_interval
-from job.progress import SILENT
+from job.places import CACHE_VARIABLE
 from job.reward.terms import METRICS
 from job.spec.actions import SegmenterSpec
+from job.storage.uris import open_store
 from tests.segmenters.fakes import FakeSegmenter, photographs
 
 
@@ -69,7 +72,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> None:
         interval_halfwidth=0.1, confidence=0.9, review_below=0.5, trained_on=[],
     )  # fmt: skip
     shown = Candidate(file, lambda _, masks_BHW: np.full(len(masks_BHW), 0.8))
-    monkeypatch.setattr(apply_candidate, "_open", lambda *_: (shown, FakeSegmenter(), SILENT))
+    monkeypatch.setattr(apply_candidate, "_open", lambda *_: (shown, FakeSegmenter()))
 
 
 def rows_of(output: Path) -> list[dict[str, Any]]:
@@ -84,7 +87,7 @@ def test_one_unreadable_image_does_not_cost_the_others(tmp_path: Path) -> None:
         write_image(tmp_path / "in" / f"{name}.png", image)
     (tmp_path / "in" / "b.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"1 of 3 images .* b\.png") as caught:
-        predict("x", tmp_path / "in", tmp_path / "out", device="cpu")
+        predict("x", str(tmp_path / "in"), str(tmp_path / "out"), device="cpu")
     assert caught.value.exit_code == 3
     good, bad, last = rows_of(tmp_path / "out")
     assert [row["image"] for row in (good, bad, last)] == ["a.png", "b.png", "c.png"]
@@ -106,13 +109,13 @@ def test_images_are_named_by_their_path_below_the_folder(
     write_image(tmp_path / "in" / "images" / "left" / "eye.png", first)
     write_image(tmp_path / "in" / "images" / "right" / "eye.png", second)
     (tmp_path / "link").symlink_to(tmp_path / "in")
-    summary = predict("x", tmp_path / "link", tmp_path / "out", device="cpu")
+    summary = predict("x", str(tmp_path / "link"), str(tmp_path / "out"), device="cpu")
     assert summary.startswith("2 masks")
     rows = rows_of(tmp_path / "out")
     assert [row["image"] for row in rows] == ["images/left/eye.png", "images/right/eye.png"]
     assert len({row["mask"] for row in rows}) == 2
     monkeypatch.chdir(tmp_path / "in" / "images" / "left")
-    predict("x", Path("eye.png"), tmp_path / "one", device="cpu")
+    predict("x", "eye.png", str(tmp_path / "one"), device="cpu")
     assert [row["image"] for row in rows_of(tmp_path / "one")] == ["eye.png"]
 
 
@@ -130,7 +133,7 @@ def test_a_mask_never_replaces_an_image(tmp_path: Path) -> None:
     before = image.read_bytes()
     for images in (tmp_path, image):
         with pytest.raises(InputError, match=r"eye\.png") as caught:
-            predict(str(tmp_path / "no-candidate"), images, tmp_path / ".", device="cpu")
+            predict(str(tmp_path / "no-candidate"), str(images), f"{tmp_path}/.", device="cpu")
         assert "another folder" in caught.value.advice
     assert image.read_bytes() == before
 
@@ -138,9 +141,71 @@ def test_a_mask_never_replaces_an_image(tmp_path: Path) -> None:
 def test_missing_images_are_named_before_a_model_is_loaded(tmp_path: Path) -> None:
     """Each with what to do: nothing there, no folder, no mask."""
     with pytest.raises(InputError, match="does not exist"):
-        predict("x", tmp_path / "nowhere", tmp_path / "out", device="cpu")
+        predict("x", str(tmp_path / "nowhere"), str(tmp_path / "out"), device="cpu")
     with pytest.raises(InputError, match="is not a folder"):
         evaluate("x", str(tmp_path / "nowhere"), max_samples=None, device="cpu")
     write_image(tmp_path / "eye.png", np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(InputError, match="no image has a mask"):
         evaluate("x", str(tmp_path), max_samples=None, device="cpu")
+
+
+@pytest.mark.usefixtures("opened")
+def test_images_and_masks_may_be_in_a_store(
+    tmp_path: Path, s3_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The masks come before the table; what cannot be read costs no other image, there as here."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    store = open_store(s3_prefix)
+    for key, image in zip(("in/images/left/a.png", "in/images/b.png"), photographs(2), strict=True):
+        write_image(tmp_path / key, image)
+        store.write(key, (tmp_path / key).read_bytes())
+    summary = predict("x", f"{s3_prefix}/in/", f"{s3_prefix}/out", device="cpu")
+    assert summary == f"2 masks and predictions.csv in {s3_prefix}/out; 0 flagged for review"
+    rows = list(csv.DictReader(io.StringIO(store.read("out/predictions.csv")[0].decode())))
+    assert {row["image"] for row in rows} == {"images/left/a.png", "images/b.png"}
+    assert {stat.key for stat in store.entries("out/")} == {
+        "out/predictions.csv", *(f"out/{row['mask']}" for row in rows),
+    }  # fmt: skip
+    predict("x", f"{s3_prefix}/in/images/b.png", str(tmp_path / "one"), device="cpu")
+    assert [row["image"] for row in rows_of(tmp_path / "one")] == ["b.png"]
+    store.write("in/images/b.png", b"no picture")
+    with pytest.raises(InputError, match=r"1 of 2 images .* images/b\.png"):
+        predict("x", f"{s3_prefix}/in", f"{s3_prefix}/again", device="cpu")
+    assert store.stat("again/predictions.csv") is not None
+
+
+@pytest.mark.usefixtures("opened")
+def test_a_mask_never_replaces_an_image_of_a_store(
+    tmp_path: Path, s3_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder and a single image of it; beside it is fine."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    store = open_store(s3_prefix)
+    write_image(tmp_path / "eye.png", photographs(1)[0])
+    before = (tmp_path / "eye.png").read_bytes()
+    store.write("in/eye.png", before)
+    for images in ("in", "in/", "in/eye.png"):
+        with pytest.raises(InputError, match=r"in/eye\.png is an image to segment"):
+            predict("x", f"{s3_prefix}/{images}", f"{s3_prefix}/in/", device="cpu")
+    assert [(stat.key, store.read(stat.key)[0]) for stat in store.entries()] == [("in/eye.png", before)]
+
+
+@pytest.mark.usefixtures("opened")
+def test_a_dataset_in_a_store_is_measured(
+    tmp_path: Path, s3_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the same folder on this disk is."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    store = open_store(s3_prefix)
+    for i, image in enumerate(photographs(2)):
+        write_image(tmp_path / "data" / "images" / f"{i}.png", image)
+        mask = np.where(image[..., 0] > 128, 255, 0).astype(np.uint8)
+        write_image(tmp_path / "data" / "masks" / f"{i}.png", mask)
+    for path in (tmp_path / "data").rglob("*.png"):
+        store.write(path.relative_to(tmp_path).as_posix(), path.read_bytes())
+    far, here = (
+        evaluate("x", data, max_samples=None, device="cpu")
+        for data in (f"{s3_prefix}/data", str(tmp_path / "data"))
+    )
+    assert far.images == 2
+    assert far == replace(here, data=f"{s3_prefix}/data")

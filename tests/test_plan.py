@@ -1,5 +1,6 @@
 """`plan`: what a run would do."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 
 from job import inputs as job_inputs
 from job.errors import InputError
-from job.inputs import Inputs
+from job.inputs import Found
+from job.places import Places
 from job.plan import plan, warnings
 from job.spec.job import JobSpec
 from job.spec.loading import LoadedSpec
@@ -19,12 +21,11 @@ def _small_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded weights are megabytes: a small file stands for them."""
     (tmp_path / "network").write_text("n")
 
-    def resolve(spec: JobSpec) -> Inputs:
-        found = real(spec)
-        return Inputs(found.data, found.unlabelled, found.segmenter, tmp_path / "network", found.policy)
+    def find(spec: JobSpec, places: Places) -> Found:
+        return replace(real(spec, places), reward_network=tmp_path / "network")
 
-    real = job_inputs.resolve
-    monkeypatch.setattr(job_inputs, "resolve", resolve)
+    real = job_inputs.find
+    monkeypatch.setattr(job_inputs, "find", find)
 
 
 def loaded_of(tmp_path: Path, **sections: Any) -> LoadedSpec:
@@ -46,7 +47,7 @@ def test_it_names_run_data_actions_and_whole_rollouts(tmp_path: Path) -> None:
         finetune={"total_timesteps": 100, "n_steps": 16, "n_envs": 2, "batch_size": 16},
     )
     lines = lines_of(plan(loaded))
-    identity = job_inputs.resolve(loaded.spec).identity(loaded.spec)
+    identity = job_inputs.find(loaded.spec, Places.of(loaded.spec)).identity(loaded.spec)
     assert lines["run"] == str((tmp_path / "output" / "runs" / "x" / identity[:12]).resolve())
     assert lines["state"] == "new"
     assert "6 training, 4 validation, 5 test images of 64 px" in lines["data"]

@@ -11,6 +11,7 @@ from job import rows
 from job.actions import ActionSpace, PostProcess
 from job.data.dataset import Loaded
 from job.rows import Row, RowCache
+from job.storage.mirror import NoMirror
 
 SPACE = ActionSpace(("vessels", "thin vessels"), (PostProcess(0.5), PostProcess(0.7, low=0.4)))
 LOADED = Loaded(
@@ -34,8 +35,8 @@ def key_of(
 
 def test_a_row_comes_back_bit_for_bit(tmp_path: Path) -> None:
     """Every value, dtype and name, under its own key alone."""
-    RowCache(tmp_path).write("k", ROW)
-    row = RowCache(tmp_path).read("k")
+    RowCache(tmp_path).write("model/k", ROW)
+    row = RowCache(tmp_path).read("model/k")
     assert row is not None
     for part in ("scores", "judges"):
         found, wanted = getattr(row, part), getattr(ROW, part)
@@ -45,16 +46,34 @@ def test_a_row_comes_back_bit_for_bit(tmp_path: Path) -> None:
     np.testing.assert_array_equal(row.embedding_E, ROW.embedding_E, strict=True)
     np.testing.assert_array_equal(row.statistics_S, ROW.statistics_S, strict=True)
     assert (row.diversity, row.statistic_names) == (ROW.diversity, ROW.statistic_names)
-    assert RowCache(tmp_path).read("another") is None
-    assert [file.name for file in (tmp_path / "rows").iterdir()] == ["k.safetensors"]
+    assert RowCache(tmp_path).read("model/another") is None
+    assert [file.name for file in (tmp_path / "rows" / "model").iterdir()] == ["k.safetensors"]
+
+
+def test_rows_come_from_the_mirror_before_they_are_looked_for(tmp_path: Path) -> None:
+    """Those of the segmenter in question, under the name that their keys begin with."""
+    asked: list[str] = []
+
+    class Fetching(NoMirror):
+        def restore_cache(self, group: str) -> None:
+            asked.append(group)
+            RowCache(tmp_path).write(key, ROW)
+
+    key = key_of(segmenter_key="5" * 64)
+    row = RowCache(tmp_path, Fetching()).read(key)
+    assert row is not None
+    np.testing.assert_array_equal(row.scores["recall"], ROW.scores["recall"])
+    assert asked == ["rows/" + "5" * 32]
+    RowCache(None, Fetching()).read(key)
+    assert len(asked) == 1
 
 
 def test_without_a_root_nothing_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even in the folder that the program was started in."""
     monkeypatch.chdir(tmp_path)
     forgetful = RowCache(None)
-    forgetful.write("k", ROW)
-    assert forgetful.read("k") is None
+    forgetful.write("model/k", ROW)
+    assert forgetful.read("model/k") is None
     assert not list(tmp_path.iterdir())
 
 

@@ -15,6 +15,7 @@ from job.evaluation.ladder import Ladder, Rung
 from job.finetune.choosers import RidgeChooser
 from job.finetune.observation import Observer
 from job.finetune.policy import Policy
+from job.publish.local_run import local_run
 from job.reward import network_file
 from job.reward.calibration import quality_interval
 from job.reward.network import NetworkJudge
@@ -22,7 +23,6 @@ from job.reward.terms import Judge, score
 from job.segmenters.protocol import Segmentation
 from job.spec.actions import SegmenterSpec
 from job.storage.local import write_atomic
-from job.storage.run_folder import newest_finished
 from job.storage.tensor_file import read_tensors, write_tensors
 
 CANDIDATE = "candidate.json"
@@ -30,6 +30,8 @@ POLICY = "policy.safetensors"
 RIDGE = "ridge.safetensors"
 NETWORK = "reward/best_reward_net.safetensors"
 EXACT_POLICY = "exact_policy.safetensors"
+PARTS = (CANDIDATE, POLICY, RIDGE, NETWORK, EXACT_POLICY)
+"""Files of a run that `load` reads; a run has some of them."""
 ChooserKind = Literal["fixed", "ridge", "ppo", "exact", "reward_net"]
 
 
@@ -153,6 +155,12 @@ def chooser_kind(rung: Rung) -> ChooserKind:
     return kinds[rung.name]
 
 
+def decisive_file(file: CandidateFile) -> str | None:
+    """Return the file beside candidate.json that its choices rest on; None for a fixed action."""
+    files = {"ridge": RIDGE, "ppo": POLICY, "exact": EXACT_POLICY, "reward_net": NETWORK}
+    return files.get(file.chooser)
+
+
 def save(folder: Path, file: CandidateFile, ladder: Ladder) -> None:
     """Write `candidate.json` and the chooser's tensors; network and PPO policy are other stages'."""
     if file.chooser == "ridge":
@@ -165,13 +173,13 @@ def save(folder: Path, file: CandidateFile, ladder: Ladder) -> None:
 
 
 def find(place: Path) -> Path:
-    """Return the candidate.json that a path names: the file, a run folder, or a folder of runs.
+    """Return the candidate.json that a path names: the file, a run folder, a folder of runs, or models/NAME.
 
     Raises InputError when there is none.
     """
     path = place
     if place.is_dir():
-        path = (place if (place / CANDIDATE).exists() else newest_finished(place)) / CANDIDATE
+        path = (place if (place / CANDIDATE).exists() else local_run(str(place.resolve()))) / CANDIDATE
     if not path.is_file():
         advice = "name a finished run's folder or its candidate.json"
         if (path.parent / "folds").is_dir():

@@ -11,16 +11,16 @@ from pydantic import ValidationError
 from job.errors import InputError, IntegrityError, SpecError
 from job.evaluation.arms import MEASURED, Arms
 from job.metrics.statistics import Interval, Uplift, holm, paired_uplift, patient_means, t_interval
+from job.publish.local_run import TRAINING_INFO, local_run
 from job.publish.training_info import TrainingInfo
 from job.reward.terms import METRICS
 from job.spec.showing import printable, redact
-from job.storage.local import local_path
-from job.storage.run_folder import MARKER, newest_finished
+from job.storage.manifest import MARKER
 
 CONFIDENCE = 0.95
 """Of every interval here: runs may have been judged at different ones."""
-NOOP, CANDIDATE, TRAINING_INFO = "noop", "candidate.json", "training_info.json"
-"""Written here again: the modules that own them bring torch, which a comparison has no use for."""
+NOOP = "noop"
+"""Written here again: the module that owns it brings torch, which a comparison has no use for."""
 
 Indices = NDArray[np.intp]
 
@@ -102,17 +102,18 @@ class Comparison:
 
 
 def open_runs(places: Sequence[str]) -> list[Run]:
-    """Read the runs that places name: a run folder, its candidate.json, or runs/NAME (the newest run).
+    """Read the runs that places name, on this disk or in a store: a run folder, its candidate.json, runs/NAME
+    (the newest run) or models/NAME (the champion).
 
     Raises InputError for what is missing, not finished or invalid (nothing in such a run can be trusted),
     IntegrityError for damaged files and SpecError for fewer than two runs or one that is named twice.
     """
-    folders = [_folder(place) for place in places]
+    folders = [local_run(place, only=[TRAINING_INFO, f"evaluation/{MEASURED}"]) for place in places]
     if len(folders) < 2:
         raise SpecError("one run has nothing to be compared with", advice="name two runs or more")
     for i, folder in enumerate(folders):
         if folder.resolve() in [earlier.resolve() for earlier in folders[:i]]:
-            raise SpecError(f"{folder} is named twice", advice="name every run once")
+            raise SpecError(f"{places[i]} is named twice", advice="name every run once")
     infos = [_info(folder) for folder in folders]
     labels = _labels(folders, infos)
     return [
@@ -174,15 +175,6 @@ class _Scores:
 
     def after(self, metric: str) -> NDArray[np.float64]:
         return self.run.arms[self.run.info.results.verdict.ships].test[metric][self.rows]
-
-
-def _folder(place: str) -> Path:
-    path = local_path(place)
-    if path.name == CANDIDATE and path.is_file():
-        return path.parent
-    if not path.is_dir():
-        raise InputError(f"{path}: no such run", advice="name a finished run's folder, or runs/NAME")
-    return path if (path / TRAINING_INFO).is_file() else newest_finished(path)
 
 
 def _info(folder: Path) -> TrainingInfo:

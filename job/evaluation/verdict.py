@@ -57,12 +57,37 @@ def decide(
     )
 
 
+def shows_gain(uplift: Uplift, confidence: float) -> bool:
+    """Tell whether a paired difference is surely positive: what `improved` and a promotion take.
+
+    Its lower bound exceeds 0, and the sign-flip test, over at least `LEAST_PATIENTS_TO_IMPROVE` patients,
+    agrees.
+    """
+    return uplift.low > 0 and _confirmed(uplift, confidence)
+
+
+def spread(uplift: Uplift) -> str:
+    """Return a paired difference with its interval, for a sentence: `+0.021, interval +0.008 to +0.034`."""
+    return f"{_signed(uplift.mean)}, {_interval(uplift)}"
+
+
+def why_undecided(uplift: Uplift, confidence: float) -> str:
+    """Say what stands against a gain, where the interval alone does not tell; empty where it does."""
+    fewest = _fewest_patients(confidence)
+    if uplift.n_patients < fewest:
+        patients = "1 patient" if uplift.n_patients == 1 else f"{uplift.n_patients} patients"
+        return f"; with {patients} no gain can be shown: at least {fewest} are needed"
+    if (uplift.low > 0) != (uplift.mean > 0 and _confirmed(uplift, confidence)):
+        return f"; interval and sign-flip test (p = {uplift.p_value:.3f}) disagree"
+    return ""
+
+
 def _name(valid: bool, ships: str, uplift: Uplift, smallest_effect: float, confidence: float) -> VerdictName:
     if not valid:
         return "invalid"
     if ships == "noop":  # the same masks: no number of patients could tell them apart
         return "no-improvement"
-    if uplift.low > 0 and _confirmed(uplift, confidence):
+    if shows_gain(uplift, confidence):
         return "improved"
     if uplift.high < smallest_effect:
         return "no-improvement"
@@ -101,45 +126,34 @@ def _sentence(
     needed: int | None,
 ) -> str:
     change = f"Dice {before.mean:.3f} -> {after.mean:.3f}"
-    spread = f"({_signed(uplift.mean)}, {_interval(uplift)})"
+    judged = f"{change} ({spread(uplift)})"
     subject = SPOKEN.get(ships, ships)
     if name == "invalid":
         return "A validity check failed: the numbers below cannot be trusted, and nothing ships."
     if name == "improved":
-        return f"{_capitalised(subject)} beats what you have today: {change} {spread}."
+        return f"{_capitalised(subject)} beats what you have today: {judged}."
     if name == "no-improvement":
         if ships == "noop":
             return f"Nothing beats what you have today: {change}."
         beaten = f"does not beat what you have today by {smallest_effect:g} Dice"
-        return f"{_capitalised(subject)} {beaten}: {change} {spread}."
-    why = _why_undecided(uplift, confidence)
+        return f"{_capitalised(subject)} {beaten}: {judged}."
+    why = why_undecided(uplift, confidence)
     more = f"; about {needed} test patients would decide" if needed else ""
-    return f"It is not decided whether {subject} beats what you have today: {change} {spread}{why}{more}."
+    return f"It is not decided whether {subject} beats what you have today: {judged}{why}{more}."
 
 
 def _learning(uplift: Uplift | None, smallest_effect: float, confidence: float) -> str:
     if uplift is None:
         return "No policy was trained or judged."
-    spread = f"({_signed(uplift.mean)} Dice, {_interval(uplift)})"
-    if uplift.low > 0 and _confirmed(uplift, confidence):
-        return f"The learned policy (PPO) added something over the best fixed action {spread}."
+    gained = f"({_signed(uplift.mean)} Dice, {_interval(uplift)})"
+    if shows_gain(uplift, confidence):
+        return f"The learned policy (PPO) added something over the best fixed action {gained}."
     if uplift.high < 0 and _confirmed(uplift, confidence):
-        return f"The learned policy (PPO) is worse than the best fixed action {spread}."
+        return f"The learned policy (PPO) is worse than the best fixed action {gained}."
     if uplift.high < smallest_effect:
-        return f"The learned policy (PPO) added nothing worth having over the best fixed action {spread}."
+        return f"The learned policy (PPO) added nothing worth having over the best fixed action {gained}."
     not_shown = "The learned policy (PPO) has not been shown to add anything over the best fixed action"
-    return f"{not_shown} {spread}{_why_undecided(uplift, confidence)}."
-
-
-def _why_undecided(uplift: Uplift, confidence: float) -> str:
-    """Say what stands against a gain, where the interval alone does not tell."""
-    fewest = _fewest_patients(confidence)
-    if uplift.n_patients < fewest:
-        patients = "1 patient" if uplift.n_patients == 1 else f"{uplift.n_patients} patients"
-        return f"; with {patients} no gain can be shown: at least {fewest} are needed"
-    if (uplift.low > 0) != (uplift.mean > 0 and _confirmed(uplift, confidence)):
-        return f"; interval and sign-flip test (p = {uplift.p_value:.3f}) disagree"
-    return ""
+    return f"{not_shown} {gained}{why_undecided(uplift, confidence)}."
 
 
 def _interval(uplift: Uplift) -> str:

@@ -23,9 +23,10 @@ from job.errors import InputError, IntegrityError, InvalidResult, SpecError
 from job.finetune.curves import Curves, iterations
 from job.finetune.env import ActionChoiceEnv, Outcome, RewardSource
 from job.finetune.observation import Observations, Observer
+from job.finetune.outcomes import KeptOutcomes
 from job.finetune.policy import Policy
 from job.finetune.recorder import Recorder, check_finite, save_model
-from job.finetune.resume import CHECKPOINTS, ResumeFolder, identity_of, restore
+from job.finetune.resume import CHECKPOINTS, ResumeFolder, ResumePoint, identity_of, restore
 from job.progress import Progress
 from job.spec.finetune import FinetuneSpec
 from job.storage.local import place
@@ -86,8 +87,15 @@ def train_ppo(
         *(start.to_state_dict().values() if start else ()),
     )
     resume = ResumeFolder(resume_folder, identity)
+    point = resume.load() if total_timesteps else None
     if settings.rollout == "live":
-        outcome = _with_threads(outcome, torch.get_num_threads())
+        outcome = KeptOutcomes(
+            _with_threads(outcome, torch.get_num_threads()),
+            resume_folder / "outcomes.safetensors",
+            key=identity,
+            first=point.document["num_timesteps"] if point else 0,
+            rollout=rollout,
+        )
     with isolated(seed):
         envs = [
             ActionChoiceEnv(observations_ND, len(actions), outcome, seed=seed, e=e)
@@ -98,7 +106,7 @@ def train_ppo(
         _initialise(model, settings, prior_K, start)
         curves = Curves(folder / LOGS)
         checkpoints = _learn(
-            model, envs, total_timesteps, settings.checkpoint_every, curves, resume, progress
+            model, envs, total_timesteps, settings.checkpoint_every, curves, resume, point, progress
         )
         policy = Policy.from_state_dict(_arrays(model), observer, actions)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -247,13 +255,13 @@ def _learn(
     checkpoint_every: int,
     curves: Curves,
     resume: ResumeFolder,
+    point: ResumePoint | None,
     progress: Progress,
 ) -> list[str]:
     """Train to `total_timesteps`, from the last boundary if there is one; return the checkpoints' names."""
     if total_timesteps == 0:
         curves.close()
         return []
-    point = resume.load()
     model.set_logger(Logger(None, [curves]))
     try:
         with progress.task("training the policy", total_timesteps, "step") as task:

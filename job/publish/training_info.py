@@ -147,6 +147,59 @@ class FoldSummary(Record):
     """What it shipped, on its test patients."""
 
 
+class DriftStatistic(Record):
+    """One image statistic: what the champion knew, and what is new since."""
+
+    name: str
+    mean_known: float
+    mean_new: float
+    shift: float
+    """Difference of the means in standard deviations of the known images."""
+
+
+class Drift(Record):
+    """What is new since the champion was made: images that its run did not have."""
+
+    known_images: int
+    new_images: int
+    statistics: list[DriftStatistic]
+    """Largest shift first; empty without new images."""
+    actions_known: list[float]
+    """Share of known images on which the champion chooses each of its actions."""
+    actions_new: list[float]
+    actions_labels: list[str]
+    champion_dice_known: Interval | None
+    """The champion's Dice on annotated images that its run had but did not learn from, mean over patients."""
+    champion_dice_new: Interval | None
+    """The champion's Dice on annotated images that are new; null without any."""
+    sentence: str
+    """What to make of it."""
+
+
+class Promotion(Record):
+    """What ships against the champion, on the test images that neither has learned from."""
+
+    decision: Literal["promote", "keep", "invalid"]
+    sentence: str
+    """Why, in words that stand alone."""
+    champion: str | None
+    """The champion's run, `runs/<name>/<run_id>`; null where there is none and the no-op takes its place."""
+    champion_candidate: str
+    """What it does, in one line."""
+    generation: int
+    """Of the champion that was compared with; 0 for none."""
+    n_images: int
+    n_patients: int
+    left_out: int
+    """Test images that the champion learned from: on those it cannot be judged."""
+    champion_dice: Interval | None
+    challenger_dice: Interval | None
+    vs_champion: Uplift | None
+    """Paired Dice difference, challenger minus champion; null where nothing could be compared."""
+    drift: Drift | None
+    """Null without a champion."""
+
+
 class TrainingInfo(Record):
     """The whole document."""
 
@@ -178,4 +231,6 @@ class TrainingInfo(Record):
     folds: list[FoldSummary]
     """With `data.split` folds: each fold's run. Results are then out-of-fold on all images, and `ships` is
     `selected`: what each fold chose."""
+    promotion: Promotion | None = None
+    """Null where the spec does not promote."""
     results_digest: str

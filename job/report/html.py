@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from job.publish.training_info import TrainingInfo
 from job.report import numbers, summary
+from job.report.champion import contest, drift_view
 from job.report.checks import check_groups, dropped, failures
 from job.report.configuration import settings
 from job.report.folds import folds_sentence, folds_table
@@ -58,6 +59,8 @@ def render_html(info: TrainingInfo, panels: Mapping[str, Panel]) -> str:
             to_decide=summary.what_would_decide(results.verdict),
             learned=summary.learned(results.verdict, significance),
             experiments=summary.experiments(info),
+            contest=contest(info),
+            drift=drift_view(info),
             check_groups=check_groups(info),
             invalid_checks=failures(info, "validity"),
             dropped=dropped(info),

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from job.evaluation.results import LadderRow
 from job.publish.training_info import TrainingInfo
+from job.report.champion import action_table, contest, dice_table, shift_table
 from job.report.checks import check_groups
 from job.report.folds import folds_sentence, folds_table
 from job.report.images import by_dice
@@ -33,6 +34,8 @@ def render_markdown(info: TrainingInfo) -> str:
         f"# {ICONS[words.tone]} {escape(info.name)}: {words.headline.lower()}",
         escape(results.verdict.sentence),
         _table(("", "Answer"), [row for row in answer_table(info) if row[0] != "Verdict"]),
+        *_champion(info),
+        *_drift(info),
         "## Ladder",
         "Dice on test images against today, paired by patient; the row in bold ships.",
         _drawn(small_ladder(rungs)) or "No candidate was judged.",
@@ -88,6 +91,22 @@ def _drawn(table: Table | None) -> str:
 def _section(title: str, *blocks: str) -> list[str]:
     """Return a section, nothing where all its blocks are empty."""
     return [f"## {title}", *blocks] if any(blocks) else []
+
+
+def _champion(info: TrainingInfo) -> list[str]:
+    match = contest(info)
+    if match is None:
+        return []
+    told = f"{ICONS[match.words.tone]} **{match.words.headline}**. {escape(match.sentence)}"
+    return _section("Champion", told, _drawn(match.table), match.basis and f"On {match.basis}.")
+
+
+def _drift(info: TrainingInfo) -> list[str]:
+    drift = info.promotion.drift if info.promotion is not None else None
+    if drift is None:
+        return []
+    tables = (dice_table(drift), shift_table(drift), action_table(drift))
+    return _section("Drift", escape(drift.sentence), *map(_drawn, tables))
 
 
 def _metrics(rows: Sequence[LadderRow]) -> str:

@@ -31,6 +31,8 @@ class StripRow:
     marks: tuple[Mark, ...]
     figures: str
     is_marked: bool = False
+    note: str = ""
+    """Below the name."""
 
     @property
     def ends(self) -> tuple[float, float]:

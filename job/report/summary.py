@@ -13,7 +13,16 @@ from job.metrics.statistics import Interval, Uplift
 from job.publish.training_info import TrainingInfo
 from job.report.checks import all_checks, checks_line, dropped
 from job.report.numbers import count, figure, interval, p_value, signed
-from job.report.words import JUDGED, SIGNIFICANCE, VERDICTS, Judgement, candidate_name, judge, judge_row
+from job.report.words import (
+    JUDGED,
+    SIGNIFICANCE,
+    VERDICTS,
+    Judgement,
+    candidate_name,
+    decision_words,
+    judge,
+    judge_row,
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,8 @@ def answer_table(info: TrainingInfo) -> list[tuple[str, str]]:
         ("Images", wins_and_losses(verdict.vs_noop)),
         ("Learning", verdict.learning),
     ]
+    if champion := champion_line(info):
+        rows.insert(1, ("Champion", champion))
     if needed := what_would_decide(verdict):
         rows.append(("To decide", needed))
     rows += [(capitalised(answer.experiment), experiment_line(answer)) for answer in experiments(info)]
@@ -59,12 +70,19 @@ def answer_table(info: TrainingInfo) -> list[tuple[str, str]]:
     return rows
 
 
-def print_answer(console: Console, run_folder: Path) -> None:
-    """Print the answer of the finished run in `run_folder` and where its report is."""
-    text = (run_folder / "training_info.json").read_text(encoding="utf-8")
-    info = TrainingInfo.model_validate_json(text)
+def print_answer(console: Console, run_folder: Path, uri: str) -> None:
+    """Print the answer of the finished run in `run_folder` and, where that is elsewhere, its `uri`.
+
+    A run in a store that this machine has no copy of is only named.
+    """
+    rows, record = [], run_folder / "training_info.json"
+    if record.is_file():
+        info = TrainingInfo.model_validate_json(record.read_text(encoding="utf-8"))
+        rows = [*answer_table(info), ("Report", str(run_folder / "report.html"))]
+    if uri != str(run_folder):
+        rows.append(("Published", uri))
     table = Table.grid(padding=(0, 2))
-    for label, value in [*answer_table(info), ("Report", str(run_folder / "report.html"))]:
+    for label, value in rows:
         # Text, not markup: a file name in square brackets is no style.
         table.add_row(Text(label, style="bold"), Text(value))
     console.print(table)
@@ -79,6 +97,18 @@ def ships(info: TrainingInfo) -> str:
     row = next((row for row in info.results.ladder if row.candidate == verdict.ships), None)
     more = detail(row) if row is not None else ""
     return f"{name}: {more}" if more else name
+
+
+def champion_line(info: TrainingInfo) -> str | None:
+    """Say on one line what became of the champion; None for a run that does not promote."""
+    promotion = info.promotion
+    if promotion is None:
+        return None
+    headline = decision_words(promotion).headline
+    if promotion.vs_champion is None:
+        return f"{headline}: {promotion.sentence}"
+    against = "it" if promotion.champion is not None else "today"
+    return f"{headline}: {change(promotion.vs_champion)} against {against}"
 
 
 def ladder(info: TrainingInfo) -> list[LadderRow]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from job.evaluation.results import LadderRow, VerdictName
 from job.metrics.statistics import Uplift
+from job.publish.training_info import Promotion
 
 Tone = Literal["good", "neutral", "unsure", "bad"]
 
@@ -86,6 +87,24 @@ def metric_name(metric: str) -> str:
 def check_name(check: str) -> str:
     """Return a check's name for people: `reward hacking`."""
     return check.replace("_", " ")
+
+
+def decision_words(promotion: Promotion) -> VerdictWords:
+    """Return what became of the champion, as a headline.
+
+    The report is written before `champion.json` is: it says who won, which stays true where another job was
+    faster, and not that anything was promoted.
+    """
+    if promotion.decision == "invalid":
+        return VerdictWords("Not compared", "bad")
+    wins = promotion.decision == "promote"
+    if promotion.champion is None:
+        return VerdictWords(
+            "The first champion" if wins else "Still no champion", "good" if wins else "neutral"
+        )
+    return VerdictWords(
+        "The champion is beaten" if wins else "The champion stays", "good" if wins else "neutral"
+    )
 
 
 def standing(row: LadderRow) -> str:

@@ -1,46 +1,30 @@
 """Training the reward network: cross-fitted by patient, the best epoch kept."""
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from threading import Lock
-from typing import Protocol
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from job.device import one_thread
-from job.errors import InputError, InvalidResult, JobError
+from job.errors import InputError, JobError
 from job.progress import SILENT, Progress, Task
 from job.reward.calibration import JudgeQuality, judge_quality
 from job.reward.examples import Example, LabelledImages, prepare
-from job.reward.losses import balance, image_loss
 from job.reward.network import NetworkJudge, RewardNetwork
-
-
-class TrainingSettings(Protocol):
-    """What `fit` reads of the spec's `reward.network`."""
-
-    @property
-    def epochs(self) -> int:
-        """Passes over the training images; 0 trains nothing."""
-
-    @property
-    def batch_size(self) -> int:
-        """Masks a gradient step."""
-
-    @property
-    def learning_rate(self) -> float:
-        """Adam's step size."""
-
-    @property
-    def folds(self) -> int:
-        """Parts that cross-fitting splits the patients into."""
+from job.reward.one_network import (
+    TrainedNetwork,
+    TrainingSettings,
+    mean_squared_error,
+    predictions,
+    steps_an_epoch,
+    train_network,
+)
 
 
 @dataclass(frozen=True)
@@ -78,13 +62,15 @@ def fit(
     device: str = "cpu",
     progress: Progress = SILENT,
     memory_bytes: int = 2**30,
+    scratch: Path | None = None,
 ) -> RewardFit:
     """Train a network on all training images, and one for each fold of patients on the other folds.
 
     Every network starts from `start` and keeps the epoch with the least validation MSE, the start itself
     being epoch 0: training cannot end worse than it began there. A fold's network learns nothing, not even
     its number of epochs, from the images of its fold. With `settings.epochs` 0 all are copies of `start`,
-    which must not have seen the images. On a CPU, equal inputs give equal weights on any number of threads.
+    which must not have seen the images. On a CPU, equal inputs give equal weights on any number of threads,
+    and a call that goes on from what an interrupted one left in the folder `scratch` gives the same bits.
 
     Raises InputError without validation images or with fewer than two training patients, InvalidResult when
     training diverges.
@@ -95,7 +81,9 @@ def fit(
             advice="give the validation split at least one labelled image (data.split)",
         )
     with one_thread() as n_threads:
-        return _fit(train, validation, settings, start, seed, device, progress, memory_bytes, n_threads)
+        return _fit(
+            train, validation, settings, start, seed, device, progress, memory_bytes, scratch, n_threads
+        )
 
 
 def assign_folds(patients: Sequence[str], n_folds: int, seed: int) -> list[int]:
@@ -128,6 +116,7 @@ def _fit(
     device: str,
     progress: Progress,
     memory_bytes: int,
+    scratch: Path | None,
     n_threads: int,
 ) -> RewardFit:
     grid, budget = start.config.max_side, memory_bytes // 2
@@ -142,17 +131,27 @@ def _fit(
             for fold in range(max(fold_of) + 1)
         ]
     start = copy.deepcopy(start).to(device)
-    start_mse = _mse(start, held_out, device)
-    n_steps = settings.epochs * sum(_steps_an_epoch(kept, settings.batch_size) for kept in seen_by)
+    start_mse = mean_squared_error(start, held_out, device)
+    names = ["final", *(f"fold_{fold}" for fold in range(len(seen_by) - 1))]
+    n_steps = settings.epochs * sum(steps_an_epoch(kept, settings.batch_size) for kept in seen_by)
     with progress.task("reward network", n_steps, "step") as task:
         shared = _SharedTask(task)
 
-        def train_on(kept: Sequence[Example]) -> _Trained:
-            return _train(
-                start, start_mse, kept, held_out, settings=settings, seed=seed, device=device, task=shared
+        def train_on(kept: Sequence[Example], name: str) -> TrainedNetwork:
+            return train_network(
+                start,
+                start_mse,
+                kept,
+                held_out,
+                settings=settings,
+                seed=seed,
+                device=device,
+                checkpoint=scratch / f"{name}.safetensors" if scratch else None,
+                task=shared,
             )
 
-        final, *folds = _side_by_side(train_on, seen_by, n_threads if device == "cpu" else 1)
+        trainings = [partial(train_on, *of_one) for of_one in zip(seen_by, names, strict=True)]
+        final, *folds = _side_by_side(trainings, n_threads if device == "cpu" else 1)
     return RewardFit(
         final=final.network,
         folds=[fold.network for fold in folds],
@@ -160,20 +159,11 @@ def _fit(
         history=final.history,
         best_epoch=final.best_epoch,
         fold_epochs=[fold.best_epoch for fold in folds],
-        validation=judge_quality(*_predictions(copy.deepcopy(final.network).to(device), held_out, device)),
+        validation=judge_quality(*predictions(copy.deepcopy(final.network).to(device), held_out, device)),
     )
 
 
-@dataclass(frozen=True)
-class _Trained:
-    network: RewardNetwork
-    history: list[dict[str, float]]
-    best_epoch: int
-
-
-def _side_by_side(
-    train_on: Callable[[Sequence[Example]], _Trained], seen_by: Sequence[Sequence[Example]], n_threads: int
-) -> list[_Trained]:
+def _side_by_side(trainings: Sequence[Callable[[], TrainedNetwork]], n_threads: int) -> list[TrainedNetwork]:
     """Train networks side by side, each on one core, rather than one after the other on all cores.
 
     Kernels this small gain little from a second core, and lose much where another process wants it: a step
@@ -182,7 +172,7 @@ def _side_by_side(
     """
     with ThreadPoolExecutor(n_threads) as pool:
         # Context variables carry what the log is bound to; a new thread starts without them.
-        running = [pool.submit(copy_context().run, train_on, kept) for kept in seen_by]
+        running = [pool.submit(copy_context().run, training) for training in trainings]
         try:
             return [one.result() for one in running]
         finally:
@@ -206,121 +196,3 @@ class _SharedTask:
             except JobError as error:
                 self._raised = error
                 raise
-
-
-def _train(
-    start: RewardNetwork,
-    start_mse: float,
-    examples: Sequence[Example],
-    held_out: Sequence[Example],
-    *,
-    settings: TrainingSettings,
-    seed: int,
-    device: str,
-    task: Task,
-) -> _Trained:
-    network = copy.deepcopy(start).train()
-    best, best_mse, best_epoch = copy.deepcopy(start), start_mse, 0
-    history = [{"epoch": 0.0, "train_mse": math.nan, "validation_mse": best_mse}]
-    rng = np.random.default_rng([seed, 1])
-    weights = balance([example.dice_M for example in examples])
-    steps = _steps_an_epoch(examples, settings.batch_size)
-    optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _annealed(steps * settings.epochs))
-    for epoch in range(1, settings.epochs + 1):
-        squared = []
-        for batch in np.array_split(rng.permutation(len(examples)), steps):
-            optimizer.zero_grad()
-            for i in batch:
-                loss, mse = _image_loss(network, examples[i], weights[i], settings.batch_size, rng, device)
-                (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
-                squared.append(mse)
-            if not math.isfinite(norm := float(torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0))):
-                raise _diverged(epoch, norm, settings)
-            optimizer.step()
-            schedule.step()
-            task.advance(1, train_mse=squared[-1])
-        validation_mse = _mse(network, held_out, device)
-        train_mse = float(np.mean(squared))
-        history.append({"epoch": float(epoch), "train_mse": train_mse, "validation_mse": validation_mse})
-        if not math.isfinite(validation_mse):
-            raise _diverged(epoch, validation_mse, settings)
-        if validation_mse < best_mse:
-            best, best_mse, best_epoch = copy.deepcopy(network), validation_mse, epoch
-    return _Trained(best.to("cpu").eval(), history, best_epoch)
-
-
-def _image_loss(
-    network: RewardNetwork,
-    example: Example,
-    weights_M: NDArray[np.float64],
-    n_masks: int,
-    rng: np.random.Generator,
-    device: str,
-) -> tuple[Tensor, float]:
-    """Return `image_loss` of an example, turned or mirrored, with `n_masks` of its masks or all."""
-    drawn = rng.permutation(len(example.dice_M))[:n_masks]
-    turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
-
-    def turned(x: Tensor) -> Tensor:
-        return torch.rot90(x.flip(-1) if mirrored else x, turns, (-2, -1))[None].to(device)
-
-    def numbers(values: NDArray[np.float64]) -> Tensor:
-        return torch.from_numpy(values[drawn]).to(torch.float32)[None].to(device)
-
-    return image_loss(
-        network,
-        turned(example.channels_CHW),
-        turned(example.truth_HW),
-        turned(example.coverage(drawn)),
-        numbers(example.dice_M),
-        numbers(weights_M),
-    )
-
-
-def _steps_an_epoch(examples: Sequence[Example], batch_size: int) -> int:
-    """Return the gradient steps of a pass over the images, each with all masks or `batch_size` of them."""
-    images_a_step = max(1, batch_size // max((len(example.dice_M) for example in examples), default=1))
-    return math.ceil(len(examples) / images_a_step)
-
-
-def _annealed(n_steps: int) -> Callable[[int], float]:
-    """Rise for a fifth of the steps, then fall as a cosine to a twentieth.
-
-    Adam's first steps are as long as its last, whatever the gradient: at full rate they undo what a
-    pretrained network knows (validation MSE .0021 -> .0027 after an epoch on 20 images, against .0022).
-    """
-    n_rising = max(1, n_steps // 5)
-
-    def rate(step: int) -> float:
-        falling = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, n_steps))))
-        return min(1.0, (step + 1) / n_rising) * falling
-
-    return rate
-
-
-def _diverged(epoch: int, value: float, settings: TrainingSettings) -> InvalidResult:
-    return InvalidResult(
-        f"training the reward network diverged in epoch {epoch}: got {value}",
-        advice=f"lower reward.network.learning_rate (now {settings.learning_rate:g})",
-    )
-
-
-def _mse(network: RewardNetwork, examples: Sequence[Example], device: str) -> float:
-    predicted, true = _predictions(network, examples, device)
-    return float(((predicted - true) ** 2).mean())
-
-
-@torch.inference_mode()
-def _predictions(
-    network: RewardNetwork, examples: Sequence[Example], device: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return predicted and true Dice `[N, K]` of the actions' masks."""
-    predicted, true = [], []
-    for example in examples:
-        scores_M = network(
-            example.channels_CHW[None].to(device), example.coverage(slice(0, example.n_actions), device)[None]
-        )[0]
-        predicted.append(scores_M.double().cpu().numpy())
-        true.append(example.dice_M[: example.n_actions])
-    return np.stack(predicted), np.stack(true)

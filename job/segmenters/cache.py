@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from job.data.images import pixel_digest
 from job.errors import IntegrityError
 from job.segmenters.protocol import Segmentation, Segmenter
+from job.storage.mirror import Mirror, NoMirror
 from job.storage.tensor_file import read_tensors, write_tensors
 
 EMBEDDING = "embedding"
@@ -33,6 +34,7 @@ class SegmentationCache:
         prompts: Sequence[str],
         keep: bool,
         open_segmenter: Callable[[], Segmenter],
+        mirror: Mirror | None = None,
     ) -> None:
         self.key = key
         self.prompts = tuple(prompts)
@@ -40,13 +42,31 @@ class SegmentationCache:
         """(image, prompt) pairs that the segmenter computed."""
         self.cached = 0
         """(image, prompt) pairs that were found on disk."""
-        self._folder = root / "logits" / key[:32]
+        self._root = root
+        self._group = f"logits/{key[:32]}"
+        self._folder = root / self._group
         self._keep = keep
+        self._mirror = mirror or NoMirror()
         self._open_segmenter = open_segmenter
         self._segmenter: Segmenter | None = None
 
+    def of(
+        self, *, key: str, prompts: Sequence[str], open_segmenter: Callable[[], Segmenter]
+    ) -> "SegmentationCache":
+        """Return the cache of another segmenter, or of other prompts, on this disk; it counts by itself."""
+        return SegmentationCache(
+            self._root,
+            key=key,
+            prompts=prompts,
+            keep=self._keep,
+            open_segmenter=open_segmenter,
+            mirror=self._mirror,
+        )
+
     def get(self, images: Sequence[NDArray[np.uint8]]) -> list[Segmentation]:
         """Return one segmentation an image, with logits for every prompt in order."""
+        if self._keep and images:
+            self._mirror.restore_cache(self._group)  # does something the first time alone
         paths = [self._path(image) for image in images]
         # Equal pixels are one image, whatever their names: each is read, asked for and kept once.
         first_of = {path: i for i, path in reversed(list(enumerate(paths)))}

@@ -10,7 +10,7 @@ from job.spec.checks import ChecksSpec
 from job.spec.data import DataSpec, FoldSplit
 from job.spec.finetune import FinetuneSpec
 from job.spec.reward import RewardSpec, TableSpec
-from job.spec.runtime import CacheSpec, EvaluateSpec, OutputSpec, RuntimeSpec
+from job.spec.runtime import CacheSpec, EvaluateSpec, OutputSpec, PromoteSpec, RuntimeSpec
 from job.spec.section import Section, broken_rule
 
 NOT_IN_RUN_ID = ("runtime", "output", "cache")
@@ -46,10 +46,12 @@ class JobSpec(Section):
     combination is trained, and the one of the best validation Dice goes on."""
     evaluate: EvaluateSpec = EvaluateSpec()
     """How candidates are judged."""
+    promote: PromoteSpec = PromoteSpec()
+    """Whether what ships becomes the champion."""
     output: OutputSpec = OutputSpec()
     """Where results go."""
     cache: CacheSpec = CacheSpec()
-    """Where logits are kept."""
+    """What this machine keeps for the next run."""
     runtime: RuntimeSpec = RuntimeSpec()
     """How the machine is used."""
 
@@ -86,6 +88,12 @@ class JobSpec(Section):
                 "evaluate",
                 "datasets",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _folds_ship_nothing(self) -> Self:
+        if isinstance(self.data.split, FoldSplit) and self.promote.when != "never":
+            raise broken_rule("folds measure a procedure and ship nothing to promote", "promote", "when")
         return self
 
     def identity(self) -> dict[str, Any]:

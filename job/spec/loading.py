@@ -13,10 +13,13 @@ from job.spec.overrides import Override, merge
 from job.spec.positions import JSON, Document, MalformedError, Node, Path, Refused, parse
 from job.spec.problems import Problem, SpecProblems
 from job.spec.showing import printable, show_line, show_path
+from job.storage.local import local_path
+from job.storage.uris import is_remote, open_store, parent_and_name
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 100
 MAX_PROBLEMS = 100
+_TOO_LARGE = f"larger than {MAX_BYTES:,} bytes; a spec names data, it does not hold them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,9 @@ class LoadedSpec:
 
 
 def load(source: str, *, overrides: Sequence[str] = ()) -> LoadedSpec:
-    """Read the spec at the path `source` (`-`: standard input), write `overrides` into it, validate it.
+    """Read the spec at `source`, write `overrides` into it, validate it.
+
+    A source is a path, a `file://` or `s3://` URI, or `-` for standard input.
 
     Raises SpecProblems with every problem at once; a file that cannot be read or parsed is a single one.
     """
@@ -145,6 +150,10 @@ def _parse(text: str, name: str) -> Document:
 
 
 def _read(source: str) -> bytes:
+    if is_remote(source):
+        return _read_object(source)
+    if source.startswith("file://"):
+        source = str(local_path(source))
     try:
         with FilePath(source).open("rb") as file:
             return file.read(MAX_BYTES + 1)
@@ -157,6 +166,18 @@ def _read(source: str) -> bytes:
     except ValueError:
         message = "this is no file name"
     raise _single(source, message)
+
+
+def _read_object(uri: str) -> bytes:
+    """Read a spec from a store; raises what the store raises, `SpecProblems` for what cannot be a spec."""
+    folder, name = parent_and_name(uri)
+    store = open_store(folder)
+    found = store.stat(name)
+    if found is None:
+        raise _single(uri, "no such object")
+    if found.size > MAX_BYTES:
+        raise _single(uri, _TOO_LARGE)
+    return store.read(name)[0]
 
 
 def _other_specs(folder: FilePath, like: str = "") -> str:
@@ -179,7 +200,7 @@ def _read_stdin() -> tuple[str, str]:
 
 def _decode(content: bytes, name: str) -> str:
     if len(content) > MAX_BYTES:
-        raise _single(name, f"larger than {MAX_BYTES:,} bytes; a spec names data, it does not hold them")
+        raise _single(name, _TOO_LARGE)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

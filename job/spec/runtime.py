@@ -34,14 +34,28 @@ class OutputSpec(Section):
     """Where results go."""
 
     uri: Uri = "output"
-    """Root of runs/, models/ and stages/."""
+    """Root of runs/, models/ and stages/: a path, `file://` or `s3://BUCKET/PREFIX`."""
+    keep_runs: int | None = Field(None, ge=1, le=100_000)
+    """Finished runs of this name to keep, newest first; older ones are removed when a run ends, but for those
+    that a champion names. Null keeps all."""
 
 
 class CacheSpec(Section):
-    """Where logits are kept."""
+    """Where this machine keeps what it has downloaded and computed."""
 
     uri: Uri | None = None
-    """Root of logits/; null is cache/ beside the runs."""
+    """A folder on this machine; null is cache/ beside the runs or, where those go to a store, JOB_CACHE_DIR,
+    else ~/.cache/segmenter-rl-job."""
+    max_gb: float = Field(100.0, gt=0.0, le=1_000_000.0)
+    """Downloads kept for the next run, in GB (10^9 bytes): the longest unused go first."""
+
+
+class PromoteSpec(Section):
+    """Whether what ships becomes the champion, `models/NAME/champion.json`."""
+
+    when: Literal["never", "better"] = "never"
+    """`better`: when it is surely better than the champion on the same test images, and than the no-op. A job
+    that promotes does nothing when nothing is new since the last one."""
 
 
 class RuntimeSpec(Section):

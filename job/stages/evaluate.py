@@ -12,27 +12,32 @@ from job.data.dataset import Dataset, Sample
 from job.data.images import pixel_digest
 from job.evaluation import candidate, ladder
 from job.evaluation.arms import MEASURED, Arms
-from job.evaluation.assess import Assessment, arms_of, assess, choose, images_of, winner
+from job.evaluation.assess import Assessment, Choices, arms_of, assess, choose, images_of, winner
 from job.evaluation.candidate import CandidateFile
 from job.evaluation.conventions import conventions, protocol
+from job.evaluation.drift import PROFILE, UNKNOWN, Profile
 from job.evaluation.judging import coverage_of, judge_rows, review_of
 from job.evaluation.ladder import BEST_FIXED, Ladder, scores_of
 from job.evaluation.results import Coverage, EvaluationResults, OtherResults
+from job.progress import track
 from job.reward.calibration import conformal_halfwidth, review_threshold
 from job.spec.actions import SegmenterSpec
 from job.stages import audit, learned, pull, reward, table
 from job.stages.finetune import fit_observer
+from job.stages.judged import judge
 from job.stages.measuring import keep_masks, measure_masks
 from job.stages.pull import open_dataset
 from job.stages.rewards import scored_table
 from job.stages.stage import Stage, StageContext
 from job.storage.local import sha256_json, write_atomic
 from job.storage.tensor_file import write_tensors
+from job.storage.uris import is_remote
 from job.table import ActionTable
 
 RESULTS = "results.json"
 TEST_TABLE = "test_table"
 COUNTS = "counts.safetensors"
+PIXELS = "pixels.json"
 CONFIDENCE_OF_QUALITY = 0.9
 """Share of masks whose true Dice the interval of a predicted quality is meant to hold."""
 
@@ -73,7 +78,7 @@ def run(context: StageContext) -> Mapping[str, str]:
     )
     dataset = open_dataset(context)
     samples = dataset.of("test")
-    test = _scored(context, table.build_of(context, dataset, samples, list(table.ALWAYS)), dataset, samples)
+    test = _scored(context, dataset, samples, "judged")
     test.save(context.folder / TEST_TABLE)
     choices = choose(built, validation, test)
     valid = audit.passed(context)
@@ -82,6 +87,9 @@ def run(context: StageContext) -> Mapping[str, str]:
     ships = winner(built, choices, validation, valid=valid, dropped=dropped)
     measured = measure_masks(context, dataset, samples, choices.test, ships)
     keep_masks(context, measured)
+    pixels = _pixels(context, dataset)
+    profile = _profile(context, pixels, test, choices, ships, measured.metrics[ships]["dice"])
+    profile.save(context.folder / PROFILE)
     arms = arms_of(built, choices, validation, test, measured.metrics, measured.pixels)
     arms.save(context.folder / MEASURED)
     write_tensors(
@@ -109,19 +117,29 @@ def run(context: StageContext) -> Mapping[str, str]:
     )
     tell(context, results)
     if valid:
-        file = _candidate(context, built, ships, results, calibration)
+        file = _candidate(context, built, ships, results, calibration, _shaping(dataset, pixels))
         candidate.save(context.folder, file, built)
     document = results.model_dump_json(indent=1)
     write_atomic(context.folder / RESULTS, document)
-    return {"results": sha256_json(json.loads(document)), "test_table": test.digest()}
+    return {
+        "results": sha256_json(json.loads(document)),
+        "test_table": test.digest(),
+        "profile": profile.digest(),
+    }
 
 
-STAGE = Stage("evaluate", 2, reads, ("torch", "stable-baselines3", "numpy", "scipy", "scikit-image"), run)
+STAGE = Stage("evaluate", 3, reads, ("torch", "stable-baselines3", "numpy", "scipy", "scikit-image"), run)
 
 
 def load_results(context: StageContext) -> EvaluationResults:
     """Return what the stage found."""
     return EvaluationResults.model_validate_json((context.done["evaluate"].folder / RESULTS).read_bytes())
+
+
+def load_pixels(context: StageContext) -> dict[str, str]:
+    """Return the digest of each image's pixels at the working width, by the image's name."""
+    pixels: dict[str, str] = json.loads((context.done["evaluate"].folder / PIXELS).read_text())
+    return pixels
 
 
 def tell(context: StageContext, results: EvaluationResults) -> None:
@@ -138,8 +156,11 @@ def tell(context: StageContext, results: EvaluationResults) -> None:
     )  # fmt: skip
 
 
-def _scored(context: StageContext, rows: ActionTable, dataset: Dataset, samples: list[Sample]) -> ActionTable:
-    return rows.with_scores(reward_net=table.judge(context, dataset, samples, reward.load_judges(context)))
+def _scored(context: StageContext, dataset: Dataset, samples: list[Sample], name: str) -> ActionTable:
+    rows = table.build_of(context, dataset, samples, list(table.ALWAYS))
+    # The judges are in the stage's fingerprint, and so in the place where the rows are kept.
+    judges = reward.load_judges(context)
+    return rows.with_scores(reward_net=judge(context, dataset, samples, judges, name=name, key=""))
 
 
 def _assess(
@@ -201,14 +222,14 @@ def _on_other(
     """Judge the same ladder, and what ships, on a dataset that nothing was learned from."""
     dataset = pull.open_other(context, name)
     samples = dataset.of("test")
-    rows = _scored(context, table.build_of(context, dataset, samples, list(table.ALWAYS)), dataset, samples)
+    rows = _scored(context, dataset, samples, f"judged.{name}")
     choices = choose(built, validation, rows)
     measured = measure_masks(context, dataset, samples, choices.test, ships)
     arms = arms_of(built, choices, validation, rows, measured.metrics, measured.pixels)
     judged = _assess(context, arms, ships, valid, dropped)
     return OtherResults(
         name=name,
-        uri=str(context.inputs.others[name]),
+        uri=next(one.uri for one in context.spec.evaluate.datasets if one.name == name),
         images=len(samples),
         patients=len(set(arms.patients)),
         verdict=judged.verdict,
@@ -217,7 +238,12 @@ def _on_other(
 
 
 def _candidate(
-    context: StageContext, built: Ladder, ships: str, results: EvaluationResults, calibration: _Calibration
+    context: StageContext,
+    built: Ladder,
+    ships: str,
+    results: EvaluationResults,
+    calibration: _Calibration,
+    trained_on: list[str],
 ) -> CandidateFile:
     spec, rung = context.spec, built[ships]
     fixed = built[BEST_FIXED].fixed
@@ -235,19 +261,50 @@ def _candidate(
         interval_halfwidth=calibration.halfwidth,
         confidence=CONFIDENCE_OF_QUALITY,
         review_below=review_threshold(calibration.quality_M, spec.evaluate.review_share),
-        trained_on=_trained_on(context),
+        trained_on=trained_on,
     )
 
 
 def _where(context: StageContext) -> SegmenterSpec:
     """Return the segmenter with a place that does not depend on where the job was started."""
     spec = context.spec.segmenter
-    if spec.uri.startswith("embedded:"):
+    if spec.uri.startswith("embedded:") or is_remote(spec.uri):
         return spec
     return spec.model_copy(update={"uri": str(context.inputs.segmenter)})
 
 
-def _trained_on(context: StageContext) -> list[str]:
-    dataset = open_dataset(context)
-    shaped = dataset.of("train", "validation", "unlabelled")
-    return sorted(pixel_digest(dataset.load(sample).image) for sample in shaped)
+def _pixels(context: StageContext, dataset: Dataset) -> dict[str, str]:
+    """Return the digest of each image's pixels by the image's name, and remember them."""
+    samples = track(context.progress, "digests of images", dataset.samples, len(dataset.samples), "images")
+    pixels = {sample.name: pixel_digest(dataset.load(sample).image) for sample in samples}
+    write_atomic(context.folder / PIXELS, json.dumps(pixels, indent=1))
+    return pixels
+
+
+def _shaping(dataset: Dataset, pixels: Mapping[str, str]) -> list[str]:
+    return sorted(pixels[sample.name] for sample in dataset.of("train", "validation", "unlabelled"))
+
+
+def _profile(
+    context: StageContext,
+    pixels: Mapping[str, str],
+    test: ActionTable,
+    choices: Choices,
+    ships: str,
+    test_dice_N: NDArray[np.float64],
+) -> Profile:
+    """Describe every image of the run as what ships sees it, for later nights to compare with."""
+    learned = table.load(context)
+    parts = [learned.of("train"), learned.of("validation"), learned.of("unlabelled"), test]
+    unasked = [np.full(len(part.names), UNKNOWN) for part in parts]
+    unscored = [np.full(len(part.names), np.nan) for part in parts[:-1]]
+    return Profile(
+        pixels=tuple(pixels[name] for part in parts for name in part.names),
+        splits=tuple(split for part in parts for split in part.splits),
+        patients=tuple(patient for part in parts for patient in part.patients),
+        statistic_names=test.statistic_names,
+        labels=tuple(action.label for action in context.space),
+        statistics_NS=np.concatenate([part.statistics_NS for part in parts]),
+        actions_N=np.concatenate([unasked[0], choices.validation[ships], unasked[2], choices.test[ships]]),
+        dice_N=np.concatenate([*unscored, test_dice_N]),
+    )

@@ -187,7 +187,7 @@ def _training_info(
     return TrainingInfo(
         name=spec.name,
         run_id=record.folder.run_id,
-        run_uri=str(record.folder.path),
+        run_uri=record.uri,
         started_at=record.started_at,
         finished_at=utc_now(),
         exit_code=InvalidResult.exit_code if results.verdict.verdict == "invalid" else EXIT_OK,

@@ -5,15 +5,14 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from job import __version__
 from job.errors import EXIT_OK, InvalidResult
 from job.evaluation.arms import MEASURED
+from job.evaluation.drift import PROFILE
 from job.evaluation.results import EvaluationResults
 from job.publish.training_info import (
     ActionSummary,
@@ -25,21 +24,17 @@ from job.publish.training_info import (
     SweepPoint,
     TrainingInfo,
 )
+from job.publish.versions import versions
 from job.report.html import render_html
 from job.report.markdown import render_markdown
 from job.report.pictures import Panel
 from job.spec.loading import LoadedSpec
-from job.stages import audit, evaluate, finetune, reward, rewards
+from job.stages import audit, challenge, evaluate, finetune, reward, rewards
 from job.stages.measuring import MASKS
 from job.stages.pull import counts, open_dataset, patient_counts
 from job.stages.stage import StageContext
 from job.storage.local import sha256_json
 from job.storage.run_folder import RunFolder, utc_now
-
-LIBRARIES = (
-    "torch", "transformers", "stable-baselines3", "gymnasium", "numpy", "scipy", "scikit-image", "pillow",
-    "safetensors", "pydantic", "structlog",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,6 +43,9 @@ class Record:
 
     loaded: LoadedSpec
     folder: RunFolder
+    """On this machine."""
+    uri: str
+    """Where readers will find the run."""
     identity: str
     started_at: str
     sweep: list[SweepPoint]
@@ -68,7 +66,12 @@ def write_documents(record: Record, info: TrainingInfo, shown: Mapping[str, Pane
     folder.write("training_info.json", info.model_dump_json(indent=1) + "\n")
     folder.write("report.md", render_markdown(info))
     folder.write("report.html", render_html(info, shown))
-    folder.seal(exit_code=info.exit_code, verdict=info.results.verdict.verdict, identity=record.identity)
+    folder.seal(
+        exit_code=info.exit_code,
+        verdict=info.results.verdict.verdict,
+        identity=record.identity,
+        results_digest=info.results_digest,
+    )
 
 
 def results_digest(context: StageContext, results: EvaluationResults) -> str:
@@ -91,6 +94,7 @@ def _place(context: StageContext, folder: RunFolder) -> None:
             folder.put(relative, done["finetune"] / relative)
     folder.put("evaluation/results.json", done["evaluate"] / evaluate.RESULTS)
     folder.put("evaluation/measured.safetensors", done["evaluate"] / MEASURED)
+    folder.put(f"evaluation/{PROFILE}", done["evaluate"] / PROFILE)
     folder.put("evaluation/masks", done["evaluate"] / MASKS)
     for relative in ("candidate.json", "ridge.safetensors", "exact_policy.safetensors"):
         if (done["evaluate"] / relative).exists():
@@ -105,7 +109,7 @@ def _training_info(context: StageContext, record: Record, results: EvaluationRes
     return TrainingInfo(
         name=spec.name,
         run_id=folder.run_id,
-        run_uri=str(folder.path),
+        run_uri=record.uri,
         started_at=record.started_at,
         finished_at=utc_now(),
         exit_code=InvalidResult.exit_code if verdict == "invalid" else EXIT_OK,
@@ -148,6 +152,7 @@ def _training_info(context: StageContext, record: Record, results: EvaluationRes
         results=results,
         sweep=record.sweep,
         folds=[],
+        promotion=challenge.load(context),
         results_digest=results_digest(context, results),
     )
 
@@ -187,12 +192,6 @@ def panels(context: StageContext) -> dict[str, Panel]:
 def _read(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image, dtype=np.bool_)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that shape results."""
-    found = {name: metadata.version(name) for name in LIBRARIES}
-    return {"segmenter-rl-job": __version__, "python": platform.python_version(), **found}
 
 
 def git_commit(package: Path = Path(__file__).parents[1]) -> str | None:

@@ -15,7 +15,7 @@ from job.reward.examples import LabelledImages
 from job.reward.network import NetworkJudge, RewardNetwork
 from job.reward.probes import Probe, probe
 from job.reward.training import RewardFit, fit
-from job.stages import table
+from job.stages import judged, table
 from job.stages.pull import open_dataset
 from job.stages.stage import Stage, StageContext
 from job.storage import strict_json
@@ -60,6 +60,7 @@ def run(context: StageContext) -> Mapping[str, str]:
         seed=context.spec.seed,
         device=context.machine.device,
         progress=context.progress,
+        scratch=context.scratch,
     )
     for figures in fitted.history:
         context.log.info("reward.epoch", **figures)
@@ -158,4 +159,14 @@ def _cross_fitted(
         return others
 
     by_name = {sample.name: sample for sample in dataset.samples}
-    return table.judge(context, dataset, [by_name[name] for name in names], judge_of)
+    samples = [by_name[name] for name in names]
+    return judged.judge(context, dataset, samples, judge_of, name="judged", key=_networks_key(fitted))
+
+
+def _networks_key(fitted: RewardFit) -> str:
+    """Return what tells judges apart: on a GPU the same training may end with other bits."""
+    networks = enumerate([fitted.final, *fitted.folds])
+    weights = {
+        f"{n}.{name}": t.numpy() for n, network in networks for name, t in network.state_dict().items()
+    }
+    return tensors_digest(weights, fitted.fold_of)

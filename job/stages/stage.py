@@ -5,7 +5,6 @@ digests of the artifacts it takes, its `revision` and the versions of the librar
 finished fingerprint is never computed again, which is what resume is.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -17,16 +16,15 @@ from typing import Any
 from job import segmenters
 from job.actions import ActionSpace, PostProcess
 from job.device import Machine
-from job.errors import IntegrityError
 from job.inputs import Inputs
 from job.logs import Log
 from job.progress import Progress
 from job.rows import RowCache
 from job.segmenters.cache import SegmentationCache
 from job.spec.job import JobSpec
-from job.storage.local import exclusive, local_path, sha256_file, sha256_json, write_atomic
-
-DONE = "done.json"
+from job.storage.local import exclusive, sha256_json
+from job.storage.mirror import Mirror
+from job.storage.sealed_folder import read_sealed, seal
 
 
 @dataclass(frozen=True)
@@ -65,23 +63,24 @@ class StageContext:
         cls,
         spec: JobSpec,
         inputs: Inputs,
-        root: Path,
+        cache: Path,
+        mirror: Mirror,
         done: Mapping[str, StageResult],
         machine: Machine,
         progress: Progress,
         log: Log,
     ) -> "StageContext":
-        """Put together what all stages of a run share."""
+        """Put together what all stages of a run share; `cache` holds rows and logits on this machine."""
         space = action_space(spec)
-        cache_root = local_path(spec.cache.uri) if spec.cache.uri else root / "cache"
         segmentations = SegmentationCache(
-            cache_root,
+            cache,
             key=segmenters.content_key(spec.segmenter, inputs.segmenter),
             prompts=space.prompts,
             keep=spec.table.keep_logits == "all",
             open_segmenter=lambda: segmenters.load(spec.segmenter, inputs.segmenter, machine.device, log),
+            mirror=mirror,
         )
-        rows = RowCache(cache_root)
+        rows = RowCache(cache, mirror)
         return cls(spec, inputs, done, machine, space, segmentations, rows, progress, log)
 
 
@@ -132,7 +131,7 @@ def compute(stage: Stage, context: StageContext, root: Path, fingerprint: str) -
         outputs = dict(stage.run(replace(context, folder=folder, scratch=scratch)))
         seconds = round(time.monotonic() - started, 3)
         record = {"stage": stage.name, "fingerprint": fingerprint, "outputs": outputs, "seconds": seconds}
-        write_atomic(folder / DONE, json.dumps({**record, "files": _digests(folder)}, indent=1))
+        seal(folder, record)
         folder.replace(final)
         shutil.rmtree(partial)
     return StageResult(stage.name, fingerprint, final, outputs, seconds, reused=False)
@@ -145,24 +144,8 @@ def find(name: str, root: Path, fingerprint: str) -> StageResult | None:
     """
     folder = root / fingerprint
     advice = f"delete {folder} and run the same command: the stage is computed again"
-    try:
-        done = json.loads((folder / DONE).read_text())
-        promised: dict[str, str] = dict(done["files"])
-        result = StageResult(name, fingerprint, folder, done["outputs"], done["seconds"], reused=True)
-    except FileNotFoundError:
+    facts, needs = {"stage": name, "fingerprint": fingerprint}, ("outputs", "seconds")
+    record = read_sealed(folder, facts, needs=needs, advice=advice)
+    if record is None:
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(
-            f"{folder / DONE} is not what this program writes: {error}", advice=advice
-        ) from error
-    found = _digests(folder)
-    changed = sorted(file for file in promised.keys() | found.keys() if promised.get(file) != found.get(file))
-    if changed:
-        raise IntegrityError(f"{folder}: {changed[0]} is missing, new or changed", advice=advice)
-    return result
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    """Return the sha256 of every file of a result but its record."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != DONE)
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+    return StageResult(name, fingerprint, folder, record["outputs"], record["seconds"], reused=True)

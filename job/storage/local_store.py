@@ -4,10 +4,9 @@ import errno
 import fcntl
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,14 +104,13 @@ class LocalStore:
         """Delete files, and the folders that they leave empty."""
         for key in keys:
             path = below(self.folder, key)
-            path.unlink(missing_ok=True)
+            if not path.parent.is_dir():
+                continue
+            with _alone(path):
+                path.unlink(missing_ok=True)
             for folder in path.parents:
-                if folder == self.folder or not folder.is_dir():
+                if folder == self.folder or not _remove_empty(folder):
                     break
-                if any(inner.name != _LOCK for inner in folder.iterdir()):
-                    break
-                (folder / _LOCK).unlink(missing_ok=True)
-                folder.rmdir()
 
     def now(self) -> float:
         """Return this machine's time: the store has no other."""
@@ -158,16 +156,52 @@ def _alone(path: Path) -> Iterator[None]:
     """Be the only one who writes beside `path`, on this machine or another that shares the disk."""
     folder = path.parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / _LOCK).open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        file = _lock(folder)
+        try:
             yield
+        finally:
+            os.close(file)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise Denied(
                 f"{folder}: cannot be written", advice="check the owner and the mode of the folder"
             ) from error
         raise
+
+
+def _lock(folder: Path) -> int:
+    """Return the descriptor of the folder's lock; closing it lets go."""
+    path = folder / _LOCK
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except FileNotFoundError:  # the folder was removed since
+            continue
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), path.stat()):
+                return file
+        os.close(file)  # removed while it was waited for: whoever comes now makes, and locks, another one
+
+
+def _remove_empty(folder: Path) -> bool:
+    """Remove a folder that holds nothing but its lock; returns whether it did."""
+    try:
+        if any(inner.name != _LOCK for inner in folder.iterdir()):
+            return False
+        with _alone(folder / _LOCK):
+            if any(inner.name != _LOCK for inner in folder.iterdir()):
+                return False
+            (folder / _LOCK).unlink()
+            folder.rmdir()
+    except FileNotFoundError:  # somebody else was faster
+        return True
+    except OSError as error:
+        if error.errno == errno.ENOTEMPTY:
+            return False
+        raise
+    return True
 
 
 def _stat(key: str, found: os.stat_result) -> Stat:
@@ -189,7 +223,6 @@ def _copy(source: Path, target: Path, advance: Advance) -> str:
                 advance(len(block))
             writer.flush()
             os.fsync(writer.fileno())
-        shutil.copystat(source, partial)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """The run folder: a run's log and, at the end, its named deliverables, its manifest and its marker."""
 
+import fcntl
 import json
 import time
 from dataclasses import dataclass
@@ -8,9 +9,9 @@ from typing import Any
 
 from job.errors import EXIT_OK, InputError, IntegrityError, InvalidResult, SpecError
 from job.storage.local import UNFINISHED, place, sha256_file, sha256_text, write_atomic
+from job.storage.manifest import MANIFEST, MARKER, FileFacts, Manifest
+from job.storage.uris import below
 
-MANIFEST = "manifest.json"
-MARKER = "_SUCCESS"
 STATUS = "status.json"
 LOCK = ".lock"
 UNPUBLISHED = frozenset({"job.log.jsonl", STATUS, MANIFEST, MARKER, LOCK})
@@ -25,6 +26,11 @@ class Finished:
     verdict: str
     identity: str
     finished_at: str
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "Finished":
+        """Return what a manifest says of it."""
+        return cls(manifest.exit_code, manifest.verdict, manifest.identity, manifest.finished_at)
 
 
 @dataclass(frozen=True)
@@ -46,27 +52,30 @@ class RunFolder:
         A run whose files are missing or of another size than its manifest says is not finished: the same
         command publishes it again.
         """
+        found = self.manifest()
+        if found is None:
+            return None
+        manifest, digest = found
+        is_whole = all(self._has(facts) for facts in manifest.files.values())
+        # The marker comes last: a manifest without it is a run that died between the two.
+        is_sealed = manifest.exit_code == InvalidResult.exit_code or self._marker() == digest
+        return Finished.of(manifest) if is_whole and is_sealed else None
+
+    def manifest(self) -> tuple[Manifest, str] | None:
+        """Return the manifest and the sha256 of its bytes, None before there is one.
+
+        Raises `IntegrityError` for a file that is none.
+        """
+        path = self.path / MANIFEST
         try:
-            text = (self.path / MANIFEST).read_text()
-            manifest = json.loads(text)
-            finished = Finished(
-                manifest["exit_code"], manifest["verdict"], manifest["identity"], manifest["finished_at"]
-            )
-            is_whole = all(self._has(name, fact["size"]) for name, fact in manifest["files"].items())
+            text = path.read_text()
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise IntegrityError(
-                f"{self.path / MANIFEST} is not what this program writes: {error}",
-                advice="delete it and run the same command: finished stages are taken over",
-            ) from error
-        # The marker comes last: a manifest without it is a run that died between the two.
-        is_sealed = finished.exit_code == InvalidResult.exit_code or self._marker() == sha256_text(text)
-        return finished if is_whole and is_sealed else None
+        return Manifest.parse(text.encode(), str(path)), sha256_text(text)
 
-    def _has(self, name: str, size: int) -> bool:
-        path = self.path / name
-        return path.is_file() and path.stat().st_size == size
+    def _has(self, facts: FileFacts) -> bool:
+        path = below(self.path, facts.key)
+        return path.is_file() and path.stat().st_size == facts.size
 
     def _marker(self) -> str:
         marker = self.path / MARKER
@@ -77,6 +86,10 @@ class RunFolder:
         # A run folder that was fetched from a store has a manifest and no status.
         finished = self.finished()
         before = finished.identity if finished else self.status().get("identity", identity)
+        self.require_same(before, identity)
+
+    def require_same(self, before: str, identity: str) -> None:
+        """Raise `SpecError` when what the run was started with, or made of, is not what is asked for now."""
         if before != identity:
             raise SpecError(
                 f"run {self.run_id!r} was started with another spec or other inputs ({self.path})",
@@ -92,9 +105,23 @@ class RunFolder:
         return status if isinstance(status, dict) else {}
 
     def write_status(self, **facts: Any) -> None:
-        """Add facts to the state that `status` shows."""
+        """Add facts to the state that `status` shows.
+
+        It reads state, stage, progress ("table 120/1010"), eta_s, verdict, exit_code and attempt.
+        """
         facts = {**self.status(), **facts, "updated_at": utc_now()}
         write_atomic(self.path / STATUS, json.dumps(facts, indent=1))
+
+    def is_held(self) -> bool:
+        """Return whether a process on this machine works on the run, without being in its way."""
+        try:
+            with (self.path / LOCK).open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False
+        return False
 
     def put(self, relative: str, source: Path) -> None:
         """Place a stage's file (or every file of a folder) under a name in the run folder.
@@ -114,24 +141,30 @@ class RunFolder:
         """Write a file of the run itself."""
         write_atomic(self.path / relative, data)
 
-    def seal(self, *, exit_code: int, verdict: str, identity: str) -> None:
+    def seal(
+        self, *, exit_code: int, verdict: str, identity: str, results_digest: str = "", attempt: int = 1
+    ) -> None:
         """Write the manifest and then, for a run that may be trusted, the marker, each atomically."""
-        files = {
-            path.relative_to(self.path).as_posix(): {"size": path.stat().st_size, "sha256": sha256_file(path)}
+        relative = {
+            path.relative_to(self.path).as_posix(): path
             for path in sorted(self.path.rglob("*"))
             if path.is_file() and self._is_published(path)
         }
-        manifest = {
-            "schema_version": 1,
-            "name": self.name,
-            "run_id": self.run_id,
-            "identity": identity,
-            "verdict": verdict,
-            "exit_code": exit_code,
-            "finished_at": utc_now(),
-            "files": files,
-        }
-        self.write(MANIFEST, json.dumps(manifest, indent=1))
+        manifest = Manifest(
+            name=self.name,
+            run_id=self.run_id,
+            attempt=attempt,
+            identity=identity,
+            verdict=verdict,
+            exit_code=exit_code,
+            finished_at=utc_now(),
+            results_digest=results_digest,
+            files={
+                name: FileFacts(key=name, size=path.stat().st_size, sha256=sha256_file(path))
+                for name, path in relative.items()
+            },
+        )
+        self.write(MANIFEST, manifest.to_bytes())
         if exit_code == EXIT_OK:
             self.write(MARKER, sha256_file(self.path / MANIFEST) + "\n")
 

@@ -29,12 +29,15 @@ def split_s3(uri: str) -> tuple[str, str]:
     return bucket, key.strip("/")
 
 
-def open_store(uri: str) -> ObjectStore:
-    """Return the store that a URI names: a path, `file://` or `s3://`. Talks to nobody yet."""
+def open_store(uri: str, *, conditional: bool = True) -> ObjectStore:
+    """Return the store that a URI names: a path, `file://` or `s3://`. Talks to nobody yet.
+
+    Without `conditional` the store is not trusted to honour If-None-Match and If-Match.
+    """
     if is_remote(uri):
         from job.storage.s3 import S3Store  # boto3 takes a moment, and local runs have no use for it
 
-        return S3Store.open(*split_s3(uri))
+        return S3Store(*split_s3(uri), conditional=conditional)
     from job.storage.local_store import LocalStore
 
     return LocalStore(local_path(uri).resolve())

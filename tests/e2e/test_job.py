@@ -35,7 +35,7 @@ def test_the_manifest_names_every_file_with_its_digest(tiny: tuple[Path, Finishe
     assert len(manifest["files"]) > 15
     for name, fact in manifest["files"].items():
         data = (run / name).read_bytes()
-        assert fact == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        assert fact == {"key": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     assert (run / "_SUCCESS").read_text().strip() == hashlib.sha256(
         (run / "manifest.json").read_bytes()
     ).hexdigest()

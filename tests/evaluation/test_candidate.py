@@ -1,5 +1,6 @@
 """What ships: saved, found, loaded, and choosing as it did when it was judged."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -138,12 +139,17 @@ def test_the_field_of_view_reaches_the_chooser(world: World) -> None:
 
 
 def test_a_candidate_is_found_by_file_folder_or_name(tmp_path: Path) -> None:
-    """The newest finished run where a folder of runs is named."""
+    """The newest finished run where a folder of runs is named, the champion where a model is."""
     run = RunFolder(tmp_path, "vessels", "one")
     run.write("candidate.json", file_of().model_dump_json())
     run.seal(exit_code=0, verdict="improved", identity="x")
     path = run.path / "candidate.json"
     assert [find(place) for place in (path, run.path, run.path.parent)] == [path] * 3
+    digest = hashlib.sha256((run.path / "manifest.json").read_bytes()).hexdigest()
+    champion = tmp_path / "models" / "vessels" / "champion.json"
+    champion.parent.mkdir(parents=True)
+    champion.write_text(json.dumps({"current": {"run": "runs/vessels/one", "manifest_sha256": digest}}))
+    assert find(champion.parent) == path
     with pytest.raises(InputError, match="no finished run"):
         find(tmp_path)
     with pytest.raises(InputError, match="no candidate there"):

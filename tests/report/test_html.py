@@ -14,6 +14,7 @@ import pytest
 from job.evaluation.results import VerdictName
 from job.report.html import render_html
 from tests.report.factory import make_info, make_panels
+from tests.report.promotions import promoting
 
 HOSTILE = "\"><script>alert('x')</script><img src=x onerror=alert(1)>{{ 7 * 7 }}"
 VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -54,6 +55,7 @@ def page(
     verdict: VerdictName = "improved", *, names: Sequence[str] | None = None, is_bare: bool = False
 ) -> Page:
     info = make_info(verdict, names=names, is_bare=is_bare)
+    info = info if is_bare else promoting(info, "invalid" if verdict == "invalid" else "promote")
     return Page(render_html(info, make_panels(info, size=32)))
 
 
@@ -105,9 +107,9 @@ def test_headings_skip_no_level() -> None:
 
 
 def test_what_was_not_done_has_no_section() -> None:
-    """Sweep, seeds, probes, judges and other datasets are sections of the runs that have them."""
+    """Champion, sweep, seeds, probes, judges and the like are sections of the runs that have them."""
     whole, bare = page(), page(is_bare=True)
-    optional = {"numbers", "sweep", "seeds", "probes", "judges", "others"}
+    optional = {"numbers", "sweep", "seeds", "probes", "judges", "others", "champion", "drift"}
     ids = {attributes["id"] for _, attributes in whole.elements if "id" in attributes}
     assert optional <= ids
     assert not optional & {attributes["id"] for _, attributes in bare.elements if "id" in attributes}

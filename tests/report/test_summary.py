@@ -87,6 +87,6 @@ def test_print_answer_reads_the_finished_run(tmp_path: Path) -> None:
     info = info.model_copy(update={"results": info.results.model_copy(update={"verdict": verdict})})
     (tmp_path / "training_info.json").write_text(info.model_dump_json(), encoding="utf-8")
     screen = io.StringIO()
-    print_answer(Console(file=screen, width=240), tmp_path)
+    print_answer(Console(file=screen, width=240), tmp_path, str(tmp_path))
     assert "Improved: [red]better[/red]" in screen.getvalue()
     assert str(tmp_path / "report.html") in screen.getvalue()

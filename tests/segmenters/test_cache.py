@@ -7,6 +7,7 @@ import pytest
 
 from job.segmenters.cache import SegmentationCache
 from job.segmenters.protocol import Segmentation, Segmenter
+from job.storage.mirror import NoMirror
 from tests.segmenters.fakes import FakeSegmenter, cache_of, photographs, segmentation_of
 
 PROMPTS = ("vessels", "thin vessels")
@@ -119,3 +120,29 @@ def test_an_image_and_a_prompt_that_share_bytes_are_told_apart(tmp_path: Path) -
     cache, _ = cache_of(tmp_path, ("Vessels", "vessels"))
     cache.get([image, image.reshape(16, 12, 3)])
     assert cache.computed == 4
+
+
+def test_segmentations_come_from_the_mirror_before_the_segmenter_is_asked(tmp_path: Path) -> None:
+    """Where they are kept at all; a call without images asks for nothing."""
+    images, asked = photographs(1), []
+
+    class Fetching(NoMirror):
+        def restore_cache(self, group: str) -> None:
+            asked.append(group)
+            cache_of(tmp_path, PROMPTS)[0].get(images)
+
+    def cached(keep: bool) -> SegmentationCache:
+        return SegmentationCache(
+            tmp_path, key=FakeSegmenter.key, prompts=PROMPTS, keep=keep, open_segmenter=FakeSegmenter,
+            mirror=Fetching(),
+        )  # fmt: skip
+
+    forgetful, keeping = cached(keep=False), cached(keep=True)
+    assert_right(forgetful.get(images), images, PROMPTS)
+    assert keeping.get([]) == []
+    assert asked == []
+    relative = keeping.of(key=FakeSegmenter.key, prompts=PROMPTS, open_segmenter=FakeSegmenter)
+    for cache in (keeping, relative):
+        assert_right(cache.get(images), images, PROMPTS)
+        assert (cache.computed, cache.cached) == (0, 2)
+    assert asked == [f"logits/{FakeSegmenter.key[:32]}"] * 2

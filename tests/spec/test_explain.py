@@ -39,7 +39,7 @@ def explained(document: dict[str, Any]) -> list[str]:
         ({"finetune": {"timesteps": 1}}, "finetune.timesteps: unknown key; did you mean total_timesteps?"),
         ({"finetune": "ppo"}, 'finetune: expected an object, got "ppo"'),
         ({"total_timesteps": 1}, "total_timesteps: unknown key; did you mean finetune.total_timesteps?"),
-        ({"cache": {"x": 1}}, "cache.x: unknown key; known here: uri"),
+        ({"cache": {"x": 1}}, "cache.x: unknown key; known here: uri, max_gb"),
         ({"data": {"uri": 5}}, 'data.uri: expected a string, got 5; write "5"'),
         ({"data": {"uri": ""}}, "data.uri: is empty"),
         (

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from job.stages.publish import LIBRARIES, git_commit, versions
+from job.publish.versions import LIBRARIES, versions
+from job.stages.publish import git_commit
 
 
 def git(folder: Path, *arguments: str) -> str:

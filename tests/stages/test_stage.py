@@ -115,7 +115,10 @@ def test_two_processes_do_not_compute_the_same_stage(context: StageContext, tmp_
     assert work.calls == 0
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"outputs": {}}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"outputs": {}}', json.dumps({"stage": "table", "fingerprint": KEY, "files": {}})],
+)
 def test_a_broken_record_is_named_with_what_to_delete(tmp_path: Path, text: str) -> None:
     """It is neither a result nor silently computed again over files that somebody changed."""
     folder = tmp_path / KEY
@@ -124,6 +127,14 @@ def test_a_broken_record_is_named_with_what_to_delete(tmp_path: Path, text: str)
     with pytest.raises(IntegrityError, match=r"done\.json") as caught:
         find("table", tmp_path, KEY)
     assert str(folder) in caught.value.advice
+
+
+def test_the_record_of_another_stage_is_refused(context: StageContext, tmp_path: Path) -> None:
+    """A folder that was copied to a wrong name is no result of that name."""
+    compute(stage_of(Work()), context, tmp_path / "s", KEY)
+    (tmp_path / "s" / KEY).rename(tmp_path / "s" / KEY[::-1])
+    with pytest.raises(IntegrityError, match="something else"):
+        find("table", tmp_path / "s", KEY[::-1])
 
 
 def test_a_folder_without_a_record_is_no_result_and_is_replaced(

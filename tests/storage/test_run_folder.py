@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from job.errors import InputError, IntegrityError, SpecError
+from job.storage.local import exclusive
 from job.storage.run_folder import Finished, RunFolder, newest_finished
 
 
@@ -25,12 +26,13 @@ def test_a_sealed_run_is_finished_and_every_byte_verifiable(run: RunFolder) -> N
     run.write("job.log.jsonl", "{}")
     run.write(".lock", "")
     assert run.finished() is None
-    run.seal(exit_code=0, verdict="improved", identity="me")
+    run.seal(exit_code=0, verdict="improved", identity="me", results_digest="r")
     manifest = json.loads((run.path / "manifest.json").read_text())
-    assert {name: (f["size"], f["sha256"]) for name, f in manifest["files"].items()} == {
-        "report.md": (8, hashlib.sha256(b"# Report").hexdigest()),
-        "sub/data.bin": (2, hashlib.sha256(b"\0\1").hexdigest()),
+    assert {name: (f["key"], f["size"], f["sha256"]) for name, f in manifest["files"].items()} == {
+        "report.md": ("report.md", 8, hashlib.sha256(b"# Report").hexdigest()),
+        "sub/data.bin": ("sub/data.bin", 2, hashlib.sha256(b"\0\1").hexdigest()),
     }
+    assert (manifest["results_digest"], manifest["attempt"]) == ("r", 1)
     marker = (run.path / "_SUCCESS").read_text().strip()
     assert marker == hashlib.sha256((run.path / "manifest.json").read_bytes()).hexdigest()
     assert run.finished() == Finished(0, "improved", "me", manifest["finished_at"])
@@ -80,6 +82,38 @@ def test_a_finished_run_without_status_still_knows_its_inputs(run: RunFolder) ->
     run.require_identity("me")
     with pytest.raises(SpecError):
         run.require_identity("you")
+
+
+def test_a_manifest_that_names_files_elsewhere_is_refused(run: RunFolder) -> None:
+    """Looking for them must not leave the folder."""
+    run.seal(exit_code=0, verdict="improved", identity="me")
+    document = json.loads((run.path / "manifest.json").read_text())
+    document["files"]["report.md"]["key"] = "../secret"
+    run.write("manifest.json", json.dumps(document))
+    with pytest.raises(IntegrityError, match=r"\.\./secret"):
+        run.finished()
+
+
+def test_a_copy_of_a_run_in_a_store_is_finished(run: RunFolder) -> None:
+    """Its files lie below the attempt that published, as the manifest says."""
+    run.seal(exit_code=0, verdict="improved", identity="me", attempt=2)
+    document = json.loads((run.path / "manifest.json").read_text())
+    document["files"]["report.md"]["key"] = "attempt-2/report.md"
+    run.write("manifest.json", json.dumps(document))
+    run.write("_SUCCESS", hashlib.sha256((run.path / "manifest.json").read_bytes()).hexdigest())
+    assert run.finished() is None
+    run.write("attempt-2/report.md", "# Report")
+    assert run.finished() is not None
+
+
+def test_whoever_works_on_a_run_holds_it(run: RunFolder) -> None:
+    """Never locked, locked by nobody, locked."""
+    assert not run.is_held()
+    run.write(".lock", "")
+    assert not run.is_held()
+    with exclusive(run.path / ".lock", "run"):
+        assert run.is_held()
+    assert not run.is_held()
 
 
 def test_status_gathers_facts_and_survives_a_broken_file(run: RunFolder) -> None:

@@ -10,6 +10,7 @@ import pytest
 from job.evaluation.results import VerdictName
 from job.report.html import render_html
 from tests.report.factory import make_info, make_panels
+from tests.report.promotions import promoting
 from tests.system.browser import Page, open_browser
 
 pytestmark = pytest.mark.system
@@ -32,7 +33,7 @@ def written(
     names: list[str] | None = None,
     dropped_by: Sequence[str] = (),
 ) -> Path:
-    info = make_info(verdict, names=names, dropped_by=dropped_by)
+    info = promoting(make_info(verdict, names=names, dropped_by=dropped_by))
     path = folder / "report.html"
     path.write_text(render_html(info, make_panels(info, size=128)), encoding="utf-8")
     return path

@@ -1,0 +1,204 @@
+"""The clients that `benchmarks/store_speed.py` compares, each in a process of its own.
+
+    python -m benchmarks.store_clients CLIENT THREADS up|down FOLDER s3://BUCKET/PREFIX
+
+moves the files of FOLDER, or all objects below the prefix, and prints as JSON the seconds and the processor
+seconds from the first request to the last byte, and the folder where the files lie. Imports and the making of
+boto3's client are not counted. The server comes from the environment, as for the job.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import boto3
+from boto3.s3.transfer import TransferConfig, create_transfer_manager
+from botocore.config import Config
+
+from job.logs import Output
+from job.progress import SILENT
+from job.storage import packs, s3_client
+from job.storage.fetch import Fetcher, listing
+from job.storage.s3 import S3Store
+from job.storage.store import Download, Upload
+from job.storage.uris import split_s3
+
+MIB = 1 << 20
+PART = 64 * MIB
+"""Of raw boto3 and rclone: larger parts cost them less processor time than their defaults."""
+SHARD = 64 * MIB
+
+
+def ours(threads: int, direction: str, folder: Path, uri: str) -> Path:
+    """Move files as the job does: listed, digested, flushed to the disk."""
+    store = S3Store(*split_s3(uri))
+    if direction == "up":
+        store.upload([Upload(path, path.name) for path in _files(folder)])
+    else:
+        store.download([Download(found, folder / found.key) for found in store.entries()])
+    return folder
+
+
+def pull(threads: int, direction: str, folder: Path, uri: str) -> Path:
+    """Bring a dataset to an empty cache as the pull stage does; shards are unpacked."""
+    with Path(os.devnull).open("w") as nowhere:
+        log = Output(level="error", stream=nowhere).log
+        return Fetcher(folder, max_bytes=1 << 40, progress=SILENT, log=log).folder(listing(uri, unpack=True))
+
+
+def shards(threads: int, direction: str, folder: Path, uri: str) -> Path:
+    """Pack files into tar archives of `SHARD` bytes and bring those to the store."""
+    with packs.staging(folder) as place:
+        archives = []
+        for number, names in enumerate(_groups(folder)):
+            archives.append(place / f"{number:04d}.tar")
+            packs.pack(folder, names, archives[-1])
+        S3Store(*split_s3(uri)).upload([Upload(archive, archive.name) for archive in archives])
+    return folder
+
+
+def manager(threads: int, direction: str, folder: Path, uri: str) -> Path:
+    """Move files by boto3's own transfer manager."""
+    bucket, prefix = split_s3(uri)
+    config = TransferConfig(
+        multipart_threshold=PART,
+        multipart_chunksize=PART,
+        max_concurrency=threads,
+        io_chunksize=4 * MIB,
+        preferred_transfer_client="classic",
+    )
+    client = _boto3(threads)
+    keys = [] if direction == "up" else [key for key, _ in _objects(client, bucket, prefix)]
+    with create_transfer_manager(client, config) as transfers:
+        if direction == "up":
+            moved = [transfers.upload(str(path), bucket, f"{prefix}/{path.name}") for path in _files(folder)]
+        else:
+            moved = [transfers.download(bucket, key, str(folder / Path(key).name)) for key in keys]
+        for one in moved:
+            one.result()
+    return folder
+
+
+def direct(threads: int, direction: str, folder: Path, uri: str) -> Path:
+    """Move files by boto3's single requests in threads; large ones, down alone, in ranges."""
+    bucket, prefix = split_s3(uri)
+    client = _boto3(threads)
+
+    def put(path: Path) -> None:
+        client.put_object(Bucket=bucket, Key=f"{prefix}/{path.name}", Body=path.read_bytes())
+
+    def get(key: str) -> None:
+        body = client.get_object(Bucket=bucket, Key=key)["Body"]
+        (folder / Path(key).name).write_bytes(body.read())
+
+    def get_range(key: str, start: int) -> None:
+        body = client.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{start + PART - 1}")["Body"]
+        with (folder / Path(key).name).open("r+b") as file:
+            file.seek(start)
+            while block := body.read(MIB):
+                file.write(block)
+
+    jobs: list[Callable[[], None]] = []
+    if direction == "up":
+        jobs += [lambda path=path: put(path) for path in _files(folder)]  # type: ignore[misc]
+    else:
+        for key, size in _objects(client, bucket, prefix):
+            if size <= PART:
+                jobs.append(lambda key=key: get(key))  # type: ignore[misc]
+                continue
+            (folder / Path(key).name).touch()
+            jobs += [lambda key=key, start=start: get_range(key, start) for start in range(0, size, PART)]  # type: ignore[misc]
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(job) for job in jobs]:
+            done.result()
+    return folder
+
+
+CLIENTS = {one.__name__: one for one in (ours, pull, shards, manager, direct)}
+
+
+def rclone_command(rclone: str, threads: int, direction: str, folder: Path, uri: str) -> list[str]:
+    """Return rclone's command line, without the checks and extra requests that it makes by default."""
+    there = f"bench:{uri.removeprefix('s3://')}"
+    return [
+        rclone, "copy", "-q", *((str(folder), there) if direction == "up" else (there, str(folder))),
+        f"--transfers={threads}", "--checkers=8", "--ignore-checksum", "--no-check-dest",
+        "--no-update-modtime", "--buffer-size=1M", f"--s3-upload-concurrency={threads}",
+        "--s3-chunk-size=64M", "--s3-upload-cutoff=64M", "--s3-disable-checksum", "--s3-no-head",
+        "--s3-no-check-bucket", "--s3-use-unsigned-payload=true", f"--multi-thread-streams={threads}",
+        "--multi-thread-cutoff=128M", "--multi-thread-chunk-size=64M",
+    ]  # fmt: skip
+
+
+def rclone_environment(environment: dict[str, str]) -> dict[str, str]:
+    """Return the variables that describe the server to rclone, from those that describe it to boto3."""
+    remote = {
+        "TYPE": "s3",
+        "PROVIDER": "SeaweedFS",
+        "ACCESS_KEY_ID": environment["AWS_ACCESS_KEY_ID"],
+        "SECRET_ACCESS_KEY": environment["AWS_SECRET_ACCESS_KEY"],
+        "ENDPOINT": environment["AWS_ENDPOINT_URL_S3"],
+        "REGION": environment["AWS_REGION"],
+    }
+    named = {f"RCLONE_CONFIG_BENCH_{name}": value for name, value in remote.items()}
+    return {"RCLONE_CONFIG": os.devnull, **named}
+
+
+@cache
+def _boto3(threads: int) -> Any:
+    config = Config(
+        max_pool_connections=max(threads, 10),
+        s3={"addressing_style": "path"},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return boto3.session.Session().client("s3", config=config)
+
+
+def _objects(client: Any, bucket: str, prefix: str) -> list[tuple[str, int]]:
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
+    return [(one["Key"], one["Size"]) for page in pages for one in page["Contents"]]
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
+
+
+def _groups(folder: Path) -> Iterable[list[str]]:
+    group: list[str] = []
+    size = 0
+    for path in _files(folder):
+        group.append(path.name)
+        size += path.stat().st_size
+        if size >= SHARD:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def main() -> None:
+    """Run one client once."""
+    name, threads, direction, folder, uri = sys.argv[1:]
+    if name in ("manager", "direct"):
+        _boto3(int(threads))
+    else:
+        s3_client.client()
+    began, processor_began = time.perf_counter(), time.process_time()
+    where = CLIENTS[name](int(threads), direction, Path(folder), uri)
+    facts = {
+        "seconds": time.perf_counter() - began,
+        "processor_seconds": time.process_time() - processor_began,
+        "folder": str(where),
+    }
+    print(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Where a run lives: a folder on this machine alone, or a working copy of a place in a store."""
+
+import os
+import platform
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from job import stopping
+from job.errors import SpecError
+from job.logs import Log
+from job.places import Places
+from job.progress import Progress
+from job.publish import published, publishing, retention
+from job.publish.published import PublishedRun
+from job.storage import lease, preflight
+from job.storage.lease import Lease
+from job.storage.local import exclusive
+from job.storage.mirror import Mirror, NoMirror
+from job.storage.run_folder import LOCK, Finished, RunFolder
+from job.storage.store_mirror import StoreMirror
+
+LEASE = "lease.json"
+SAVING_S = 20.0
+"""How long an interrupted run may go on bringing its work to the store: a Pod is given 30 s to end."""
+
+
+class Hold(Protocol):
+    """What whoever works on a run has: nobody else does, until the block ends."""
+
+    @property
+    def mirror(self) -> Mirror:
+        """Brings work to the store as it is made."""
+
+    def publish(self, progress: Progress) -> PublishedRun:
+        """Make the sealed run folder visible to readers."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """The place of one run."""
+
+    places: Places
+    folder: RunFolder
+    """On this machine."""
+    log: Log
+
+    @property
+    def uri(self) -> str:
+        """Where readers find the run."""
+        return f"{self.places.store.uri}/{self.path}" if self.places.is_remote else str(self.folder.path)
+
+    @property
+    def path(self) -> str:
+        """Relative to the output root."""
+        return f"runs/{self.folder.name}/{self.folder.run_id}"
+
+    def finished(self) -> Finished | None:
+        """Return how the run ended, None while readers see nothing of it."""
+        if self.places.is_remote:
+            return publishing.finished_in(self.places.store, self.path)
+        return self.folder.finished()
+
+    @contextmanager
+    def held(self, identity: str = "") -> Iterator[Hold]:
+        """Be the only one who works on this run; raises `TryAgain` while another attempt does.
+
+        With the `identity` of spec and inputs, raises `SpecError` where an attempt on another machine, of which
+        this one knows nothing, has begun the run with another.
+        """
+        with exclusive(self.folder.path / LOCK, f"run {self.folder.run_id}"):
+            if not self.places.is_remote:
+                yield _AtHome(self)
+                return
+            facts = {"identity": identity} if identity else {}
+            self._require_same(**facts)
+            with self._leased(facts) as held, self._mirrored(held.attempt) as mirror:
+                retention.clean_uploads(self.places.store)
+                yield _InStore(self, held, mirror)
+
+    def _require_same(self, identity: str = "") -> None:
+        held = lease.read(self.places.store, f"{self.path}/{LEASE}")
+        if held is not None and identity and held.facts.get("identity", identity) != identity:
+            raise SpecError(
+                f"run {self.folder.run_id!r} was started with another spec or other inputs ({self.uri})",
+                advice="leave out --run-id to get a run of its own, or choose another id",
+            )
+
+    @contextmanager
+    def _leased(self, facts: Mapping[str, str]) -> Iterator[Lease]:
+        with lease.hold(
+            self.places.store,
+            f"{self.path}/{LEASE}",
+            holder=f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
+            facts=lambda: {**self.folder.status(), **facts},
+            on_lost=stopping.fail,
+            log=self.log,
+            conditional=self.places.conditional_writes,
+        ) as held:
+            try:
+                yield held
+            finally:
+                held.finish(**self.folder.status())
+
+    @contextmanager
+    def _mirrored(self, attempt: int) -> Iterator[Mirror]:
+        mirror = StoreMirror(self.places.root, self.places.cache, self.places.store, self.log)
+        mirror.also(self.folder.path / "job.log.jsonl", f"{self.path}/attempt-{attempt}/job.log.jsonl")
+        try:
+            yield mirror
+        finally:
+            mirror.save(SAVING_S)  # of a run that ended well, the last lines of its log
+            mirror.close()
+
+
+@dataclass(frozen=True)
+class _AtHome:
+    home: Home
+    mirror: Mirror = field(default_factory=NoMirror)
+
+    def publish(self, progress: Progress) -> PublishedRun:
+        # The sealed folder is what readers read.
+        run = published.open_run(self.home.places.store, self.home.path, or_invalid=True)
+        assert run is not None
+        return run
+
+
+@dataclass(frozen=True)
+class _InStore:
+    home: Home
+    held: Lease
+    mirror: Mirror
+
+    def publish(self, progress: Progress) -> PublishedRun:
+        self.mirror.flush()
+        home = self.home
+        return publishing.publish(
+            home.folder, home.places.store, self.held.attempt, self.held.check, home.log,
+            progress=progress,
+        )  # fmt: skip
+
+
+def checked(places: Places, log: Log) -> Places:
+    """Probe the store of a remote output; raises what stands in the way, with advice."""
+    found = preflight.check(places.store)
+    log.info(
+        "store.checked", uri=places.store.uri, conditional_writes=found.conditional_writes,
+        clock_skew_s=found.clock_skew_s, seconds=found.seconds,
+    )  # fmt: skip
+    if found.conditional_writes:
+        return places
+    log.warning(
+        "job.warning",
+        message=f"{places.store.uri}: the store ignores If-None-Match or If-Match; two attempts at one run at"
+        " the same time cannot be told apart surely: never start a run twice",
+    )
+    return places.without_conditions()

@@ -1,0 +1,54 @@
+"""Where a job works on this machine, and which store its results go to."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from job.spec.job import JobSpec
+from job.storage.local import local_path
+from job.storage.store import ObjectStore
+from job.storage.uris import is_remote, open_store, split_s3
+
+CACHE_VARIABLE = "JOB_CACHE_DIR"
+
+
+@dataclass(frozen=True)
+class Places:
+    """The folders and the store of a job."""
+
+    root: Path
+    """runs/ and stages/ on this machine: the output itself, or a working copy of it."""
+    cache: Path
+    """rows/, logits/ and downloads on this machine."""
+    store: ObjectStore
+    """The output: a store rooted at `output.uri`."""
+    is_remote: bool
+    """Whether the output is elsewhere, so that what is made below `root` must be brought there."""
+
+    conditional_writes: bool = True
+    """Whether the store honours conditions; without, leases and promotions look before they write."""
+
+    def without_conditions(self) -> "Places":
+        """Return the places with a store that is not trusted to honour conditions."""
+        return replace(self, store=open_store(self.store.uri, conditional=False), conditional_writes=False)
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> "Places":
+        """Find a spec's places; raises `SpecError` for URIs that name none. Talks to no store yet."""
+        uri, given = spec.output.uri, spec.cache.uri
+        store = open_store(uri)
+        if not is_remote(uri):
+            root = local_path(uri).resolve()
+            cache = local_path(given).resolve() if given else root / "cache"
+            return cls(root, cache, store, is_remote=False)
+        cache = local_path(given).resolve() if given else default_cache()
+        bucket, prefix = split_s3(uri)
+        return cls(cache / "work" / bucket / prefix, cache, store, is_remote=True)
+
+
+def default_cache() -> Path:
+    """Return the folder for downloads where no spec and no local output names one."""
+    given = os.environ.get(CACHE_VARIABLE)
+    if given:
+        return Path(given).resolve()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "segmenter-rl-job"

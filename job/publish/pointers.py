@@ -1,0 +1,98 @@
+"""Which runs `models/*/` names, read lightly: nothing here needs numpy or knows what a champion was worth."""
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from job.errors import InputError, IntegrityError, Missing
+from job.storage.store import ObjectStore
+
+MODELS = "models"
+CHAMPION = "champion.json"
+LAST = "last.json"
+
+
+class Pointer(BaseModel):
+    """A published run, by place and by content."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    run: str
+    """`runs/<name>/<run_id>`, relative to the output root."""
+    manifest_sha256: str
+
+
+class Pointers(BaseModel):
+    """What `champion.json` says of runs; `job.publish.champion` has the whole document."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    current: Pointer
+    previous: Pointer | None = None
+
+
+class _Last(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    run: Pointer
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def champion_of(store: ObjectStore, name: str) -> Pointer:
+    """Return the run that `models/<name>/champion.json` names; raises `InputError` when there is none."""
+    key = f"{MODELS}/{name}/{CHAMPION}"
+    try:
+        data, _ = store.read(key)
+    except Missing as error:
+        raise InputError(
+            f"{store.uri}/{key}: there is no champion of {name!r}",
+            advice=f"promote a run first, or name the newest one by {store.uri}/runs/{name}",
+        ) from error
+    return _parse(Pointers, data, f"{store.uri}/{key}").current
+
+
+def champions(store: ObjectStore) -> dict[str, Pointer]:
+    """Return every name's champion; raises `IntegrityError` for a record that cannot be read."""
+    found = {}
+    for key, data in _records(store, CHAMPION):
+        found[key.split("/")[1]] = _parse(Pointers, data, f"{store.uri}/{key}").current
+    return found
+
+
+def named_runs(store: ObjectStore) -> set[str]:
+    """Return every run that a champion of any name is or was before, or that `last.json` names.
+
+    Raises `IntegrityError` for a record that cannot be read: nobody knows then which run it needs.
+    """
+    runs = set()
+    for key, data in _records(store, CHAMPION):
+        both = _parse(Pointers, data, f"{store.uri}/{key}")
+        runs |= {pointer.run for pointer in (both.current, both.previous) if pointer is not None}
+    for key, data in _records(store, LAST):
+        runs.add(_parse(_Last, data, f"{store.uri}/{key}").run.run)
+    return runs
+
+
+def _records(store: ObjectStore, file: str) -> Iterator[tuple[str, bytes]]:
+    for stat in store.entries(f"{MODELS}/"):
+        parts = stat.key.split("/")
+        if len(parts) == 3 and parts[2] == file:
+            try:
+                yield stat.key, store.read(stat.key)[0]
+            except Missing:  # removed since
+                continue
+
+
+def _parse(model: type[_Model], data: bytes, where: str) -> _Model:
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+        raise IntegrityError(
+            f"{where} is not what this program writes: {problem}",
+            advice="promote a run by hand, which writes it anew",
+        ) from error

@@ -1,0 +1,241 @@
+"""Runs that readers may trust: found by place, read by their manifest, brought to this machine whole."""
+
+import fcntl
+import hashlib
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from job.errors import InputError, IntegrityError, InvalidResult, Missing, TryAgain
+from job.storage.local import sha256_file, write_atomic
+from job.storage.local_store import LocalStore
+from job.storage.manifest import MANIFEST, MARKER, FileFacts, Manifest
+from job.storage.store import Advance, Changed, Download, ObjectStore, Stat, no_advance
+from job.storage.uris import below
+
+READ_AT_ONCE = 64
+READ_AT_ONCE_BYTES = 256_000_000
+"""What verification keeps on the disk at a time, unless one object alone is larger."""
+
+_DAMAGED = "`status --verify` shows what else is; run its spec again, which publishes it anew"
+
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """A run with a manifest and the marker that names it; one that ended `invalid` has no marker."""
+
+    store: ObjectStore
+    """The output root."""
+    path: str
+    """`runs/<name>/<run_id>`."""
+    manifest: Manifest
+    manifest_sha256: str
+
+    @property
+    def uri(self) -> str:
+        """The run as users write it."""
+        return f"{self.store.uri}/{self.path}"
+
+    @property
+    def is_invalid(self) -> bool:
+        """Whether it ended `invalid`: its figures prove nothing, and it has no marker."""
+        return self.manifest.exit_code == InvalidResult.exit_code
+
+    def bring(self, cache: Path, only: Sequence[str] | None = None) -> Path:
+        """Bring the run's files (those whose path is in `only`, or below a folder that is) to a folder below
+        `cache` named by the manifest's digest; returns the folder. Digests are verified; what is there
+        already is not fetched again. A run of a local store is returned as it lies.
+
+        Raises `IntegrityError` for what is missing, damaged or no safe name, `TryAgain` for a run that is
+        being replaced.
+        """
+        wanted = _chosen(self.manifest.files, only)
+        if isinstance(self.store, LocalStore):
+            return self._as_it_lies(self.store)
+        folder = cache / "runs" / self.manifest_sha256
+        places = {name: below(folder, name) for name in wanted}
+        with _alone(folder):
+            lacking = {name: facts for name, facts in wanted.items() if not _is_there(places[name], facts)}
+            if lacking:
+                self._fetch(lacking, places)
+            if not (self.is_invalid or (folder / MARKER).exists()):
+                write_atomic(folder / MARKER, f"{self.manifest_sha256}\n")
+        return folder
+
+    def verify(self, scratch: Path | None = None) -> list[str]:
+        """Read every object and compare its digest; returns a sentence for each that is missing or other.
+
+        Objects pass through a temporary folder in `scratch` (the system's, where it is None).
+        """
+        return list(differences(self.store, self.path, self.manifest.files, scratch).values())
+
+    def _as_it_lies(self, store: LocalStore) -> Path:
+        run = below(store.folder, self.path)
+        # A copy of a store's run has its files in the folder of the attempt that published.
+        name, facts = next(iter(self.manifest.files.items()), ("", None))
+        if facts is None or facts.key == name:
+            return run
+        return below(run, facts.key.removesuffix(f"/{name}"))
+
+    def _fetch(self, lacking: Mapping[str, FileFacts], places: Mapping[str, Path]) -> None:
+        found = _stats(self.store, self.path, lacking.values())
+        if absent := [name for name, facts in lacking.items() if facts.key not in found]:
+            raise IntegrityError(
+                f"{self.uri}: {absent[0]} is missing, though the manifest names it",
+                advice=_DAMAGED,
+            )
+        items = [Download(found[facts.key], places[name]) for name, facts in lacking.items()]
+        try:
+            digests = self.store.download(items)
+        except Changed as error:
+            raise TryAgain(f"{self.uri} is being replaced", advice="run the same command again") from error
+        for (name, facts), digest in zip(lacking.items(), digests, strict=True):
+            if digest != facts.sha256:
+                places[name].unlink()
+                raise IntegrityError(
+                    f"{self.uri}: {name} is not what the manifest says",
+                    advice=_DAMAGED,
+                )
+
+
+def open_run(store: ObjectStore, path: str, *, or_invalid: bool = False) -> PublishedRun | None:
+    """Return the finished run at `runs/<name>/<run_id>`, None while there is none that readers may trust.
+
+    With `or_invalid` also one that ended `invalid`, which has a manifest and no marker. Raises
+    `IntegrityError` for a manifest that the marker names and that cannot be read.
+    """
+    try:
+        data, _ = store.read(f"{path}/{MANIFEST}")
+    except Missing:
+        return None
+    digest = hashlib.sha256(data).hexdigest()
+    if read_marker(store, path) == digest:
+        return PublishedRun(store, path, Manifest.parse(data, f"{store.uri}/{path}/{MANIFEST}"), digest)
+    if not or_invalid:
+        return None
+    run = PublishedRun(store, path, Manifest.parse(data, f"{store.uri}/{path}/{MANIFEST}"), digest)
+    return run if run.is_invalid else None
+
+
+def read_marker(store: ObjectStore, path: str) -> str:
+    """Return the digest that a run's marker names, empty where there is no marker."""
+    try:
+        data, _ = store.read(f"{path}/{MARKER}")
+    except Missing:
+        return ""
+    return data.decode("ascii", errors="replace").strip()
+
+
+def newest_run(store: ObjectStore, path: str) -> PublishedRun:
+    """Return the newest finished run below `runs/<name>`; raises `InputError` when there is none.
+
+    A path of a finished run stands for that run.
+    """
+    here = f"{path}/{MARKER}"
+    markers = [stat for stat in store.entries(f"{path}/") if stat.key.endswith(f"/{MARKER}")]
+    own = [stat for stat in markers if stat.key == here]
+    below_it = [stat for stat in markers if stat.key.count("/") == here.count("/") + 1]
+    for stat in own or sorted(below_it, key=lambda stat: (stat.modified, stat.key), reverse=True):
+        run = open_run(store, stat.key.removesuffix(f"/{MARKER}"))
+        if run is not None:
+            return run
+    raise InputError(
+        f"{store.uri}/{path}: no finished run here ({MARKER} is missing)",
+        advice="run the job whose result this spec names first, or name another run folder",
+    )
+
+
+def differences(
+    store: ObjectStore,
+    path: str,
+    files: Mapping[str, FileFacts],
+    scratch: Path | None = None,
+    advance: Advance = no_advance,
+) -> dict[str, str]:
+    """Read the files of a run whole; returns a sentence for each path that is missing or something else."""
+    if isinstance(store, LocalStore):
+        run = below(store.folder, path)
+        return {name: f"{name} {what}" for name, facts in files.items() if (what := _local(run, facts))}
+    found = _stats(store, path, files.values())
+    problems = {}
+    for name, facts in files.items():
+        if facts.key not in found:
+            problems[name] = f"{name} is missing"
+        elif found[facts.key].size != facts.size:
+            problems[name] = f"{name} has {found[facts.key].size} bytes instead of {facts.size}"
+    present = {name: facts for name, facts in files.items() if name not in problems}
+    if scratch is not None:
+        scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="verify-", dir=scratch) as folder:
+        for batch in _batches(present):
+            targets = [Path(folder, str(i)) for i in range(len(batch))]
+            items = [Download(found[present[n].key], t) for n, t in zip(batch, targets, strict=True)]
+            try:
+                digests = store.download(items, advance)
+            except (Changed, Missing) as error:
+                raise TryAgain(
+                    f"{store.uri}/{path} changes while it is read", advice="run the same command again"
+                ) from error
+            for name, target, digest in zip(batch, targets, digests, strict=True):
+                target.unlink()
+                if digest != present[name].sha256:
+                    problems[name] = f"{name} has other content than the manifest says"
+    return problems
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait for another process that brings the same run."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _chosen(files: Mapping[str, FileFacts], only: Sequence[str] | None) -> dict[str, FileFacts]:
+    if only is None:
+        return dict(files)
+    parts = tuple(part.rstrip("/") for part in only)
+    return {
+        name: facts
+        for name, facts in files.items()
+        if any(name == part or name.startswith(f"{part}/") for part in parts)
+    }
+
+
+def _is_there(place: Path, facts: FileFacts) -> bool:
+    # Read, not only measured: a file that somebody edited must not pass for the run's.
+    return place.is_file() and place.stat().st_size == facts.size and sha256_file(place) == facts.sha256
+
+
+def _stats(store: ObjectStore, path: str, files: Iterable[FileFacts]) -> dict[str, Stat]:
+    """Return the stat of each key below a run, by one listing of the attempts that published them."""
+    attempts = {facts.key.split("/")[0] for facts in files}
+    skip = len(path) + 1
+    return {
+        stat.key[skip:]: stat for attempt in sorted(attempts) for stat in store.entries(f"{path}/{attempt}")
+    }
+
+
+def _local(run: Path, facts: FileFacts) -> str:
+    place = below(run, facts.key)
+    if not place.is_file():
+        return "is missing"
+    if place.stat().st_size != facts.size:
+        return f"has {place.stat().st_size} bytes instead of {facts.size}"
+    return "" if sha256_file(place) == facts.sha256 else "has other content than the manifest says"
+
+
+def _batches(files: Mapping[str, FileFacts]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for name, facts in files.items():
+        if batch and (len(batch) == READ_AT_ONCE or size + facts.size > READ_AT_ONCE_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(name)
+        size += facts.size
+    if batch:
+        yield batch

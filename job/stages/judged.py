@@ -1,0 +1,83 @@
+"""What judges say of every action's mask, kept block by block: an interruption costs one block."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from job.data.dataset import Dataset, Sample
+from job.errors import IntegrityError
+from job.progress import Task
+from job.reward.terms import Judge
+from job.stages import table
+from job.stages.stage import StageContext
+from job.storage.tensor_file import read_tensors, write_tensors
+
+BLOCK = 16
+"""Images between two writes: 1 s of work at 128 pixels and 48 actions, 10 s at 960."""
+
+Scores = NDArray[np.float64]
+
+
+def judge(
+    context: StageContext,
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    judge_of: Callable[[Sample], Judge],
+    *,
+    name: str,
+    key: str,
+) -> Scores:
+    """Score every action on the samples without the truth, `[N, K]`, by the judge that `judge_of` names.
+
+    Rows are kept in the stage's scratch under `name`; those that an interrupted attempt kept are taken over
+    if it gave the same `key`, which stands for all that the stage's fingerprint does not: the judges.
+    """
+    kept = _Rows(context.scratch / f"{name}.safetensors", key, (len(samples), len(context.space)))
+    scores_MK = kept.read()
+    with context.progress.task("judging masks", len(samples), "images") as task:
+        task.advance(len(scores_MK))
+        within = replace(context, progress=_Within(task))
+        for first in range(len(scores_MK), len(samples), BLOCK):
+            block = list(samples[first : first + BLOCK])
+            scores_MK = np.concatenate([scores_MK, table.judge(within, dataset, block, judge_of)])
+            kept.write(scores_MK)
+    return scores_MK
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The first rows of an array of a given shape, in a file."""
+
+    path: Path
+    key: str
+    shape: tuple[int, int]
+
+    def read(self) -> Scores:
+        """Return the rows that were kept: none from a damaged file, or from another key or shape."""
+        try:
+            tensors, document = read_tensors(self.path)
+        except (FileNotFoundError, IntegrityError):
+            return np.empty((0, self.shape[1]))
+        return tensors["rows"] if document == self._document() else np.empty((0, self.shape[1]))
+
+    def write(self, rows_MK: Scores) -> None:
+        """Keep the first rows in place of fewer."""
+        write_tensors(self.path, {"rows": rows_MK}, self._document())
+
+    def _document(self) -> dict[str, object]:
+        return {"key": self.key, "shape": list(self.shape)}
+
+
+@dataclass(frozen=True)
+class _Within:
+    """Progress of a part: its tasks are steps of a task that is open already."""
+
+    open_task: Task
+
+    def task(self, what: str, total: int, unit: str) -> AbstractContextManager[Task]:
+        """Give the open task, and leave it open."""
+        return nullcontext(self.open_task)

@@ -1,0 +1,246 @@
+"""Dataset and checkpoint folders of a store on this machine: listed, downloaded once, shown as a folder."""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+from job.errors import InputError, IntegrityError, JobError, Missing, TryAgain
+from job.logs import Log, raise_if_stopped
+from job.progress import Progress
+from job.storage.local import sha256_json
+from job.storage.object_cache import ObjectCache
+from job.storage.store import Changed, ObjectStore, Stat
+from job.storage.uris import below, open_store, parent_and_name
+from job.storage.view_building import SHARD, Build
+from job.storage.views import View, Views
+
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+SLACK = 1.05
+"""Of the disk space that a download takes: folders, and blocks that are not full."""
+_NEIGHBOURS = 1000
+_LONGEST_NAME = 255
+_WAIT_S = 0.1
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a folder of a store holds, without having read any of it."""
+
+    uri: str
+    """The folder, or the one object."""
+    store: ObjectStore = field(repr=False, compare=False)
+    objects: tuple[Stat, ...]
+    """By key; markers of empty folders are left out."""
+    unpack: bool = False
+    """Whether archives (`.tar`) stand for the files in them."""
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of all objects."""
+        return _size(self.objects)
+
+    @cached_property
+    def digest(self) -> str:
+        """A sha256 over key, size and etag of every object: another one whenever the content is another."""
+        is_unpacked = self.unpack and any(found.key.endswith(SHARD) for found in self.objects)
+        return sha256_json([is_unpacked, [(found.key, found.size, found.etag) for found in self.objects]])
+
+    def again(self) -> "Listing":
+        """Return the listing as it is now."""
+        if self.uri == self.store.uri:
+            return listing(self.uri, unpack=self.unpack)
+        return listing_of_file(self.uri)
+
+
+def listing(uri: str, *, unpack: bool = False) -> Listing:
+    """List the folder that a URI names; with `unpack`, archives in it are datasets' shards.
+
+    Raises `Missing`, which says what there is instead, `Denied`, `InputError` for shards that are compressed,
+    and `IntegrityError` for keys that cannot be files of one folder.
+    """
+    store = open_store(uri)
+    found = [one for one in store.entries() if one.size or not (one.key.endswith("/") or one.key == "")]
+    if not found:
+        raise _nothing_at(uri)
+    for one in found:
+        _require_safe(store.uri, one.key)
+        if unpack and one.key.lower().endswith(COMPRESSED):
+            raise InputError(
+                f"{store.uri}/{one.key}: compressed archives are not unpacked",
+                advice="write it with `tar -cf`: pictures are compressed already",
+            )
+    return Listing(store.uri, store, tuple(sorted(found, key=lambda one: one.key)), unpack)
+
+
+def listing_of_file(uri: str) -> Listing:
+    """List the single object that a URI names; raises `Missing` and `Denied`."""
+    parent, name = parent_and_name(uri)
+    store = open_store(parent)
+    found = store.stat(name)
+    if found is None:
+        raise _nothing_at(uri)
+    _require_safe(store.uri, name)
+    return Listing(uri, store, (found,))
+
+
+class Fetcher:
+    """Brings listings to this machine; what it returned stays until it is closed or the process ends."""
+
+    def __init__(self, cache: Path, max_bytes: int, progress: Progress, log: Log) -> None:
+        self._cache = ObjectCache(cache)
+        self._views = Views(cache / "inputs")
+        self._max_bytes = max_bytes
+        self._progress = progress
+        self._log = log
+        self._here: dict[str, Path] = {}
+        self._uri_of: dict[str, str] = {}
+
+    def folder(self, listing: Listing) -> Path:
+        """Return a read-only folder with the files of a listing, downloading what is not here yet.
+
+        Raises what the store raises, `IntegrityError` for content that is not what a digest beside it
+        promises and for hostile archives, and `TryAgain` when the disk has no room or when objects change.
+        """
+        if listing.digest in self._here:
+            return self._here[listing.digest]
+        view = self._views.open(listing.digest, _wait)
+        arrived: list[Stat] = []
+        if not view.is_complete():
+            with view.building(_wait):
+                if not view.is_complete():
+                    arrived = self._build(listing, view)
+        self._log.info(
+            "pull.fetched", uri=listing.uri, files=len(view.files()), bytes=listing.total_bytes,
+            downloaded_files=len(arrived), downloaded_bytes=_size(arrived),
+        )  # fmt: skip
+        self._here[listing.digest] = view.folder
+        self._uri_of[str(view.folder)] = listing.store.uri
+        return view.folder
+
+    def file(self, listing: Listing) -> Path:
+        """Return the file of a listing of one object."""
+        (found,) = listing.objects
+        return self.folder(listing) / found.key
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Within: errors about what was fetched name its place in the store, where a user can mend it."""
+        try:
+            yield
+        except JobError as error:
+            error.args = (self._as_users_know(str(error)),)
+            error.advice = self._as_users_know(error.advice)
+            raise
+
+    def _as_users_know(self, text: str) -> str:
+        for folder, uri in self._uri_of.items():
+            text = text.replace(folder, uri)
+        return text
+
+    def close(self) -> None:
+        """Let other processes remove what was returned."""
+        self._here.clear()
+        self._views.close()
+
+    def _build(self, listing: Listing, view: View) -> list[Stat]:
+        try:
+            return self._fill(listing, view)
+        except Changed as change:
+            # The run is named for what was listed: other content would be passed off as that.
+            if listing.again().digest != listing.digest:
+                raise _changed(listing, change) from change
+        try:
+            return self._fill(listing, view)
+        except Changed as change:
+            raise _changed(listing, change) from change
+
+    def _fill(self, listing: Listing, view: View) -> list[Stat]:
+        build = Build(listing.store, listing.objects, view, self._cache, unpack=listing.unpack)
+        self._cache.remove_stale_downloads(time.time())
+        missing = build.take_over()
+        self._make_room(listing, build, missing)
+        with self._progress.task("downloading", _size(missing), "bytes") as task:
+            lock = threading.Lock()
+
+            def advance(n_bytes: int) -> None:
+                with lock:
+                    task.advance(n_bytes)
+
+            build.download(missing, advance)
+            build.unpack(lambda: task.advance(0))
+        build.finish()
+        return missing
+
+    def _make_room(self, listing: Listing, build: Build, missing: Sequence[Stat]) -> None:
+        needed = build.needed_bytes(missing)
+        if not needed:
+            return
+        if listing.total_bytes > self._max_bytes:
+            self._log.warning(
+                "job.warning",
+                message=f"{listing.uri} has {_gb(listing.total_bytes)}, more than the cache is to keep"
+                f" (cache.max_gb, {_gb(self._max_bytes)}): it is fetched, and everything unused removed",
+            )
+        self._views.make_room(self._cache, int(needed * SLACK), self._max_bytes)
+        free = shutil.disk_usage(self._views.root).free
+        if free < needed * SLACK:
+            raise TryAgain(
+                f"{listing.uri}: {_gb(needed * SLACK)} are to be downloaded,"
+                f" and the disk of {self._views.root} has {_gb(free)} free",
+                advice="free space, or set cache.uri to a folder on a larger disk; then run the same command",
+            )
+
+
+def _size(objects: Iterable[Stat]) -> int:
+    return sum(found.size for found in objects)
+
+
+def _wait() -> None:
+    raise_if_stopped()
+    time.sleep(_WAIT_S)
+
+
+def _changed(listing: Listing, change: Changed) -> TryAgain:
+    return TryAgain(
+        f"{listing.uri}: {change} changed while it was being downloaded",
+        advice="run the same command when nobody writes there any more: what is here already is kept",
+    )
+
+
+def _require_safe(uri: str, key: str) -> None:
+    try:
+        below(Path(), key)
+        is_short = all(len(part.encode()) <= _LONGEST_NAME for part in key.split("/"))
+    except (IntegrityError, UnicodeEncodeError):
+        is_short = False
+    if not is_short:
+        raise IntegrityError(
+            f"{uri}: the key {key!r} cannot be the path of a file",
+            advice="rename or remove the object: keys are names of at most 255 bytes with one / between them",
+        )
+
+
+def _nothing_at(uri: str) -> Missing:
+    """Say what lies beside, as far as one or two requests tell."""
+    parent, name = parent_and_name(uri.rstrip("/"))
+    advice = "check the URI"
+    if name:
+        store = open_store(parent)
+        if store.stat(name) is not None:
+            return Missing(f"{uri} is an object, not a folder", advice="name the folder that it is in")
+        beside = {one.key.partition("/")[0] for one in islice(store.entries(name[:2]), _NEIGHBOURS)}
+        beside |= {one.key.partition("/")[0] for one in islice(store.entries(), _NEIGHBOURS)}
+        close = get_close_matches(name, beside) or sorted(beside)[:5]
+        advice += f"; {parent} has {', '.join(close)}" if close else f"; there is nothing at {parent} either"
+    return Missing(f"{uri}: there is nothing", advice=advice)
+
+
+def _gb(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
