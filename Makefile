@@ -26,7 +26,7 @@ run: setup ## Run SPEC=... with ARGS="--set ..."
 	@$(BIN)/python -m job $(SPEC) $(ARGS)
 
 test: setup ## Run the tests that need Python packages alone
-	$(BIN)/python -m pytest -n auto -m "not system" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not system" $(ARGS)
 
 test-system: setup ## Run the tests that need Debian packages (Chromium), and say what is missing
 	SYSTEM_TESTS=1 $(BIN)/python -m pytest -m system $(ARGS)

@@ -148,7 +148,8 @@ def _kill(scene: Scene, part: str, begin: dict[str, str], end: dict[str, str]) -
                 again = bench.until_done(out, disk if is_same else bench.disk())
             scene.row(
                 part, f"{moment:.1f}", at, shown, "same" if is_same else "empty", len(again),
-                f"{time.monotonic() - killed:.0f}", problems=reader.problems + scene.wrong_end(out, again[-1]),
+                f"{time.monotonic() - killed:.0f}",
+                problems=reader.problems + scene.wrong_end(out, again[-1]),
             )  # fmt: skip
 
 
@@ -286,7 +287,8 @@ def dead(scene: Scene) -> None:
     problems = [] if code == TRY_AGAIN and advice else [f"exit code {code}, {advice}"]
     scene.row(
         "dead", code, f"{seconds:.0f}", again[-1].end(), len(again), len(again[-1].named("stage.reused")),
-        len(again[-1].named("stage.finished")), problems=problems + scene.wrong_end(out, again[-1], *TRAINING),
+        len(again[-1].named("stage.finished")),
+        problems=problems + scene.wrong_end(out, again[-1], *TRAINING),
     )  # fmt: skip
     print("dead: it said:", " ".join(advice))
 

@@ -67,8 +67,8 @@ class Home:
     def held(self, identity: str = "") -> Iterator[Hold]:
         """Be the only one who works on this run; raises `TryAgain` while another attempt does.
 
-        With the `identity` of spec and inputs, raises `SpecError` where an attempt on another machine, of which
-        this one knows nothing, has begun the run with another.
+        With the `identity` of spec and inputs, raises `SpecError` where an earlier attempt, on whatever
+        machine, began the run with another one.
         """
         with exclusive(self.folder.path / LOCK, f"run {self.folder.run_id}"):
             if not self.places.is_remote:

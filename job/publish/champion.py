@@ -82,6 +82,8 @@ class LastFile(_Record):
     """Program and libraries: new ones are something new."""
     exit_code: int
     """How that run ended: a night with nothing new ends the same."""
+    finished_at: str
+    """When, ISO 8601 in UTC."""
 
 
 @dataclass(frozen=True)

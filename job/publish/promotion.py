@@ -165,12 +165,19 @@ def last(store: ObjectStore, name: str) -> LastFile | None:
 
 
 def note_last(store: ObjectStore, published: PublishedRun) -> LastFile:
-    """Remember a run of a promoting job, whatever it decided: an equal night has nothing to do."""
+    """Remember a run of a promoting job, whatever it decided: an equal night has nothing to do.
+
+    A later one stays: an old run may be asked for again. Returns the note that is there afterwards.
+    """
+    before = last(store, published.manifest.name)
+    if before is not None and before.finished_at > published.manifest.finished_at:
+        return before
     note = LastFile(
         run=RunPointer(run=published.path, manifest_sha256=published.manifest_sha256),
         identity=published.manifest.identity,
         versions=_info(published).provenance.versions,
         exit_code=published.manifest.exit_code,
+        finished_at=published.manifest.finished_at,
     )
     store.write(champions.key(published.manifest.name, LAST), champions.to_bytes(note))
     return note

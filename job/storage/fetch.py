@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 from job.errors import InputError, IntegrityError, JobError, Missing, TryAgain
@@ -24,7 +23,6 @@ from job.storage.views import View, Views
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 SLACK = 1.05
 """Of the disk space that a download takes: folders, and blocks that are not full."""
-_NEIGHBOURS = 1000
 _LONGEST_NAME = 255
 _WAIT_S = 0.1
 
@@ -235,8 +233,7 @@ def _nothing_at(uri: str) -> Missing:
         store = open_store(parent)
         if store.stat(name) is not None:
             return Missing(f"{uri} is an object, not a folder", advice="name the folder that it is in")
-        beside = {one.key.partition("/")[0] for one in islice(store.entries(name[:2]), _NEIGHBOURS)}
-        beside |= {one.key.partition("/")[0] for one in islice(store.entries(), _NEIGHBOURS)}
+        beside = {child.strip("/") for child in store.children()}
         close = get_close_matches(name, beside) or sorted(beside)[:5]
         advice += f"; {parent} has {', '.join(close)}" if close else f"; there is nothing at {parent} either"
     return Missing(f"{uri}: there is nothing", advice=advice)

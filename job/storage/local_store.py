@@ -16,6 +16,8 @@ from job.storage.store import Advance, Changed, Download, Stat, Upload, no_advan
 from job.storage.uris import below
 
 _LOCK = f".store.lock{UNFINISHED}"
+AT_ONCE = 1000
+"""Names that `children` gives at most."""
 _BLOCK = 1 << 20
 
 
@@ -51,6 +53,13 @@ class LocalStore:
             found = self.stat(key)
             if found is not None:  # not deleted since
                 yield found
+
+    def children(self) -> list[str]:
+        """Return what is directly in the folder."""
+        if not self.folder.is_dir():
+            return []
+        inside = (path for path in self.folder.iterdir() if not path.name.endswith(UNFINISHED))
+        return sorted(f"{path.name}/" if path.is_dir() else path.name for path in inside)[:AT_ONCE]
 
     def read(self, key: str) -> tuple[bytes, str]:
         """Return a file's bytes and version."""

@@ -63,6 +63,15 @@ class S3Store:
             ]
         yield from sorted(found, key=lambda stat: stat.key)
 
+    def children(self) -> list[str]:
+        """Return one page of ListObjectsV2 with a delimiter."""
+        start = self.full_key("")
+        with explained(self.uri):
+            page = client().list_objects_v2(Bucket=self.bucket, Prefix=start, Delimiter="/")
+        found = [one["Prefix"] for one in page.get("CommonPrefixes", ())]
+        found += [one["Key"] for one in page.get("Contents", ())]
+        return sorted(name.removeprefix(start) for name in found if name != start)
+
     def read(self, key: str) -> tuple[bytes, str]:
         """Return a small object."""
         for attempt in range(ATTEMPTS):

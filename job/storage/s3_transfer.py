@@ -34,6 +34,8 @@ BLOCK = 256 << 10
 MOST_PARTS = 9_000
 """S3 takes 10,000 parts an upload."""
 PARTS_IN_FLIGHT = 8
+FLUSHED_PARTS = 8
+"""Downloaded parts between two waits for the disk."""
 SMALL_AT_ONCE = 16
 POLL_S = 0.5
 
@@ -157,6 +159,8 @@ class _Large:
 
         with self._opened() as file:
             persistently(self._store.name_of(self._item.source.key), get, self._advance)
+            if part % FLUSHED_PARTS == FLUSHED_PARTS - 1:
+                os.fdatasync(file)  # so that little is left to wait for when all has arrived
         with self._recording:
             self._done.add(part)
             new = self._record.with_name(f"{self._record.name}{UNFINISHED}")

@@ -69,6 +69,12 @@ class ObjectStore(Protocol):
     def entries(self, prefix: str = "") -> Iterator[Stat]:
         """Yield every object whose key starts with `prefix` (by characters, as S3 does), sorted by key."""
 
+    def children(self) -> list[str]:
+        """Return up to a thousand names directly below the place, those of folders with a `/` at their end.
+
+        One request, however much lies below.
+        """
+
     def read(self, key: str) -> tuple[bytes, str]:
         """Return a small object's bytes and its etag, both of the same version."""
 

@@ -158,6 +158,7 @@ class Bench:
         deadline = time.monotonic() + PATIENCE_S
         attempts = [self.start(output, disk, *more, **how)]
         while attempts[-1].end() == TRY_AGAIN and time.monotonic() < deadline:
+            time.sleep(1.0)  # a lease may have to run out
             attempts.append(self.start(output, disk, *more, **how))
         return attempts
 

@@ -20,6 +20,7 @@ from job.publish.champion import ChampionFile, LastFile
 from job.publish.published import PublishedRun, open_run
 from job.publish.publishing import publish
 from job.publish.versions import versions
+from job.storage import run_folder
 from job.storage.local import sha256_json
 from job.storage.local_store import LocalStore
 from job.storage.run_folder import RunFolder
@@ -480,3 +481,16 @@ def test_telling_that_nothing_is_new_imports_no_torch() -> None:
     assert "'job.publish.promotion'" in done.stdout
     for heavy in ("torch", "transformers", "stable_baselines3", "matplotlib", "boto3"):
         assert f"'{heavy}'" not in done.stdout
+
+
+def test_an_old_run_that_is_asked_for_again_is_not_the_last(
+    store: LocalStore, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A retry of an earlier night leaves the note of the later one."""
+    for run_id, finished_at in (("old", "2026-01-01T00:00:00Z"), ("new", "2026-01-02T00:00:00Z")):
+        monkeypatch.setattr(run_folder, "utc_now", lambda at=finished_at: at)
+        promotion.note_last(store, make(run_id))
+    old = open_run(store, "runs/x/old")
+    assert old is not None
+    assert promotion.note_last(store, old).run.run == "runs/x/new"
+    assert promotion.last(store, "x") == promotion.note_last(store, old)

@@ -70,6 +70,15 @@ def test_entries_are_those_of_the_prefix_sorted(store: ObjectStore) -> None:
     assert [found.size for found in store.at("stages").entries()] == [8]
 
 
+def test_children_are_what_lies_directly_below(store: ObjectStore) -> None:
+    """Files by name, folders with a slash, and nothing of what is in them."""
+    for key in ["data/a.png", "data/masks/1.png", "data/masks/2.png", "other/x"]:
+        store.write(key, b"x")
+    assert store.children() == ["data/", "other/"]
+    assert store.at("data").children() == ["a.png", "masks/"]
+    assert store.at("nothing").children() == []
+
+
 def test_more_entries_than_a_page_holds(store: ObjectStore, tmp_path: Path) -> None:
     """1,100 objects are listed, and deleted, in full."""
     source = tmp_path / "one"
