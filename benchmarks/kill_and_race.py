@@ -34,8 +34,8 @@ from pathlib import Path
 from job.publish.published import open_run
 from job.storage.manifest import Manifest
 from job.storage.uris import open_store
-from tests.e2e.attempts import TRY_AGAIN, Attempt, Bench, Reader, kill_after, moments
-from tests.fault_proxy import SLOW_DOWN, Delay, Fault, FaultProxy, open_proxy
+from tests.e2e.attempts import TRY_AGAIN, Attempt, Bench, Reader, kill_after, moments, take_away
+from tests.fault_proxy import Delay, Fault, open_proxy
 from tests.s3_server import serve
 
 REAL_TTL_S = 60.0
@@ -43,7 +43,7 @@ DOWN_S = 30.0
 ENDS_WITHIN_S = 25.0
 PUBLISH_S = 4.5
 """What publishing takes behind the slow proxy."""
-STEPS = 10_000
+STEPS = 25_000
 TRAINING = tuple(
     f"--set={field}"
     for field in (
@@ -216,40 +216,34 @@ def stop(scene: Scene) -> None:
     assert whole.end() == 0, whole.stderr
     took = whole.named("stage.finished", stage="finetune")[0]["seconds"]
     print(f"stop: {took:.0f} s undisturbed for {STEPS} steps")
-    _head(
-        "stop",
-        "signal",
-        "code",
-        "ended after s",
-        "attempts",
-        "steps at the end",
-        "then from",
-        "s lost",
-        "restored",
-    )
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        out = bench.output(f"stop-{number.name}")
-        first = bench.start(out, bench.disk(), *TRAINING)
-        first.wait_for("progress", what="training the policy")
-        time.sleep(0.7 * took)
-        asked = time.monotonic()
-        first.send(number)
-        code, ended = first.end(), time.monotonic() - asked
+    _head("stop", "signal", "code", "ended after s", "attempts", "steps", "then from", "s lost", "restored")
+    for how in ("SIGTERM", "SIGKILL", "SIGTERM, store silent"):
+        out = bench.output(f"stop-{len(how)}-{how[:7]}")
+        with open_proxy(bench.server) as proxy:
+            first = bench.start(out, bench.disk(), *TRAINING, endpoint=proxy.endpoint)
+            first.wait_for("progress", what="training the policy")
+            time.sleep(0.7 * took)
+            if how.endswith("silent"):
+                proxy.faults.append(Fault(Delay(2 * ENDS_WITHIN_S), times=None))
+            asked = time.monotonic()
+            first.send(signal.Signals[how[:7]])
+            code, ended = first.end(), time.monotonic() - asked
         again = bench.until_done(out, bench.disk(), *TRAINING)
         steps, after = _steps(first), _steps(again[-1])
         # Progress is told every half second: the last steps before and the first after are known so well.
-        lost_s = (steps[-1] - after[0]) / (STEPS / took) + 1.0
+        lost_s = max(0.0, (steps[-1] - after[0]) / (STEPS / took)) + 1.0
         problems = scene.wrong_end(out, again[-1], *TRAINING)
         problems += [f"{lost_s:.0f} s of work are lost"] if lost_s > REAL_TTL_S else []
-        if number is signal.SIGTERM:
+        if how != "SIGKILL":
             problems += [f"exit code {code}"] if code != 75 else []
             problems += ["ended late"] if ended > ENDS_WITHIN_S else []
+        if how == "SIGTERM":
             problems += ["the lease was not released"] if len(again) > 1 else []
         restored = [
             one["what"].rsplit("/", 1)[0] + f" {one['files']}" for one in again[-1].named("store.restored")
         ]
         scene.row(
-            "stop", number.name, code, f"{ended:.1f}", len(again), steps[-1], after[0], f"{lost_s:.0f}",
+            "stop", how, code, f"{ended:.1f}", len(again), steps[-1], after[0], f"{lost_s:.0f}",
             ", ".join(restored), problems=problems,
         )  # fmt: skip
 
@@ -266,7 +260,7 @@ def down(scene: Scene) -> None:
         with open_proxy(bench.server) as proxy:
             job = bench.start(out, bench.disk(), *TRAINING, endpoint=proxy.endpoint, ttl_s=REAL_TTL_S)
             job.wait_for(event, **facts)
-            refused = _refuse(proxy, DOWN_S, job)
+            refused = take_away(proxy, job, DOWN_S)
             code = job.end()
         told = len(job.named("store.retrying"))
         scene.row("down", when, refused, told, code, problems=scene.wrong_end(out, job, *TRAINING))
@@ -280,17 +274,16 @@ def dead(scene: Scene) -> None:
         job = bench.start(out, disk, *TRAINING, endpoint=proxy.endpoint, ttl_s=REAL_TTL_S)
         job.wait_for("progress", what="training the policy")
         started = time.monotonic()
-        _refuse(proxy, float("inf"), job)
+        take_away(proxy, job)
         code, seconds = job.end(), time.monotonic() - started
-    advice = job.stderr.strip().splitlines()
     again = bench.until_done(out, disk, *TRAINING, ttl_s=REAL_TTL_S)
-    problems = [] if code == TRY_AGAIN and advice else [f"exit code {code}, {advice}"]
+    problems = [] if code == TRY_AGAIN and "advice:" in job.stderr else [f"exit code {code}, {job.stderr}"]
     scene.row(
         "dead", code, f"{seconds:.0f}", again[-1].end(), len(again), len(again[-1].named("stage.reused")),
         len(again[-1].named("stage.finished")),
         problems=problems + scene.wrong_end(out, again[-1], *TRAINING),
     )  # fmt: skip
-    print("dead: it said:", " ".join(advice))
+    print("dead: it said:", " ".join(job.stderr.split()))
 
 
 def other(scene: Scene) -> None:
@@ -307,17 +300,6 @@ def other(scene: Scene) -> None:
         if state == "unfinished":
             again = bench.until_done(out, bench.disk())
             assert not (wrong := scene.wrong_end(out, again[-1])), wrong
-
-
-def _refuse(proxy: FaultProxy, seconds: float, job: Attempt) -> int:
-    """Have the proxy refuse everything so long, or until the job ends; returns how often it did."""
-    before = proxy.count()
-    proxy.faults.append(Fault(SLOW_DOWN, times=None))
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and job.process.poll() is None:
-        time.sleep(0.1)
-    proxy.faults.clear()
-    return proxy.count() - before
 
 
 def _steps(job: Attempt) -> list[int]:

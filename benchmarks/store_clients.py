@@ -1,4 +1,4 @@
-"""The clients that `benchmarks/store_speed.py` compares, each in a process of its own.
+"""The clients that `benchmarks/store_speed.py` compares, each in a process of its own that is watched.
 
     python -m benchmarks.store_clients CLIENT THREADS up|down FOLDER s3://BUCKET/PREFIX
 
@@ -9,9 +9,11 @@ boto3's client are not counted. The server comes from the environment, as for th
 
 import json
 import os
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -25,6 +27,7 @@ from job.logs import Output
 from job.progress import SILENT
 from job.storage import packs, s3_client
 from job.storage.fetch import Fetcher, listing
+from job.storage.local import sha256_file
 from job.storage.s3 import S3Store
 from job.storage.store import Download, Upload
 from job.storage.uris import split_s3
@@ -33,6 +36,8 @@ MIB = 1 << 20
 PART = 64 * MIB
 """Of raw boto3 and rclone: larger parts cost them less processor time than their defaults."""
 SHARD = 64 * MIB
+AFTER_THREADS = 8
+LOOK_EVERY_S = 0.02
 
 
 def ours(threads: int, direction: str, folder: Path, uri: str) -> Path:
@@ -148,6 +153,64 @@ def rclone_environment(environment: dict[str, str]) -> dict[str, str]:
     }
     named = {f"RCLONE_CONFIG_BENCH_{name}": value for name, value in remote.items()}
     return {"RCLONE_CONFIG": os.devnull, **named}
+
+
+def watched(command: Sequence[str], environment: Mapping[str, str]) -> tuple[float, float, int, str]:
+    """Run a command on an idle disk; returns seconds, processor seconds, peak RSS and what it printed."""
+    os.sync()
+    with tempfile.TemporaryFile("w+") as output:
+        began = time.perf_counter()
+        child = subprocess.Popen(command, env=environment, stdout=output)
+        peak = 0
+        while (ended := os.wait4(child.pid, os.WNOHANG))[0] == 0:
+            peak = max(peak, _peak_rss(child.pid))
+            time.sleep(LOOK_EVERY_S)
+        took = time.perf_counter() - began
+        child.returncode = os.waitstatus_to_exitcode(ended[1])
+        if child.returncode:
+            sys.exit(f"exit status {child.returncode}: {' '.join(command)}")
+        output.seek(0)
+        return took, ended[2].ru_utime + ended[2].ru_stime, peak, output.read()
+
+
+def digest_and_flush(folder: Path, *, flush: bool) -> float:
+    """Digest all files of a folder and, if asked, flush them to the disk; returns the seconds it took.
+
+    A file is digested while it is flushed, and no step waits for a future of its own, which costs as much as
+    a small file: the work that another client leaves undone is done as fast as can be.
+    """
+    began = time.perf_counter()
+    actions: list[Callable[[Path], object]] = [_flush, sha256_file] if flush else [sha256_file]
+    steps = [(action, path) for path in _files(folder) for action in actions]
+    left = iter(steps)
+
+    def work() -> None:
+        for action, path in left:
+            action(path)
+
+    threads = min(AFTER_THREADS, len(steps))
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(work) for _ in range(threads)]:
+            done.result()
+    return time.perf_counter() - began
+
+
+def _flush(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _peak_rss(pid: int) -> int:
+    # Of the process's own program: what wait4 says counts the fork of this one, too.
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(found[0]) * 1024 if found else 0
 
 
 @cache

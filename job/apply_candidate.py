@@ -20,7 +20,7 @@ from job.data.images import pixel_digest, resize_image, resize_mask
 from job.errors import InputError, SpecError
 from job.evaluation import candidate as candidates
 from job.evaluation.candidate import Candidate
-from job.exchange import Inbox, Outbox, outbox
+from job.exchange import Inbox, Outbox, find_folder, find_images, outbox
 from job.inputs import segmenter_folder
 from job.logs import Output, ReportedProgress
 from job.metrics.statistics import Interval, Uplift, paired_uplift, patient_means, t_interval
@@ -95,18 +95,21 @@ def evaluate(place: str, data: str, *, max_samples: int | None, device: str) -> 
         )
     reporting = Output(stream=sys.stderr)  # the answer alone goes to the standard output
     progress = ReportedProgress(reporting, every_s=10.0)
-    with closing(Inbox(progress, reporting.log)) as inbox:
-        root = inbox.folder(data)
-        if not root.is_dir():
+    with closing(Inbox(progress, reporting.log)) as inbox, inbox.named():
+        found = find_folder(data)
+        if isinstance(found, Path) and not found.is_dir():
             raise InputError(
-                f"--data: {root} is not a folder", advice="name a dataset folder with images and masks"
+                f"--data: {found} is not a folder", advice="name a dataset folder with images and masks"
             )
+        on = machines.prepare(RuntimeSpec.model_validate({"device": device})).device
+        candidate = _open(place, on)
+        segmenter = _segmenter(candidate, place, on, inbox, reporting)
+        root = inbox.bring(found)
         labelled = [sample for sample in read_folder(root) if sample.mask is not None][:max_samples]
         if not labelled:
             raise InputError(
                 f"{data}: no image has a mask", advice="name a dataset folder with masks, or use predict"
             )
-        candidate, segmenter = _open(place, device, inbox, reporting)
         return _measure(candidate, segmenter, labelled, data, progress)
 
 
@@ -146,20 +149,24 @@ def predict(place: str, images: str, output: str, *, device: str) -> str:
     """
     reporting = Output(stream=sys.stderr)
     progress = ReportedProgress(reporting, every_s=10.0)
-    with closing(Inbox(progress, reporting.log)) as inbox, outbox(output) as out:
-        source = inbox.images(images)
-        if not source.exists():
+    with closing(Inbox(progress, reporting.log)) as inbox, inbox.named():
+        found = find_images(images)
+        if isinstance(found, Path) and not found.exists():
             raise InputError(f"{images} does not exist", advice="name an image or a folder of images")
-        samples = (
-            read_folder(source)
-            if source.is_dir()
-            else [Sample(source.stem, source.stem, None, source, None, None)]
-        )
-        named = _named(samples, source)
-        _keep_inputs(named, images, out, is_folder=source.is_dir())
-        candidate, segmenter = _open(place, device, inbox, reporting)
-        predicted = _predict_each(candidate, segmenter, named, out, progress)
-        out.send(PREDICTIONS, predicted.table)
+        on = machines.prepare(RuntimeSpec.model_validate({"device": device})).device
+        candidate = _open(place, on)
+        with outbox(output) as out:
+            segmenter = _segmenter(candidate, place, on, inbox, reporting)
+            source = inbox.bring(found)
+            samples = (
+                read_folder(source)
+                if source.is_dir()
+                else [Sample(source.stem, source.stem, None, source, None, None)]
+            )
+            named = _named(samples, source)
+            _keep_inputs(named, images, out, is_folder=source.is_dir())
+            predicted = _predict_each(candidate, segmenter, named, out, inbox, progress)
+            out.send(PREDICTIONS, predicted.table)
     if predicted.failed:
         raise InputError(
             f"{len(predicted.failed)} of {len(samples)} images could not be read, the first is"
@@ -177,7 +184,12 @@ class _Predicted:
 
 
 def _predict_each(
-    candidate: Candidate, segmenter: Segmenter, named: Mapping[str, Sample], out: Outbox, progress: Progress
+    candidate: Candidate,
+    segmenter: Segmenter,
+    named: Mapping[str, Sample],
+    out: Outbox,
+    inbox: Inbox,
+    progress: Progress,
 ) -> _Predicted:
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, restval="", lineterminator="\n")
@@ -187,7 +199,7 @@ def _predict_each(
         try:
             original = Dataset([], width=None).load(replace(sample, mask=None))
         except InputError as error:
-            writer.writerow({"image": name, "error": str(error)})
+            writer.writerow({"image": name, "error": inbox.as_users_know(str(error))})
             failed.append(name)
             continue
         image = resize_image(original.image, candidate.file.width)
@@ -230,9 +242,11 @@ def _keep_inputs(named: Mapping[str, Sample], images: str, out: Outbox, *, is_fo
         )
 
 
-def _open(place: str, device: str, inbox: Inbox, reporting: Output) -> tuple[Candidate, Segmenter]:
-    machine = machines.prepare(RuntimeSpec.model_validate({"device": device}))
-    candidate = candidates.load(local_run(place, only=candidates.PARTS), machine.device)
+def _open(place: str, device: str) -> Candidate:
+    return candidates.load(local_run(place, only=candidates.PARTS), device)
+
+
+def _segmenter(candidate: Candidate, place: str, device: str, inbox: Inbox, reporting: Output) -> Segmenter:
     uri = candidate.file.segmenter.uri
     folder = segmenter_folder(uri, inbox.fetcher() if is_remote(uri) else None)
     if segmenters.content_key(candidate.file.segmenter, folder) != candidate.file.segmenter_key:
@@ -240,7 +254,7 @@ def _open(place: str, device: str, inbox: Inbox, reporting: Output) -> tuple[Can
             f"{folder} is not the segmenter that {place} was made for",
             advice="use the checkpoint and the program version of that run, or run the job again",
         )
-    return candidate, segmenters.load(candidate.file.segmenter, folder, machine.device, reporting.log)
+    return segmenters.load(candidate.file.segmenter, folder, device, reporting.log)
 
 
 def _share_interval(interval: Interval) -> str:

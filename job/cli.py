@@ -6,14 +6,12 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from pathlib import Path
 
 from job import __version__
 from job.errors import (
     EXIT_OK,
     EXIT_UNCAUGHT,
     InputError,
-    IntegrityError,
     InvalidResult,
     JobError,
     SpecError,
@@ -89,8 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     compare = _verb(verbs, "compare", "compare what runs ship on the test images that they share", _compare)
     compare.add_argument("first", metavar="RUN", help=f"what the others are compared with: {CANDIDATE}")
     compare.add_argument("others", metavar="RUN", nargs="+", help="another run, named likewise")
-    page = Path("compare.html")
-    compare.add_argument("--output", type=Path, default=page, help="the page (default: %(default)s)")
+    compare.add_argument(
+        "--output", metavar="URI", default="compare.html", help="the page (default: %(default)s)"
+    )
     compare.add_argument("--format", choices=("text", "json"), default="text")
 
     status = _verb(verbs, "status", "list runs: a line a run", _status)
@@ -235,17 +234,18 @@ def _compare(options: argparse.Namespace) -> int:
     from job.evaluation.compare import compare, open_runs
     from job.report.compare import to_json, to_text
     from job.report.compare_page import render_comparison
-    from job.storage.local import write_atomic
+    from job.storage.uris import open_store, parent_and_name
 
-    if (options.output.parent / "manifest.json").exists():
+    folder, name = parent_and_name(options.output)
+    place = open_store(folder)
+    if place.stat("manifest.json") is not None:
         raise SpecError(
-            f"--output: {options.output.parent} is a run folder, whose files must not change",
-            advice="name another folder",
+            f"--output: {folder} is a run folder, whose files must not change", advice="name another folder"
         )
     comparison = compare(open_runs([options.first, *options.others]))
     text = to_text(comparison) if options.format == "text" else json.dumps(to_json(comparison), indent=1)
     print(text)  # first: the answer is not lost where the page cannot be written
-    write_atomic(options.output, render_comparison(comparison))
+    place.write(name, render_comparison(comparison).encode())
     if options.format == "text":
         print(f"\npage: {options.output}")
     return EXIT_OK
@@ -254,9 +254,11 @@ def _compare(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from job import status
 
-    runs = status.runs(options.output, verify=options.verify)
-    print("\n".join(json.dumps(run) for run in runs) if options.json else status.table(runs))
-    return IntegrityError.exit_code if any(run.get("damaged") for run in runs) else EXIT_OK
+    found = status.look(options.output, verify=options.verify)
+    for problem in found.problems:
+        print(problem, file=sys.stderr)
+    print("\n".join(json.dumps(run) for run in found.runs) if options.json else status.table(found.runs))
+    return found.exit_code
 
 
 def _promote(options: argparse.Namespace) -> int:
@@ -282,7 +284,7 @@ def _dataset_make(options: argparse.Namespace) -> int:
     from job.logs import Output, ReportedProgress
 
     counts = {split: getattr(options, split) for split in ("train", "validation", "test", "unlabelled")}
-    with outbox(options.folder) as out:
+    with outbox(options.folder, new=True) as out:
         make_dataset(
             out.folder, **counts, size=options.size, seed=options.seed, annotation=options.annotation,
             progress=ReportedProgress(Output(), every_s=10.0),
@@ -299,7 +301,7 @@ def _dataset_check(options: argparse.Namespace) -> int:
 
     output = Output(stream=sys.stderr)
     with closing(Inbox(ReportedProgress(output, every_s=10.0), output.log)) as inbox:
-        findings = check_folder(inbox.folder(options.folder))
+        findings = check_folder(inbox.folder(options.folder), as_users_know=inbox.as_users_know)
     for finding in findings:
         advice = f"; {finding.advice}" if finding.advice else ""
         print(f"{finding.severity}: {finding.where}: {finding.what}{advice}")

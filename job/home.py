@@ -4,12 +4,12 @@ import os
 import platform
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from job import stopping
-from job.errors import SpecError
+from job.errors import InputError, SpecError
 from job.logs import Log
 from job.places import Places
 from job.progress import Progress
@@ -19,12 +19,13 @@ from job.storage import lease, preflight
 from job.storage.lease import Lease
 from job.storage.local import exclusive
 from job.storage.mirror import Mirror, NoMirror
+from job.storage.patience import patiently
 from job.storage.run_folder import LOCK, Finished, RunFolder
 from job.storage.store_mirror import StoreMirror
 
 LEASE = "lease.json"
-SAVING_S = 20.0
-"""How long an interrupted run may go on bringing its work to the store: a Pod is given 30 s to end."""
+SAVING_S = 15.0
+"""How long a run that ends may go on bringing its work to the store: a Pod is given 30 s to end."""
 
 
 class Hold(Protocol):
@@ -77,8 +78,14 @@ class Home:
             facts = {"identity": identity} if identity else {}
             self._require_same(**facts)
             with self._leased(facts) as held, self._mirrored(held.attempt) as mirror:
-                retention.clean_uploads(self.places.store)
+                self._clean_up()
                 yield _InStore(self, held, mirror)
+
+    def _clean_up(self) -> None:
+        try:
+            retention.clean_uploads(self.places.store)
+        except InputError as error:  # housekeeping, for which a right may be missing
+            self.log.warning("job.warning", message=f"unfinished uploads stay where they are: {error}")
 
     def _require_same(self, identity: str = "") -> None:
         held = lease.read(self.places.store, f"{self.path}/{LEASE}")
@@ -88,9 +95,8 @@ class Home:
                 advice="leave out --run-id to get a run of its own, or choose another id",
             )
 
-    @contextmanager
-    def _leased(self, facts: Mapping[str, str]) -> Iterator[Lease]:
-        with lease.hold(
+    def _leased(self, facts: Mapping[str, str]) -> AbstractContextManager[Lease]:
+        return lease.hold(
             self.places.store,
             f"{self.path}/{LEASE}",
             holder=f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
@@ -98,11 +104,7 @@ class Home:
             on_lost=stopping.fail,
             log=self.log,
             conditional=self.places.conditional_writes,
-        ) as held:
-            try:
-                yield held
-            finally:
-                held.finish(**self.folder.status())
+        )
 
     @contextmanager
     def _mirrored(self, attempt: int) -> Iterator[Mirror]:
@@ -134,6 +136,13 @@ class _InStore:
     mirror: Mirror
 
     def publish(self, progress: Progress) -> PublishedRun:
+        """Publish, waiting for a store that fails: the work is done, and another attempt would wait as well.
+
+        It ends with the lease, which tells us to stop: from then on somebody else may be at work.
+        """
+        return patiently("publish", lambda: self._publish(progress), self.home.log)
+
+    def _publish(self, progress: Progress) -> PublishedRun:
         self.mirror.flush()
         home = self.home
         return publishing.publish(

@@ -1,9 +1,12 @@
 """Where a job works on this machine, and which store its results go to."""
 
+import errno
 import os
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from job.errors import InputError, SpecError
 from job.spec.job import JobSpec
 from job.storage.local import local_path
 from job.storage.store import ObjectStore
@@ -32,10 +35,28 @@ class Places:
         """Return the places with a store that is not trusted to honour conditions."""
         return replace(self, store=open_store(self.store.uri, conditional=False), conditional_writes=False)
 
+    def require_cache(self) -> None:
+        """Make the folder for downloads; raises `InputError` where that cannot be."""
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.cache):
+                pass
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InputError(
+                f"{self.cache}: cannot be used as the folder for downloads ({error.strerror})",
+                advice=f"set cache.uri, or {CACHE_VARIABLE}, to a folder that can be written",
+            ) from error
+
     @classmethod
     def of(cls, spec: JobSpec) -> "Places":
         """Find a spec's places; raises `SpecError` for URIs that name none. Talks to no store yet."""
         uri, given = spec.output.uri, spec.cache.uri
+        if given and is_remote(given):
+            raise SpecError(
+                "cache.uri: the cache must lie on this machine", advice="name a folder of this machine's disk"
+            )
         store = open_store(uri)
         if not is_remote(uri):
             root = local_path(uri).resolve()

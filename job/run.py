@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, replace
 
 from job import inputs as job_inputs
-from job.errors import EXIT_OK, Interrupted, InvalidResult, JobError
+from job.errors import EXIT_OK, EXIT_UNCAUGHT, Interrupted, InvalidResult, JobError, storage_error
 from job.home import Hold, Home, checked
 from job.inputs import Found, segmenter_folder
 from job.logs import Output, ReportedProgress, raise_if_stopped
@@ -38,6 +38,7 @@ def run(loaded: LoadedSpec, output: Output, *, run_id: str | None = None) -> End
     started = time.monotonic()
     spec = loaded.spec
     places = Places.of(spec)
+    places.require_cache()
     if places.is_remote:
         places = checked(places, output.log)
     found = job_inputs.find(spec, places)
@@ -54,15 +55,20 @@ def run(loaded: LoadedSpec, output: Output, *, run_id: str | None = None) -> End
             output.log.info("job.nothing_new", last_run=last.run.run, seconds=seconds)
             return Ended(folder, f"{places.store.uri}/{last.run.run}", last.exit_code)
     folder.require_identity(identity)
-    with home.held() as hold:
+    with home.held(identity) as hold:
         finished = home.finished()  # another attempt may have ended it before we held it
         if finished is not None:
             return _already_done(loaded, home, finished, identity)
         try:
             return _work(loaded, found, home, hold, identity, output)
-        except JobError as error:
-            state = "interrupted" if isinstance(error, Interrupted) else "failed"
-            folder.write_status(state=state, exit_code=error.exit_code, message=str(error), progress=None)
+        except Exception as error:
+            known = error if isinstance(error, JobError) else storage_error(error)
+            folder.write_status(
+                state="interrupted" if isinstance(error, Interrupted) else "failed",
+                exit_code=EXIT_UNCAUGHT if known is None else known.exit_code,
+                message=None if known is None else str(known),
+                progress=None,
+            )
             raise
 
 
@@ -121,8 +127,9 @@ def _work(loaded: LoadedSpec, found: Found, home: Home, hold: Hold, identity: st
     with fetcher.named():
         verdict = pipeline.run()
     exit_code = InvalidResult.exit_code if verdict == "invalid" else EXIT_OK
+    published = hold.publish(progress)
     folder.write_status(state="finished", verdict=verdict, exit_code=exit_code, progress=None, eta_s=None)
-    _settle(loaded, home, hold.publish(progress))
+    _settle(loaded, home, published)
     seconds = round(time.monotonic() - started, 1)
     return _ended(home, verdict, exit_code, seconds)
 

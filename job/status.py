@@ -5,40 +5,62 @@ import time
 from calendar import timegm
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from job.errors import EXIT_OK, InputError, IntegrityError, Missing
 from job.publish import pointers
-from job.publish.published import open_run, read_marker
+from job.publish.published import MarkerState, open_run, read_seal
 from job.storage import lease
+from job.storage.beside import nothing_at
 from job.storage.local import local_path
 from job.storage.local_store import LocalStore
 from job.storage.manifest import LEASE, MANIFEST, MARKER
 from job.storage.run_folder import STATUS, RunFolder
 from job.storage.store import ObjectStore, Stat
-from job.storage.uris import is_remote, open_store
+from job.storage.uris import is_remote, open_store, split_s3
 
 READS_AT_ONCE = 16
 ENDED = ("failed", "interrupted")
 """States that a run writes down before it ends without a result."""
+DAMAGED = "damaged"
 COLUMNS = ("name", "run_id", "state", "stage", "progress", "eta", "verdict", "exit_code", "age", "note")
 
 Run = dict[str, Any]
 T = TypeVar("T")
 
 
-def runs(output_uri: str, verify: bool = False) -> list[Run]:
-    """Return every run below an output, a folder or `s3://`, newest first.
+@dataclass(frozen=True)
+class Found:
+    """What lies below an output."""
+
+    runs: list[Run]
+    problems: list[str]
+    """A sentence for each name whose champion cannot be told."""
+    is_verified: bool
+
+    @property
+    def exit_code(self) -> int:
+        """What `status` ends with: 4 where it was asked to verify and something is damaged."""
+        is_damaged = bool(self.problems) or any(run.get("damaged") for run in self.runs)
+        return IntegrityError.exit_code if self.is_verified and is_damaged else EXIT_OK
+
+
+def look(output_uri: str, verify: bool = False) -> Found:
+    """Find every run below an output, a folder or `s3://`, newest first.
 
     Keys: name, run_id, state (running, finished, failed, interrupted, stopped where it ended without a word,
-    lost where its machine fell silent), stage, progress, eta_s, verdict, exit_code, age, age_s, path,
-    attempt, champion. With `verify` also `damaged`: a sentence for each file of a finished run that is not
-    what its manifest says. Raises `InputError` for a place that is not there.
+    lost where its machine fell silent, damaged where its marker names another manifest), stage, progress,
+    eta_s, verdict, exit_code (an integer or None), age, age_s, path, attempt, champion. With `verify` also
+    `damaged`: a sentence for each file of a finished run that is not what its manifest says.
+    Raises `InputError` for a place where there is nothing.
     """
     if is_remote(output_uri):
         store: ObjectStore = open_store(output_uri)
         found = _in_a_store(store)
+        if not found and split_s3(output_uri)[1] and not store.children():
+            raise nothing_at(output_uri)
     else:
         folder = local_path(output_uri)
         if not folder.is_dir():
@@ -47,18 +69,20 @@ def runs(output_uri: str, verify: bool = False) -> list[Run]:
             )
         store = LocalStore(folder.resolve())
         found = _in_a_folder(folder)
-    champions = _champions(store)
+    champions = pointers.champions(store)
+    current = {pointer.run for pointer in champions.values() if isinstance(pointer, pointers.Pointer)}
     for run in found:
-        run["champion"] = _path_of(run) in champions
+        run["champion"] = _path_of(run) in current
     if verify:
         for run in found:  # the files of one run are read many at a time
             run["damaged"] = _damaged(store, run)
-    return sorted(found, key=_newest_first)
+    problems = [str(error) for error in champions.values() if isinstance(error, IntegrityError)]
+    return Found(sorted(found, key=_newest_first), problems, verify)
 
 
-def exit_code(found: list[Run]) -> int:
-    """Return what `status` ends with: 4 where a run is damaged."""
-    return IntegrityError.exit_code if any(run.get("damaged") for run in found) else EXIT_OK
+def runs(output_uri: str, verify: bool = False) -> list[Run]:
+    """Return the runs that `look` finds."""
+    return look(output_uri, verify).runs
 
 
 def table(found: list[Run]) -> str:
@@ -87,12 +111,13 @@ def _cell(run: Run, column: str) -> str:
     if column == "eta":
         eta_s = run.get("eta_s")
         return _duration(eta_s) if isinstance(eta_s, int | float) else "-"
-    return str(run.get(column) or "-")
+    value = run.get(column)
+    return "-" if value is None else str(value)
 
 
 def _in_a_folder(output: Path) -> list[Run]:
     # A run that was copied from a store has a manifest and no status.
-    folders = {path.parent for file in (STATUS, MANIFEST) for path in output.glob(f"runs/*/*/{file}")}
+    folders = {path.parent for file in (STATUS, MANIFEST, MARKER) for path in output.glob(f"runs/*/*/{file}")}
     return [_local(RunFolder(output, folder.parent.name, folder.name)) for folder in sorted(folders)]
 
 
@@ -103,6 +128,8 @@ def _local(folder: RunFolder) -> Run:
         facts |= {"state": "finished", "verdict": finished.verdict, "exit_code": finished.exit_code}
     elif folder.is_held():
         facts["state"] = "running"
+    elif _is_broken(LocalStore(folder.root.resolve()), f"runs/{folder.name}/{folder.run_id}"):
+        facts["state"] = DAMAGED
     elif facts.get("state") not in ENDED:
         facts["state"] = "stopped"
     updated_at = facts.get("updated_at") or (finished.finished_at if finished else "")
@@ -135,15 +162,23 @@ def _remote(store: ObjectStore, path: str, files: dict[str, Stat], now: float) -
         age_s = now - files[MANIFEST].modified
         return _line(name, run_id, ended | {"attempt": of_run.attempt}, age_s, f"{store.uri}/{path}")
     held = _unless_damaged(lambda: lease.read(store, f"{path}/{LEASE}")) if LEASE in files else None
+    is_broken = MARKER in files and _is_broken(store, path)
     if held is None:
         age_s = now - max(stat.modified for stat in files.values())
-        return _line(name, run_id, {"state": "lost"}, age_s, f"{store.uri}/{path}")
+        state = DAMAGED if is_broken else "lost"
+        return _line(name, run_id, {"state": state}, age_s, f"{store.uri}/{path}")
     facts = {**held.facts, "attempt": held.attempt}
     if held.is_live:
         facts["state"] = "running"
+    elif is_broken:
+        facts["state"] = DAMAGED
     elif facts.get("state") not in ENDED:
         facts["state"] = "stopped" if held.released else "lost"
     return _line(name, run_id, facts, held.age_s, f"{store.uri}/{path}")
+
+
+def _is_broken(store: ObjectStore, path: str) -> bool:
+    return read_seal(store, path).state is MarkerState.BROKEN
 
 
 def _unless_damaged(read: Callable[[], T | None]) -> T | None:
@@ -155,7 +190,8 @@ def _unless_damaged(read: Callable[[], T | None]) -> T | None:
 
 
 def _line(name: str, run_id: str, facts: Run, age_s: float | None, path: str) -> Run:
-    exit_code, is_running = facts.get("exit_code"), facts["state"] == "running"
+    is_running, is_damaged = facts["state"] == "running", facts["state"] == DAMAGED
+    exit_code = None if is_damaged else facts.get("exit_code")
     return {
         "name": name,
         "run_id": run_id,
@@ -163,8 +199,8 @@ def _line(name: str, run_id: str, facts: Run, age_s: float | None, path: str) ->
         "stage": facts.get("stage"),
         "progress": facts.get("progress") if is_running else None,
         "eta_s": facts.get("eta_s") if is_running else None,
-        "verdict": facts.get("verdict"),
-        "exit_code": None if exit_code is None else str(exit_code),
+        "verdict": None if is_damaged else facts.get("verdict"),
+        "exit_code": exit_code if type(exit_code) is int else None,
         "attempt": facts.get("attempt"),
         "age": "-" if age_s is None else _duration(age_s),
         "age_s": age_s,
@@ -172,27 +208,21 @@ def _line(name: str, run_id: str, facts: Run, age_s: float | None, path: str) ->
     }
 
 
-def _champions(store: ObjectStore) -> set[str]:
-    try:
-        return {pointer.run for pointer in pointers.champions(store).values()}
-    except IntegrityError:  # `promote` says what is wrong with it; the runs are listed all the same
-        return set()
-
-
 def _path_of(run: Run) -> str:
     return f"runs/{run['name']}/{run['run_id']}"
 
 
 def _damaged(store: ObjectStore, run: Run) -> list[str] | None:
-    """Return what is wrong with the files of a finished run, None for one that is not finished."""
+    """Return what is wrong with a finished run, None for one that is not finished."""
     path = _path_of(run)
     try:
         found = open_run(store, path, or_invalid=True)
         if found is not None:
             return found.verify()
-        # Manifest and marker of an ended run belong together: somebody changed one of them.
-        if run["state"] != "running" and read_marker(store, path) and store.stat(f"{path}/{MANIFEST}"):
-            return [f"{MANIFEST} is not the one that {MARKER} names"]
+        # A run that is being repaired has a marker and a manifest that disagree for a while.
+        problem = "" if run["state"] == "running" else read_seal(store, path).problem
+        if problem:
+            return [problem]
     except (IntegrityError, Missing) as error:
         return [str(error)]
     return None

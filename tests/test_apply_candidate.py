@@ -72,7 +72,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> None:
         interval_halfwidth=0.1, confidence=0.9, review_below=0.5, trained_on=[],
     )  # fmt: skip
     shown = Candidate(file, lambda _, masks_BHW: np.full(len(masks_BHW), 0.8))
-    monkeypatch.setattr(apply_candidate, "_open", lambda *_: (shown, FakeSegmenter()))
+    monkeypatch.setattr(apply_candidate, "_open", lambda *_: shown)
+    monkeypatch.setattr(apply_candidate, "_segmenter", lambda *_: FakeSegmenter())
 
 
 def rows_of(output: Path) -> list[dict[str, Any]]:
@@ -126,6 +127,7 @@ def test_synthetic_images_are_no_folder_to_evaluate() -> None:
     assert "dataset make" in caught.value.advice
 
 
+@pytest.mark.usefixtures("opened")
 def test_a_mask_never_replaces_an_image(tmp_path: Path) -> None:
     """Into the folder of the images, masks would overwrite the PNGs among them: refused before any work."""
     image = tmp_path / "eye.png"
@@ -133,7 +135,7 @@ def test_a_mask_never_replaces_an_image(tmp_path: Path) -> None:
     before = image.read_bytes()
     for images in (tmp_path, image):
         with pytest.raises(InputError, match=r"eye\.png") as caught:
-            predict(str(tmp_path / "no-candidate"), str(images), f"{tmp_path}/.", device="cpu")
+            predict("x", str(images), f"{tmp_path}/.", device="cpu")
         assert "another folder" in caught.value.advice
     assert image.read_bytes() == before
 
@@ -144,6 +146,11 @@ def test_missing_images_are_named_before_a_model_is_loaded(tmp_path: Path) -> No
         predict("x", str(tmp_path / "nowhere"), str(tmp_path / "out"), device="cpu")
     with pytest.raises(InputError, match="is not a folder"):
         evaluate("x", str(tmp_path / "nowhere"), max_samples=None, device="cpu")
+
+
+@pytest.mark.usefixtures("opened")
+def test_images_without_masks_measure_nothing(tmp_path: Path) -> None:
+    """The verb for them is another one."""
     write_image(tmp_path / "eye.png", np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(InputError, match="no image has a mask"):
         evaluate("x", str(tmp_path), max_samples=None, device="cpu")
@@ -171,7 +178,30 @@ def test_images_and_masks_may_be_in_a_store(
     store.write("in/images/b.png", b"no picture")
     with pytest.raises(InputError, match=r"1 of 2 images .* images/b\.png"):
         predict("x", f"{s3_prefix}/in", f"{s3_prefix}/again", device="cpu")
-    assert store.stat("again/predictions.csv") is not None
+    (bad,) = [
+        row for row in csv.DictReader(io.StringIO(store.read("again/predictions.csv")[0].decode()))
+        if row["error"]
+    ]  # fmt: skip
+    assert bad["error"].startswith(f"{s3_prefix}/in/images/b.png: cannot be decoded")
+
+
+def test_nothing_is_fetched_for_a_candidate_or_an_output_that_is_no_use(
+    tmp_path: Path, s3_prefix: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Images may be many: the candidate comes first, then the place to write to."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    open_store(s3_prefix).write("in/eye.png", b"x")
+    for call in (
+        lambda: predict(str(tmp_path / "none"), f"{s3_prefix}/in", str(tmp_path / "out"), device="cpu"),
+        lambda: evaluate(str(tmp_path / "none"), f"{s3_prefix}/in", max_samples=None, device="cpu"),
+    ):
+        with pytest.raises(InputError, match=str(tmp_path / "none")):
+            call()
+    request.getfixturevalue("opened")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="file is not a folder"):
+        predict("x", f"{s3_prefix}/in", str(tmp_path / "file"), device="cpu")
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.usefixtures("opened")

@@ -12,9 +12,10 @@ import pytest
 import structlog
 
 from job import status
-from job.errors import InputError
+from job.errors import InputError, Missing
 from job.publish.published import open_run
 from job.publish.publishing import publish
+from job.storage import beside
 from job.storage.local import exclusive
 from job.storage.local_store import LocalStore
 from job.storage.run_folder import RunFolder
@@ -54,9 +55,9 @@ def test_runs_are_listed_newest_first_with_state_and_verdict(tmp_path: Path) -> 
     shown = [(r["run_id"], r["state"], r["stage"], r["verdict"], r["exit_code"], r["age"]) for r in found]
     assert shown == [
         ("running", "running", "table", None, None, "3 s"),
-        ("done", "finished", "publish", "improved", "0", "2 min"),
+        ("done", "finished", "publish", "improved", 0, "2 min"),
         ("stopped", "stopped", "reward", None, None, "2 h"),
-        ("invalid", "finished", "publish", "invalid", "5", "2 d"),
+        ("invalid", "finished", "publish", "invalid", 5, "2 d"),
     ]
     assert found[0]["path"] == str(running.path)
 
@@ -146,7 +147,7 @@ def test_a_run_that_says_how_it_ended_is_believed(tmp_path: Path) -> None:
     run_of(tmp_path, "b", ago(2), state="interrupted", exit_code=75)
     run_of(tmp_path, "c", ago(3), state="running")
     found = [(run["state"], run["exit_code"]) for run in status.runs(str(tmp_path))]
-    assert found == [("failed", "11"), ("interrupted", "75"), ("stopped", None)]
+    assert found == [("failed", 11), ("interrupted", 75), ("stopped", None)]
 
 
 def test_the_champion_is_marked(tmp_path: Path) -> None:
@@ -159,8 +160,63 @@ def test_the_champion_is_marked(tmp_path: Path) -> None:
     found = {run["run_id"]: run for run in status.runs(str(tmp_path))}
     assert {run_id: run["champion"] for run_id, run in found.items()} == {"r1": False, "r2": True}
     assert status.table([found["r2"]]).endswith("champion")
-    champion.write_text("{")
-    assert len(status.runs(str(tmp_path))) == 2
+    other = tmp_path / "models" / "other" / "champion.json"
+    other.parent.mkdir()
+    other.write_text("{")
+    seen = status.look(str(tmp_path))
+    assert [run["champion"] for run in seen.runs if run["run_id"] == "r2"] == [True]
+    (problem,) = seen.problems
+    assert f"{tmp_path}/models/other/champion.json is not what this program writes" in problem
+    assert (seen.exit_code, status.look(str(tmp_path), verify=True).exit_code) == (0, 4)
+
+
+@pytest.mark.parametrize("damage", ["gone", "truncated", "edited"])
+@pytest.mark.parametrize("place", ["folder", "store"])
+def test_a_marker_without_its_manifest_is_damage(
+    tmp_path: Path, far: FarStore, place: str, damage: str
+) -> None:
+    """Neither finished nor an absence while nobody works on the run; `--verify` says what and ends with 4."""
+    run = far.folder / published(tmp_path, far, "r1")
+    manifest = run / "manifest.json"
+    text = manifest.read_text()
+    manifest.unlink()
+    if damage != "gone":
+        manifest.write_text(text[:40] if damage == "truncated" else text.replace("improved", "Improved"))
+    uri = "s3://bucket/p" if place == "store" else str(far.folder)
+    assert [found["state"] for found in status.runs(uri)] == ["damaged"]
+    seen = status.look(uri, verify=True)
+    what = "missing, though _SUCCESS names it" if damage == "gone" else "not the one that _SUCCESS names"
+    assert [found["damaged"] for found in seen.runs] == [[f"manifest.json is {what}"]]
+    assert seen.exit_code == 4
+    hold(far, "runs/vessels/r1", state="running")
+    assert [found["state"] for found in status.runs("s3://bucket/p")] == ["running"]
+
+
+def test_exit_codes_are_numbers(tmp_path: Path) -> None:
+    """In JSON an integer or null, whatever a status file holds; 0 is shown as such."""
+    sealed(tmp_path, "done")
+    for i, exit_code in enumerate(("3", True, None, [1], 11)):
+        run_of(tmp_path, f"r{i}", ago(i), state="failed", exit_code=exit_code)
+    found = {run["run_id"]: run for run in status.runs(str(tmp_path))}
+    codes = {run_id: run["exit_code"] for run_id, run in found.items()}
+    assert codes == {"done": 0, "r0": None, "r1": None, "r2": None, "r3": None, "r4": 11}
+    assert re.search(r"improved +0 ", status.table([found["done"]]))
+
+
+def test_a_folder_that_a_console_marked_is_not_advised(
+    far: FarStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hint leaves out the very thing that was asked for; the root of a bucket is an output."""
+    monkeypatch.setattr(beside, "open_store", lambda uri: far)
+    (far.folder / "resutls").mkdir(parents=True)
+    monkeypatch.setattr(FarStore, "children", lambda store: ["resutls/"])
+    assert "resutls" not in beside.nothing_at("s3://bucket/resutls").advice.replace("s3://bucket", "")
+    monkeypatch.setattr(FarStore, "children", lambda store: ["resutls/", "results/"])
+    assert beside.nothing_at("s3://bucket/resutls").advice == "check the URI; s3://bucket has results"
+    monkeypatch.setattr(FarStore, "children", lambda store: [])
+    assert status.runs("s3://bucket") == []
+    with pytest.raises(Missing, match="resutls: there is nothing"):
+        status.runs("s3://bucket/resutls")
 
 
 def test_verification_reads_every_byte_of_finished_runs(tmp_path: Path) -> None:
@@ -169,12 +225,13 @@ def test_verification_reads_every_byte_of_finished_runs(tmp_path: Path) -> None:
         sealed(tmp_path, run_id) for run_id in ("whole", "changed", "cut", "edited")
     )
     run_of(tmp_path, "unfinished", ago(1))
-    assert status.exit_code(status.runs(str(tmp_path), verify=True)) == 0
+    assert status.look(str(tmp_path), verify=True).exit_code == 0
     (changed.path / "evaluation" / "measured").write_text("MEASURED")
     (cut.path / "candidate.json").unlink()
     manifest = edited.path / "manifest.json"
     manifest.write_text(manifest.read_text().replace("improved", "Improved"))
-    found = status.runs(str(tmp_path), verify=True)
+    seen = status.look(str(tmp_path), verify=True)
+    found = seen.runs
     assert {run["run_id"]: run["damaged"] for run in found} == {
         "whole": [],
         "changed": ["evaluation/measured has other content than the manifest says"],
@@ -182,7 +239,7 @@ def test_verification_reads_every_byte_of_finished_runs(tmp_path: Path) -> None:
         "edited": ["manifest.json is not the one that _SUCCESS names"],
         "unfinished": None,
     }
-    assert status.exit_code(found) == 4
+    assert seen.exit_code == 4
     shown = status.table(found)
     assert "vessels/cut: candidate.json is missing" in shown
     assert shown.count("DAMAGED: 1") == 3
@@ -230,11 +287,11 @@ def test_runs_in_a_store_are_told_by_manifest_marker_and_lease(tmp_path: Path, f
         k: (r["state"], r["stage"], r["verdict"], r["exit_code"], r["attempt"]) for k, r in found.items()
     }
     assert shown == {
-        "done": ("finished", None, "improved", "0", 3),
-        "again": ("finished", None, "improved", "0", 3),
-        "invalid": ("finished", None, "invalid", "5", 3),
+        "done": ("finished", None, "improved", 0, 3),
+        "again": ("finished", None, "improved", 0, 3),
+        "invalid": ("finished", None, "invalid", 5, 3),
         "running": ("running", "table", None, None, 2),
-        "failed": ("failed", None, None, "3", 2),
+        "failed": ("failed", None, None, 3, 2),
         "released": ("stopped", None, None, None, 2),
         "silent": ("lost", "table", None, None, 2),
         "bare": ("lost", None, None, None, None),
@@ -274,7 +331,15 @@ def test_a_real_store_is_verified(tmp_path: Path, s3_prefix: str) -> None:
     found = {run["run_id"]: run["damaged"] for run in status.runs(s3_prefix, verify=True)}
     assert found == {"good": [], "bad": ["candidate.json has other content than the manifest says"]}
     assert open_run(store, good) is not None
-    assert status.runs(f"{s3_prefix}/nothing") == []
+    with pytest.raises(Missing, match="there is nothing") as caught:
+        status.runs(f"{s3_prefix}/nothing")
+    assert f"{s3_prefix} has runs" in caught.value.advice
+    store.write("output/stages/pull/x", b"no run yet")
+    assert status.runs(f"{s3_prefix}/output") == []
+    store.write("marked/", b"")
+    with pytest.raises(Missing) as caught:
+        status.runs(f"{s3_prefix}/market")
+    assert "marked" in caught.value.advice
 
 
 def test_a_copy_of_a_store_is_listed_too(tmp_path: Path) -> None:

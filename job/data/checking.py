@@ -1,7 +1,8 @@
 """What is wrong or suspicious with a dataset folder: everything at once, before a job stumbles over it."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,12 @@ _OUTSIDE = 0.05
 _SHOWN = 5
 
 
-def check_folder(root: Path, progress: Progress = SILENT) -> list[Finding]:
+def check_folder(
+    root: Path, progress: Progress = SILENT, as_users_know: Callable[[str], str] = str
+) -> list[Finding]:
     """Decode every file of a dataset folder and return all findings, errors first; never raises for bad data.
+
+    `as_users_know` gives places in texts the names that users know, where `root` is a copy of a folder.
 
     Errors make a job fail or its result worthless (unreadable, sizes that differ, leaks); warnings are for a
     person to look at.
@@ -48,7 +53,16 @@ def check_folder(root: Path, progress: Progress = SILENT) -> list[Finding]:
             )
             for path in not_listed(root, listing.samples)
         ]
-    return sorted(findings, key=lambda finding: finding.severity)
+    named = [
+        replace(
+            finding,
+            where=as_users_know(finding.where),
+            what=as_users_know(finding.what),
+            advice=as_users_know(finding.advice),
+        )
+        for finding in findings
+    ]
+    return sorted(named, key=lambda finding: finding.severity)
 
 
 def _decode_image(sample: Sample, findings: list[Finding]) -> NDArray[np.uint8] | None:

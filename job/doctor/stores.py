@@ -11,12 +11,14 @@ from job.spec.showing import redact, show_path
 from job.storage import preflight
 from job.storage.local import local_path
 from job.storage.preflight import Preflight
-from job.storage.uris import is_remote, open_store, parent_and_name
+from job.storage.uris import is_remote, open_store, parent_and_name, split_s3
 
 LARGEST_SKEW_S = 60.0
 """Signatures fail beyond 15 minutes; a clock that is a minute off will get there."""
 SLOW_S = 5.0
 """A probe is some ten small requests."""
+DEEPEST = 20
+"""Folders within folders that are looked into for an object."""
 OUTPUT = ("output", "uri")
 CACHE = ("cache", "uri")
 
@@ -77,27 +79,36 @@ def _input(place: Place) -> Iterator[Finding]:
         else:
             yield Finding("error", place.field, f"{shown} does not exist", "check the place")
         return
-    size = _readable(place.uri)
-    if size is None:
+    if _reads(place.uri):
+        yield Finding("ok", place.field, f"{shown} can be listed and read")
+    else:
         advice = "check the place, and its upper and lower case"
         yield Finding("error", place.field, f"{shown}: nothing is there", advice)
-    else:
-        yield Finding("ok", place.field, f"{shown} can be listed and read")
 
 
-def _readable(uri: str) -> int | None:
-    """Return the size of an object at or below a URI whose bytes may be read, None where there is none.
+def _reads(uri: str) -> bool:
+    """Read a byte of one object at or below a URI; returns whether there is any, raises what stores raise.
 
-    To list takes another right than to read; a HEAD takes that to read and moves nothing.
+    To list and to see an object's size take other rights than to read it.
     """
-    folder = open_store(uri)
-    first = next(iter(folder.entries()), None)
-    if first is not None:
-        found = folder.stat(first.key)
-    else:
-        parent, name = parent_and_name(uri)
-        found = open_store(parent).stat(name) if name else None
-    return found.size if found is not None else None
+    from job.storage.s3 import S3Store  # boto3 takes a moment
+
+    store = S3Store(*split_s3(uri))
+    for _ in range(DEEPEST):
+        names = store.children()
+        objects = [name for name in names if not name.endswith("/")]
+        if objects:
+            store.read_byte(objects[0])
+            return True
+        if not names:
+            break
+        store = store.at(names[0])
+    parent, name = parent_and_name(uri)
+    above = S3Store(*split_s3(parent))
+    if not name or above.stat(name) is None:
+        return False
+    above.read_byte(name)
+    return True
 
 
 def _uris(value: Any, path: SpecPath = ()) -> Iterator[tuple[SpecPath, str]]:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from job.errors import IntegrityError, Missing
 from job.metrics.statistics import Interval, Uplift
-from job.publish.pointers import CHAMPION, MODELS
+from job.publish.pointers import CHAMPION, MODELS, RunPath
 from job.storage.store import Changed, ObjectStore
 
 MOST_EARLIER = 50
@@ -22,8 +22,7 @@ class _Record(BaseModel):
 class RunPointer(_Record):
     """A published run, by place and by content."""
 
-    run: str
-    """`runs/<name>/<run_id>`, relative to the output root."""
+    run: RunPath
     manifest_sha256: str
 
 
@@ -161,4 +160,6 @@ def to_bytes(record: ChampionFile | LastFile) -> bytes:
 def first_mistake(error: ValidationError) -> str:
     """Say in a line what is wrong with a document, without its values."""
     first = error.errors(include_input=False, include_url=False)[0]
+    if first["loc"] == ("schema_version",):
+        return "it was written by another version of the program"
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")

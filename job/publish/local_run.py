@@ -7,11 +7,9 @@ from pathlib import Path
 from job.errors import InputError, IntegrityError
 from job.places import default_cache
 from job.publish import pointers
-from job.publish.published import PublishedRun, newest_run, open_run
-from job.storage.local import local_path, sha256_file
+from job.publish.published import PublishedRun, newest_run, open_run, require_unbroken, trusted_run
+from job.storage.local import local_path
 from job.storage.local_store import LocalStore
-from job.storage.manifest import MANIFEST, Manifest
-from job.storage.run_folder import newest_finished
 from job.storage.store import ObjectStore
 from job.storage.uris import S3, is_remote, open_store, split_s3
 
@@ -49,6 +47,7 @@ def champion_run(store: ObjectStore, name: str) -> PublishedRun:
     run = open_run(store, pointer.run)
     advice = f"put another run in its place: `promote {store.uri}/models/{name} --to RUN_ID`"
     if run is None:
+        require_unbroken(store, pointer.run)
         raise InputError(f"{store.uri}/{pointer.run}: the champion of {name!r} is gone", advice=advice)
     if run.manifest_sha256 != pointer.manifest_sha256:
         raise IntegrityError(
@@ -63,10 +62,7 @@ def _run(store: ObjectStore, kind: str, tail: Sequence[str]) -> PublishedRun:
     path = f"runs/{'/'.join(tail[:2])}"
     if len(tail) == 1:
         return newest_run(store, path)
-    run = open_run(store, path, or_invalid=True)
-    if run is None:
-        raise InputError(f"{store.uri}/{path}: no such run, or it is not finished", advice=_ADVICE)
-    return run
+    return trusted_run(store, path, or_invalid=True)
 
 
 def _parts(place: str) -> tuple[str, str, list[str]]:
@@ -94,11 +90,8 @@ def _on_this_disk(path: Path) -> Path:
         place = path.resolve()
         return champion_run(LocalStore(place.parent.parent), place.name).bring(place)
     if (path / CANDIDATE).is_file() or (path / TRAINING_INFO).is_file():
+        place = path.resolve()
+        require_unbroken(LocalStore(place.parent), place.name)
         return path
-    folder = newest_finished(path)
-    if not (folder / MANIFEST).is_file():
-        return folder
-    # A copy of a store's run: its files are in the folder of the attempt that published.
-    manifest = Manifest.parse((folder / MANIFEST).read_bytes(), str(folder / MANIFEST))
-    digest = sha256_file(folder / MANIFEST)
-    return PublishedRun(LocalStore(folder.parent), folder.name, manifest, digest).bring(folder)
+    place = path.resolve()
+    return newest_run(LocalStore(place.parent), place.name).bring(place)

@@ -1,9 +1,10 @@
 """Which runs `models/*/` names, read lightly: nothing here needs numpy or knows what a champion was worth."""
 
+import re
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from job.errors import InputError, IntegrityError, Missing
 from job.storage.store import ObjectStore
@@ -11,6 +12,18 @@ from job.storage.store import ObjectStore
 MODELS = "models"
 CHAMPION = "champion.json"
 LAST = "last.json"
+_RUN = re.compile(r"runs/([^/\\\x00-\x1f]+)/([^/\\\x00-\x1f]+)")
+
+
+def _a_run(path: str) -> str:
+    match = _RUN.fullmatch(path)
+    if match is None or {".", ".."} & set(match.groups()):
+        raise ValueError("is no runs/NAME/RUN_ID")
+    return path
+
+
+RunPath = Annotated[str, AfterValidator(_a_run)]
+"""`runs/<name>/<run_id>`, relative to the output root, and nothing that could lead elsewhere."""
 
 
 class Pointer(BaseModel):
@@ -18,8 +31,7 @@ class Pointer(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    run: str
-    """`runs/<name>/<run_id>`, relative to the output root."""
+    run: RunPath
     manifest_sha256: str
 
 
@@ -28,6 +40,7 @@ class Pointers(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
+    schema_version: Literal[1] = 1
     current: Pointer
     previous: Pointer | None = None
 
@@ -35,6 +48,7 @@ class Pointers(BaseModel):
 class _Last(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
+    schema_version: Literal[1] = 1
     run: Pointer
 
 
@@ -51,14 +65,17 @@ def champion_of(store: ObjectStore, name: str) -> Pointer:
             f"{store.uri}/{key}: there is no champion of {name!r}",
             advice=f"promote a run first, or name the newest one by {store.uri}/runs/{name}",
         ) from error
-    return _parse(Pointers, data, f"{store.uri}/{key}").current
+    return _current(store, key, data)
 
 
-def champions(store: ObjectStore) -> dict[str, Pointer]:
-    """Return every name's champion; raises `IntegrityError` for a record that cannot be read."""
-    found = {}
+def champions(store: ObjectStore) -> dict[str, Pointer | IntegrityError]:
+    """Return every name's champion, or what is wrong with its record."""
+    found: dict[str, Pointer | IntegrityError] = {}
     for key, data in _records(store, CHAMPION):
-        found[key.split("/")[1]] = _parse(Pointers, data, f"{store.uri}/{key}").current
+        try:
+            found[key.split("/")[1]] = _current(store, key, data)
+        except IntegrityError as error:  # the other names are listed all the same
+            found[key.split("/")[1]] = error
     return found
 
 
@@ -86,11 +103,27 @@ def _records(store: ObjectStore, file: str) -> Iterator[tuple[str, bytes]]:
                 continue
 
 
+def _current(store: ObjectStore, key: str, data: bytes) -> Pointer:
+    where = f"{store.uri}/{key}"
+    current, name = _parse(Pointers, data, where).current, key.split("/")[1]
+    if current.run.split("/")[1] != name:
+        raise IntegrityError(
+            f"{where} names {current.run}, which is no run of {name!r}",
+            advice="promote a run by hand, which writes it anew",
+        )
+    return current
+
+
 def _parse(model: type[_Model], data: bytes, where: str) -> _Model:
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        if first["loc"] == ("schema_version",):
+            raise IntegrityError(
+                f"{where} was written by another version of the program",
+                advice="use that version, or promote a run by hand, which writes it anew",
+            ) from error
         problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
         raise IntegrityError(
             f"{where} is not what this program writes: {problem}",

@@ -26,7 +26,8 @@ from job.publish.champion import (
 )
 from job.publish.local_run import champion_run
 from job.publish.pointers import LAST, MODELS
-from job.publish.published import PublishedRun, newest_run, open_run
+from job.publish.published import PublishedRun, newest_run, trusted_run
+from job.publish.publishing import finished_in
 from job.publish.training_info import TrainingInfo
 from job.publish.versions import versions
 from job.storage.local import sha256_file, sha256_json
@@ -188,14 +189,14 @@ def nothing_new(
 ) -> LastFile | None:
     """Return the last promoting job's note where spec, inputs, program and libraries are still the same.
 
-    None as well where the run that it names is gone. `installed` are the versions here, by default.
+    None as well where the run that it names is gone or damaged. `installed` are by default the versions here.
     """
     note = last(store, name)
     if note is None or note.identity != identity:
         return None
     if note.versions != dict(versions() if installed is None else installed):
         return None
-    return note if open_run(store, note.run.run, or_invalid=True) is not None else None
+    return note if finished_in(store, note.run.run) is not None else None
 
 
 def _require_better(
@@ -288,12 +289,7 @@ def _run(store: ObjectStore, name: str, run_id: str) -> PublishedRun:
         raise SpecError(
             f"--to {run_id!r} is no run id", advice=f"write the last part of {store.uri}/runs/{name}/RUN_ID"
         )
-    run = open_run(store, f"runs/{name}/{run_id}", or_invalid=True)
-    if run is None:
-        raise InputError(
-            f"{store.uri}/runs/{name}/{run_id}: there is no finished run",
-            advice=f"`status {store.uri}` lists the runs there are",
-        )
+    run = trusted_run(store, f"runs/{name}/{run_id}", or_invalid=True)
     if run.is_invalid:
         raise InvalidResult(
             f"{run.uri} ended invalid: its figures prove nothing, and it ships nothing",

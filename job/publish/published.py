@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from job.errors import InputError, IntegrityError, InvalidResult, Missing, TryAgain
@@ -20,6 +21,48 @@ READ_AT_ONCE_BYTES = 256_000_000
 """What verification keeps on the disk at a time, unless one object alone is larger."""
 
 _DAMAGED = "`status --verify` shows what else is; run its spec again, which publishes it anew"
+
+
+class MarkerState(Enum):
+    """What a run's marker says of its manifest."""
+
+    ABSENT = "absent"
+    """There is none: the run is not finished, or it ended `invalid`."""
+    VALID = "valid"
+    BROKEN = "broken"
+    """There is one, and the manifest that it names is gone or another one: somebody changed one of them."""
+
+
+@dataclass(frozen=True)
+class Seal:
+    """Manifest and marker of a run as they lie there."""
+
+    manifest: bytes | None
+    etag: str
+    """Of the manifest, empty where there is none."""
+    marker: str | None
+    """The digest that the marker names, None where there is no marker."""
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the manifest's bytes, empty where there is none."""
+        return "" if self.manifest is None else hashlib.sha256(self.manifest).hexdigest()
+
+    @property
+    def state(self) -> MarkerState:
+        """Whether readers may trust the manifest."""
+        if self.marker is None:
+            return MarkerState.ABSENT
+        is_named = self.manifest is not None and self.marker == self.digest
+        return MarkerState.VALID if is_named else MarkerState.BROKEN
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with a broken one, empty for all others."""
+        if self.state is not MarkerState.BROKEN:
+            return ""
+        gone = f"{MANIFEST} is missing, though {MARKER} names it"
+        return gone if self.manifest is None else f"{MANIFEST} is not the one that {MARKER} names"
 
 
 @dataclass(frozen=True)
@@ -104,47 +147,91 @@ def open_run(store: ObjectStore, path: str, *, or_invalid: bool = False) -> Publ
     """Return the finished run at `runs/<name>/<run_id>`, None while there is none that readers may trust.
 
     With `or_invalid` also one that ended `invalid`, which has a manifest and no marker. Raises
-    `IntegrityError` for a manifest that the marker names and that cannot be read.
+    `IntegrityError` for a manifest that cannot be read, unless a broken marker says that it may be none.
     """
-    try:
-        data, _ = store.read(f"{path}/{MANIFEST}")
-    except Missing:
+    seal = read_seal(store, path)
+    if seal.manifest is None or seal.state is MarkerState.BROKEN:
         return None
-    digest = hashlib.sha256(data).hexdigest()
-    if read_marker(store, path) == digest:
-        return PublishedRun(store, path, Manifest.parse(data, f"{store.uri}/{path}/{MANIFEST}"), digest)
-    if not or_invalid:
+    if seal.state is MarkerState.ABSENT and not or_invalid:
         return None
-    run = PublishedRun(store, path, Manifest.parse(data, f"{store.uri}/{path}/{MANIFEST}"), digest)
-    return run if run.is_invalid else None
+    manifest = Manifest.parse(seal.manifest, f"{store.uri}/{path}/{MANIFEST}")
+    run = PublishedRun(store, path, manifest, seal.digest)
+    return run if seal.state is MarkerState.VALID or run.is_invalid else None
 
 
-def read_marker(store: ObjectStore, path: str) -> str:
-    """Return the digest that a run's marker names, empty where there is no marker."""
+def trusted_run(store: ObjectStore, path: str, *, or_invalid: bool = False) -> PublishedRun:
+    """Return what `open_run` returns; raises `InputError` where no run is finished.
+
+    Raises `IntegrityError` where marker and manifest disagree.
+    """
+    run = open_run(store, path, or_invalid=or_invalid)
+    if run is None:
+        require_unbroken(store, path)
+        raise InputError(
+            f"{store.uri}/{path}: there is no finished run ({MARKER} is missing)",
+            advice=f"`status {store.uri}` lists the runs there are",
+        )
+    return run
+
+
+def require_unbroken(store: ObjectStore, path: str) -> None:
+    """Raise `IntegrityError` where a run has a marker that does not name its manifest."""
+    problem = read_seal(store, path).problem
+    if problem:
+        raise IntegrityError(f"{store.uri}/{path}: the run is damaged: {problem}", advice=_DAMAGED)
+
+
+def read_seal(store: ObjectStore, path: str) -> Seal:
+    """Return manifest and marker of a run, as they belong together."""
+    seal = _read_seal(store, path)
+    # Both may have been replaced between the two reads: a run that is being repaired is not damaged.
+    return _read_seal(store, path) if seal.state is MarkerState.BROKEN else seal
+
+
+def _read_seal(store: ObjectStore, path: str) -> Seal:
+    manifest, etag = _read(store, f"{path}/{MANIFEST}")
+    marker, _ = _read(store, f"{path}/{MARKER}")
+    return Seal(manifest, etag, None if marker is None else marker.decode("ascii", errors="replace").strip())
+
+
+def _read(store: ObjectStore, key: str) -> tuple[bytes | None, str]:
     try:
-        data, _ = store.read(f"{path}/{MARKER}")
+        return store.read(key)
     except Missing:
-        return ""
-    return data.decode("ascii", errors="replace").strip()
+        return None, ""
 
 
 def newest_run(store: ObjectStore, path: str) -> PublishedRun:
-    """Return the newest finished run below `runs/<name>`; raises `InputError` when there is none.
+    """Return the newest finished run below `runs/<name>`, damaged ones left out; `InputError` without any.
 
-    A path of a finished run stands for that run.
+    A path of a finished run stands for that run. Raises `IntegrityError` where all are damaged.
     """
-    here = f"{path}/{MARKER}"
-    markers = [stat for stat in store.entries(f"{path}/") if stat.key.endswith(f"/{MARKER}")]
-    own = [stat for stat in markers if stat.key == here]
-    below_it = [stat for stat in markers if stat.key.count("/") == here.count("/") + 1]
-    for stat in own or sorted(below_it, key=lambda stat: (stat.modified, stat.key), reverse=True):
-        run = open_run(store, stat.key.removesuffix(f"/{MARKER}"))
+    markers = _markers(store, path)
+    for key in markers:
+        run = open_run(store, key.removesuffix(f"/{MARKER}"))
         if run is not None:
             return run
+    for key in markers:
+        require_unbroken(store, key.removesuffix(f"/{MARKER}"))
     raise InputError(
         f"{store.uri}/{path}: no finished run here ({MARKER} is missing)",
         advice="run the job whose result this spec names first, or name another run folder",
     )
+
+
+def _markers(store: ObjectStore, path: str) -> list[str]:
+    """Return the key of a run's own marker, else those of the runs directly below, newest first."""
+    if isinstance(store, LocalStore):  # where a path may be any folder, with a whole disk below it
+        folder = below(store.folder, path)
+        places = [folder / MARKER] if (folder / MARKER).is_file() else list(folder.glob(f"*/{MARKER}"))
+        found = [(p.stat().st_mtime, p.relative_to(store.folder).as_posix()) for p in places]
+    else:
+        here = f"{path}/{MARKER}"
+        stats = [stat for stat in store.entries(f"{path}/") if stat.key.endswith(f"/{MARKER}")]
+        own = [stat for stat in stats if stat.key == here]
+        of_runs = own or [stat for stat in stats if stat.key.count("/") == here.count("/") + 1]
+        found = [(stat.modified, stat.key) for stat in of_runs]
+    return [key for _, key in sorted(found, reverse=True)]
 
 
 def differences(

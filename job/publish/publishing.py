@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from job.errors import EXIT_OK, IntegrityError, Missing, TryAgain
+from job.errors import EXIT_OK, IntegrityError, TryAgain
 from job.logs import Log
 from job.progress import SILENT, Progress
-from job.publish.published import PublishedRun, differences, open_run, read_marker
+from job.publish.published import MarkerState, PublishedRun, Seal, differences, open_run, read_seal
 from job.storage.manifest import MANIFEST, MARKER, FileFacts, Manifest
 from job.storage.run_folder import UNPUBLISHED, Finished, RunFolder
 from job.storage.store import Changed, ObjectStore, Upload
@@ -31,13 +31,16 @@ def publish(
     `check` raises when this attempt has lost the run. What an earlier attempt was about to show is completed
     where it is the same result and whole. A kill at any point leaves nothing that a reader would trust.
 
+    A manifest or a marker that somebody damaged is written anew (`store.damaged`).
+
     Raises `IntegrityError` for a file that the store does not keep as it was sent, `TryAgain` when another
     attempt has published something else.
     """
     sealed = folder.manifest()
     if sealed is None or folder.finished() is None:
         raise ValueError(f"{folder.path} is not sealed")
-    publishing = _Publishing(folder, store, attempt, check, progress, f"runs/{folder.name}/{folder.run_id}")
+    path = f"runs/{folder.name}/{folder.run_id}"
+    publishing = _Publishing(folder, store, attempt, check, log, progress, path)
     run = publishing.run(sealed[0])
     log.info(
         "run.published", run_uri=run.uri, attempt=run.manifest.attempt, files=len(run.manifest.files),
@@ -47,8 +50,16 @@ def publish(
 
 
 def finished_in(store: ObjectStore, path: str) -> Finished | None:
-    """Return how the run at `runs/<name>/<run_id>` ended, None while it is not published."""
-    run = open_run(store, path, or_invalid=True)
+    """Return how the run at `runs/<name>/<run_id>` ended, None while it is not published or is damaged.
+
+    Raises `IntegrityError` for a whole manifest of another version of the program.
+    """
+    try:
+        run = open_run(store, path, or_invalid=True)
+    except IntegrityError:
+        if read_seal(store, path).state is MarkerState.VALID:
+            raise
+        return None
     return None if run is None else Finished.of(run.manifest)
 
 
@@ -57,8 +68,14 @@ class _Found:
     """The manifest that lies in the store."""
 
     run: PublishedRun
-    etag: str
-    is_marked: bool
+    state: MarkerState
+    """Of its marker."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether readers see it."""
+        is_invalid = self.run.is_invalid and self.state is MarkerState.ABSENT
+        return is_invalid or self.state is MarkerState.VALID
 
 
 @dataclass(frozen=True)
@@ -67,25 +84,31 @@ class _Publishing:
     store: ObjectStore
     attempt: int
     check: Callable[[], None]
+    log: Log
     progress: Progress
     path: str
 
     def run(self, sealed: Manifest) -> PublishedRun:
-        found = self._found()
-        if found is not None and self._is_whole(found):
+        seal = read_seal(self.store, self.path)
+        found = self._parsed(seal)
+        if seal.problem or (found is None and seal.manifest is not None):
+            message = seal.problem or f"{MANIFEST} is none"
+            self.log.warning("store.damaged", key=f"{self.store.uri}/{self._key(MANIFEST)}", message=message)
+        # Nothing is taken over from a manifest that its marker disowns: somebody may have edited it.
+        if found is not None and not seal.problem and self._is_whole(found):
             if _is_same(found, sealed):
                 return self._complete(found.run)
-            if found.is_marked or found.run.is_invalid:  # finished: nothing may take its place
+            if found.is_finished:  # nothing may take its place
                 raise self._beaten(found)
         ours = self._upload(sealed)
         data = ours.to_bytes()
         run = PublishedRun(self.store, self.path, ours, sha256(data).hexdigest())
         self.check()
         try:
-            if found is None:
+            if seal.manifest is None:
                 self.store.create(self._key(MANIFEST), data)
             else:
-                self.store.replace(self._key(MANIFEST), data, found.etag)
+                self.store.replace(self._key(MANIFEST), data, seal.etag)
         except Changed:
             found = self._found()
             if found is None or not (_is_same(found, sealed) and self._is_whole(found)):
@@ -99,8 +122,11 @@ class _Publishing:
         found = self._found()
         if found is None or found.run.manifest_sha256 != run.manifest_sha256:
             raise self._beaten(found)
-        if run.manifest.exit_code == EXIT_OK and not found.is_marked:
+        if run.is_invalid and found.state is MarkerState.BROKEN:
+            self.store.delete([self._key(MARKER)])  # of a manifest that is there no more
+        if run.manifest.exit_code == EXIT_OK and found.state is not MarkerState.VALID:
             self._mark(run)
+        self.check()  # who took the run over may have completed it meanwhile: one of us alone has published
         self.store.delete(self._rubbish(run.manifest.attempt))
         return run
 
@@ -121,14 +147,19 @@ class _Publishing:
                     raise self._beaten(self._found()) from None
 
     def _found(self) -> _Found | None:
-        try:
-            data, etag = self.store.read(self._key(MANIFEST))
-        except Missing:
+        return self._parsed(read_seal(self.store, self.path))
+
+    def _parsed(self, seal: Seal) -> _Found | None:
+        """Return None as well for a manifest that is damaged; raises for a whole one of another version."""
+        if seal.manifest is None:
             return None
-        digest = sha256(data).hexdigest()
-        manifest = Manifest.parse(data, f"{self.store.uri}/{self._key(MANIFEST)}")
-        is_marked = read_marker(self.store, self.path) == digest
-        return _Found(PublishedRun(self.store, self.path, manifest, digest), etag, is_marked)
+        try:
+            manifest = Manifest.parse(seal.manifest, f"{self.store.uri}/{self._key(MANIFEST)}")
+        except IntegrityError:
+            if seal.state is MarkerState.VALID:
+                raise
+            return None
+        return _Found(PublishedRun(self.store, self.path, manifest, seal.digest), seal.state)
 
     def _is_whole(self, found: _Found) -> bool:
         return not found.run.verify(self._scratch)

@@ -96,6 +96,18 @@ class JobSpec(Section):
             raise broken_rule("folds measure a procedure and ship nothing to promote", "promote", "when")
         return self
 
+    @model_validator(mode="after")
+    def _output_is_no_input(self) -> Self:
+        places = {"data.uri": self.data.uri, "segmenter.uri": self.segmenter.uri}
+        if self.data.unlabelled_uri is not None:
+            places["data.unlabelled_uri"] = self.data.unlabelled_uri
+        for i, dataset in enumerate(self.evaluate.datasets):
+            places[f"evaluate.datasets[{i}].uri"] = dataset.uri
+        for name, uri in places.items():
+            if f"{self.output.uri.rstrip('/')}/".startswith(f"{uri.rstrip('/')}/"):
+                raise broken_rule(f"lies in {name}: results would be taken for inputs", "output", "uri")
+        return self
+
     def identity(self) -> dict[str, Any]:
         """Return the part of the spec that says what is computed: the basis of run_id."""
         return self.model_dump(mode="json", exclude={"schema_", *NOT_IN_RUN_ID})

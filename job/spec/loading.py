@@ -152,7 +152,7 @@ def _parse(text: str, name: str) -> Document:
 def _read(source: str) -> bytes:
     if is_remote(source):
         return _read_object(source)
-    if source.startswith("file://"):
+    if "://" in source:
         source = str(local_path(source))
     try:
         with FilePath(source).open("rb") as file:

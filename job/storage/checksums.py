@@ -30,23 +30,21 @@ class Promises:
     of: Mapping[str, tuple[str, str]]
 
     @classmethod
-    def read(cls, files: Iterable[str], open_file: Callable[[str], Path]) -> "Promises":
+    def read(cls, files: Iterable[str], open_file: Callable[[str], Path], uri: str) -> "Promises":
         """Read those of `files` that hold digests; raises `IntegrityError` for what cannot be understood.
 
-        A `manifest.json` that names no sha256 at all is another program's, and promises nothing.
+        `uri` is the folder's place, for messages. A `manifest.json` that names no sha256 at all is another
+        program's, and promises nothing.
         """
         found: dict[str, tuple[str, str]] = {}
-        for file in sorted(files):
-            if not promises_digests(file):
-                continue
-            if open_file(file).stat().st_size > MOST_BYTES:
-                raise _unusable(file, f"has more than {MOST_BYTES:,} bytes")
-            text = open_file(file).read_text(encoding="utf-8-sig", errors="surrogateescape")
-            named = _of_manifest(file, text) if file == MANIFEST else _of_sums(file, text)
-            for path, sha256 in named.items():
-                if found.get(path, (sha256, ""))[0] != sha256:
-                    raise _unusable(file, f"and {found[path][1]} promise different digests of {path}")
-                found[path] = (sha256, file)
+        try:
+            for file in sorted(filter(promises_digests, files)):
+                _add(found, file, open_file(file))
+        except _Unusable as error:
+            raise IntegrityError(
+                f"{uri}/{error}",
+                advice="write it anew (docs/data.md says how), or remove it: then nothing is compared",
+            ) from error
         return cls(found)
 
     def kept(self, path: str, sha256: str) -> bool:
@@ -69,11 +67,26 @@ class Promises:
             )
 
 
+class _Unusable(Exception):
+    """Names a file that holds digests, and what is wrong with it."""
+
+
+def _add(found: dict[str, tuple[str, str]], file: str, place: Path) -> None:
+    if place.stat().st_size > MOST_BYTES:
+        raise _Unusable(f"{file} has more than {MOST_BYTES:,} bytes")
+    text = place.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    named = _of_manifest(file, text) if file == MANIFEST else _of_sums(file, text)
+    for path, sha256 in named.items():
+        if found.get(path, (sha256, ""))[0] != sha256:
+            raise _Unusable(f"{file} and {found[path][1]} promise different digests of {path}")
+        found[path] = (sha256, file)
+
+
 def _of_manifest(file: str, text: str) -> dict[str, str]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _unusable(file, f"is not JSON ({error})") from error
+        raise _Unusable(f"{file} is not JSON ({error})") from error
     entries = document.get("files", document) if isinstance(document, dict) else None
     if not isinstance(entries, dict):
         return {}
@@ -87,7 +100,7 @@ def _speaks(entry: Any) -> bool:
 def _digest(file: str, path: str, entry: Any) -> str:
     digest = entry["sha256"] if isinstance(entry, dict) else entry
     if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
-        raise _unusable(file, f"promises of {path} what is no sha256")
+        raise _Unusable(f"{file} promises of {path} what is no sha256")
     return digest.lower()
 
 
@@ -100,14 +113,7 @@ def _of_sums(file: str, text: str) -> dict[str, str]:
         match = _LINE.fullmatch(line.strip())
         named = match and (match[2] or (file.rpartition("/")[2].removesuffix(SUFFIX)))
         if not match or (match[2] is None and not file.endswith(SUFFIX)):
-            raise _unusable(file, f"line {number} is not `SHA256  NAME`, as sha256sum writes it")
+            raise _Unusable(f"{file}: line {number} is not `SHA256  NAME`, as sha256sum writes it")
         path = str(named).removeprefix("./")
         found[f"{folder}/{path}" if folder else path] = match[1].lower()
     return found
-
-
-def _unusable(file: str, why: str) -> IntegrityError:
-    return IntegrityError(
-        f"{file} {why}",
-        advice="write it anew (docs/data.md says how), or remove it: then nothing is compared",
-    )

@@ -6,18 +6,18 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
-from job.errors import InputError, IntegrityError, JobError, Missing, TryAgain
+from job.errors import InputError, IntegrityError, JobError, TryAgain
 from job.logs import Log, raise_if_stopped
 from job.progress import Progress
+from job.storage.beside import nothing_at
 from job.storage.local import sha256_json
 from job.storage.object_cache import ObjectCache
 from job.storage.store import Changed, ObjectStore, Stat
 from job.storage.uris import below, open_store, parent_and_name
-from job.storage.view_building import SHARD, Build
+from job.storage.view_building import Build, is_shard
 from job.storage.views import View, Views
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -47,7 +47,7 @@ class Listing:
     @cached_property
     def digest(self) -> str:
         """A sha256 over key, size and etag of every object: another one whenever the content is another."""
-        is_unpacked = self.unpack and any(found.key.endswith(SHARD) for found in self.objects)
+        is_unpacked = self.unpack and any(is_shard(found.key) for found in self.objects)
         return sha256_json([is_unpacked, [(found.key, found.size, found.etag) for found in self.objects]])
 
     def again(self) -> "Listing":
@@ -66,7 +66,7 @@ def listing(uri: str, *, unpack: bool = False) -> Listing:
     store = open_store(uri)
     found = [one for one in store.entries() if one.size or not (one.key.endswith("/") or one.key == "")]
     if not found:
-        raise _nothing_at(uri)
+        raise nothing_at(uri)
     for one in found:
         _require_safe(store.uri, one.key)
         if unpack and one.key.lower().endswith(COMPRESSED):
@@ -83,7 +83,7 @@ def listing_of_file(uri: str) -> Listing:
     store = open_store(parent)
     found = store.stat(name)
     if found is None:
-        raise _nothing_at(uri)
+        raise nothing_at(uri)
     _require_safe(store.uri, name)
     return Listing(uri, store, (found,))
 
@@ -119,7 +119,8 @@ class Fetcher:
             downloaded_files=len(arrived), downloaded_bytes=_size(arrived),
         )  # fmt: skip
         self._here[listing.digest] = view.folder
-        self._uri_of[str(view.folder)] = listing.store.uri
+        for folder in (view.folder, view.folder.resolve()):
+            self._uri_of[str(folder)] = listing.store.uri
         return view.folder
 
     def file(self, listing: Listing) -> Path:
@@ -133,11 +134,12 @@ class Fetcher:
         try:
             yield
         except JobError as error:
-            error.args = (self._as_users_know(str(error)),)
-            error.advice = self._as_users_know(error.advice)
+            error.args = (self.as_users_know(str(error)),)
+            error.advice = self.as_users_know(error.advice)
             raise
 
-    def _as_users_know(self, text: str) -> str:
+    def as_users_know(self, text: str) -> str:
+        """Return a text that names places in the store where it named their copies on this machine."""
         for folder, uri in self._uri_of.items():
             text = text.replace(folder, uri)
         return text
@@ -223,20 +225,6 @@ def _require_safe(uri: str, key: str) -> None:
             f"{uri}: the key {key!r} cannot be the path of a file",
             advice="rename or remove the object: keys are names of at most 255 bytes with one / between them",
         )
-
-
-def _nothing_at(uri: str) -> Missing:
-    """Say what lies beside, as far as one or two requests tell."""
-    parent, name = parent_and_name(uri.rstrip("/"))
-    advice = "check the URI"
-    if name:
-        store = open_store(parent)
-        if store.stat(name) is not None:
-            return Missing(f"{uri} is an object, not a folder", advice="name the folder that it is in")
-        beside = {child.strip("/") for child in store.children()}
-        close = get_close_matches(name, beside) or sorted(beside)[:5]
-        advice += f"; {parent} has {', '.join(close)}" if close else f"; there is nothing at {parent} either"
-    return Missing(f"{uri}: there is nothing", advice=advice)
 
 
 def _gb(n_bytes: float) -> str:

@@ -23,8 +23,9 @@ LOOKS = 10
 """How often a lease that changes under our eyes is looked at again."""
 SETTLE_S = 2.0
 """Without conditional writes: how long after our write the last of several writers is the one who stays."""
-ENDING_S = 5.0
-"""How long the end of the block waits for a renewal that is under way."""
+ENDING_S = 3.0
+"""How long the end of the block waits for the store: one that is silent must not keep a process that was told
+to stop. The lease runs out by itself."""
 _ADVICE = "run the same command again: it goes on from what is saved, once no other attempt is at work"
 _UNSURE = "the store has no conditional writes, so two attempts at once cannot be told apart surely"
 
@@ -220,8 +221,9 @@ def hold(
         yield lease
     finally:
         ended.set()
-        lease.finish()
-        thread.join(ENDING_S)
+        last = threading.Thread(target=lease.finish, name="lease, last word", daemon=True)
+        last.start()
+        last.join(ENDING_S)
 
 
 def read(store: ObjectStore, key: str) -> LeaseRecord | None:

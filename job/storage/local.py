@@ -43,7 +43,9 @@ def local_path(uri: str) -> Path:
         )
     if parts.scheme in ("", "file") or len(parts.scheme) == 1:
         return _at_home(Path(unquote(parts.path) if parts.scheme == "file" else uri))
-    advice = "give a path or a file:// URI"
+    advice = "give a path, file:// or s3://BUCKET/PREFIX"
+    if parts.scheme == "s3":
+        advice = "write s3:// in lower case"
     if "://" not in uri:
         advice += f"; write ./{uri} for a local name with a colon"
     raise SpecError(f"{uri!r}: {parts.scheme}: URIs cannot be read by this version", advice=advice)

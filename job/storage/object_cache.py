@@ -22,6 +22,9 @@ from job.storage.store import Stat
 
 SEALED_NS = 946_684_800 * 10**9
 """Modification time of all content, 2000-01-01: any other betrays that somebody wrote to the file."""
+READ_BYTES = 2 * 10**9
+"""Folders up to this size are read whole before they are used again, which takes a second or two: a disk that
+fails, or `cp -p`, changes content without a trace beside it."""
 STALE_S = 7 * 86_400.0
 _READ_ONLY = 0o444
 _OBJECT = re.compile(r"[0-9a-f]{40}")
@@ -66,7 +69,7 @@ class ObjectCache:
 
     def admit(self, file: Path, content: Content, target: Path) -> None:
         """Move a file to its content's place, and show it at `target`."""
-        if self.show(content, target):
+        if self.show(content, target, read=True):
             file.unlink()
             return
         seal(file)
@@ -76,11 +79,14 @@ class ObjectCache:
         _link(file, target)
         file.replace(blob)
 
-    def show(self, content: Content, target: Path) -> bool:
-        """Link content to `target`, replacing what is there; False when there is none that is whole."""
+    def show(self, content: Content, target: Path, *, read: bool = False) -> bool:
+        """Link content to `target`, replacing what is there; False when there is none that is whole.
+
+        Without `read`, content that looks untouched is taken to be whole.
+        """
         blob = self._blob(content.sha256)
         try:
-            if not _is_whole(blob, content):
+            if not _is_whole(blob, content, read=read):
                 blob.unlink()
                 return False
             if not (target.exists() and target.samefile(blob)):
@@ -167,17 +173,24 @@ def seal(file: Path) -> None:
     os.utime(file, ns=(SEALED_NS, SEALED_NS))
 
 
+def unseal(file: Path) -> None:
+    """Mark content as suspect: wherever it is shown, it is read before it is used again."""
+    os.utime(file)
+
+
 def is_sealed(found: os.stat_result, size: int) -> bool:
     """Return whether a file looks as `seal` left it."""
     return stat.S_ISREG(found.st_mode) and found.st_size == size and found.st_mtime_ns == SEALED_NS
 
 
-def _is_whole(blob: Path, content: Content) -> bool:
-    if is_sealed(blob.stat(), content.size):
+def _is_whole(blob: Path, content: Content, *, read: bool) -> bool:
+    looks_whole = is_sealed(blob.stat(), content.size)
+    if looks_whole and not read:
         return True
     if sha256_file(blob) != content.sha256:
         return False
-    seal(blob)  # somebody touched it and changed nothing
+    if not looks_whole:
+        seal(blob)  # somebody touched it and changed nothing
     return True
 
 

@@ -4,11 +4,12 @@ import fcntl
 import json
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from job.errors import EXIT_OK, InputError, IntegrityError, InvalidResult, SpecError
-from job.storage.local import UNFINISHED, place, sha256_file, sha256_text, write_atomic
+from job.errors import EXIT_OK, IntegrityError, InvalidResult, SpecError
+from job.storage.local import UNFINISHED, place, sha256_file, write_atomic
 from job.storage.manifest import MANIFEST, MARKER, FileFacts, Manifest
 from job.storage.uris import below
 
@@ -47,18 +48,24 @@ class RunFolder:
         return self.root / "runs" / self.name / self.run_id
 
     def finished(self) -> Finished | None:
-        """Return how the run ended, or None while it is not published whole; raises `IntegrityError`.
+        """Return how the run ended, or None while it is not published whole.
 
-        A run whose files are missing or of another size than its manifest says is not finished: the same
-        command publishes it again.
+        A run whose files are missing or of another size than its manifest says, or whose marker and manifest
+        disagree, is not finished: the same command publishes it again. Raises `IntegrityError` for a whole
+        manifest of another version of the program.
         """
-        found = self.manifest()
+        try:
+            found = self.manifest()
+        except IntegrityError:
+            if self._marker() == sha256_file(self.path / MANIFEST):
+                raise
+            return None
         if found is None:
             return None
         manifest, digest = found
         is_whole = all(self._has(facts) for facts in manifest.files.values())
         # The marker comes last: a manifest without it is a run that died between the two.
-        is_sealed = manifest.exit_code == InvalidResult.exit_code or self._marker() == digest
+        is_sealed = self._marker() == ("" if manifest.exit_code == InvalidResult.exit_code else digest)
         return Finished.of(manifest) if is_whole and is_sealed else None
 
     def manifest(self) -> tuple[Manifest, str] | None:
@@ -68,10 +75,10 @@ class RunFolder:
         """
         path = self.path / MANIFEST
         try:
-            text = path.read_text()
+            data = path.read_bytes()
         except FileNotFoundError:
             return None
-        return Manifest.parse(text.encode(), str(path)), sha256_text(text)
+        return Manifest.parse(data, str(path)), sha256(data).hexdigest()
 
     def _has(self, facts: FileFacts) -> bool:
         path = below(self.path, facts.key)
@@ -79,7 +86,7 @@ class RunFolder:
 
     def _marker(self) -> str:
         marker = self.path / MARKER
-        return marker.read_text().strip() if marker.is_file() else ""
+        return marker.read_text(errors="replace").strip() if marker.is_file() else ""
 
     def require_identity(self, identity: str) -> None:
         """Refuse to go on under a run_id that stands for other inputs: `SpecError` or `IntegrityError`."""
@@ -167,22 +174,13 @@ class RunFolder:
         self.write(MANIFEST, manifest.to_bytes())
         if exit_code == EXIT_OK:
             self.write(MARKER, sha256_file(self.path / MANIFEST) + "\n")
+        else:
+            (self.path / MARKER).unlink(missing_ok=True)  # of a manifest before this one
 
     def _is_published(self, path: Path) -> bool:
         # A process that was killed while it wrote leaves a partial file behind.
         is_partial = path.name.startswith(".") and path.name.endswith(UNFINISHED)
         return not is_partial and path.relative_to(self.path).as_posix() not in UNPUBLISHED
-
-
-def newest_finished(folder: Path) -> Path:
-    """Return `folder` if it is a finished run, else its newest finished run; raises `InputError`."""
-    markers = [folder / MARKER] if (folder / MARKER).exists() else list(folder.glob(f"*/{MARKER}"))
-    if not markers:
-        raise InputError(
-            f"{folder}: no finished run here ({MARKER} is missing)",
-            advice="run the job whose result this spec names first, or name another run folder",
-        )
-    return max(markers, key=lambda marker: marker.stat().st_mtime).parent
 
 
 def utc_now() -> str:

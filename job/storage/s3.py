@@ -18,6 +18,7 @@ DELETED_AT_ONCE = 1000
 ATTEMPTS = 4
 """boto3 tries requests again, not bodies that break off."""
 CONFLICT_ATTEMPTS = 5
+NO_SUCH_RANGE = 416
 CONFLICT = (409, 412)
 """S3's answers to a conditional write that has no luck."""
 
@@ -84,6 +85,18 @@ class S3Store:
                     raise
                 pause(attempt)
         raise AssertionError("unreachable")
+
+    def read_byte(self, key: str) -> bytes:
+        """Return the first byte of an object, nothing of an empty one: enough to know that it may be read."""
+        with explained(self.name_of(key)):
+            try:
+                first = {"Range": "bytes=0-0"}
+                answer = client().get_object(Bucket=self.bucket, Key=self.full_key(key), **first)
+            except boto.ClientError as error:
+                if status_and_code(error)[0] == NO_SUCH_RANGE:
+                    return b""
+                raise
+            return bytes(answer["Body"].read(1))
 
     def write(self, key: str, data: bytes) -> str:
         """Write a small object."""

@@ -209,7 +209,7 @@ _KEYS = (
 )
 _RIGHTS = (
     "the job needs s3:ListBucket on the bucket, s3:GetObject on its inputs, and s3:PutObject and"
-    " s3:DeleteObject too below output.uri"
+    " s3:DeleteObject too below output.uri (docs/storage.md)"
 )
 _RENEW = "get new credentials: temporary ones end after a while"
 

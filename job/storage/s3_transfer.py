@@ -16,7 +16,7 @@ import obstore
 from obstore.store import S3Store as Client
 
 from job.device import available_cpus
-from job.storage.local import UNFINISHED, write_atomic
+from job.storage.local import UNFINISHED, sha256_file, write_atomic
 from job.storage.s3_bulk import BrokenBody, bucket_client, persistently
 from job.storage.s3_client import explained
 from job.storage.store import Advance, Changed, Download, Upload
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PART = 16 << 20
-"""Bytes: what is larger moves in parts, what is not is held in memory as a whole."""
-UPLOAD_PART = 8 << 20
-"""Bytes: of these, `PARTS_IN_FLIGHT` are held in memory at a time."""
+PART = 8 << 20
+"""Bytes: what is larger moves in parts, what is not is held in memory as a whole.
+
+Small, and few at a time, so that the digest of a file can follow its first parts early: that takes longest.
+"""
 BLOCK = 256 << 10
 MOST_PARTS = 9_000
 """S3 takes 10,000 parts an upload."""
-PARTS_IN_FLIGHT = 8
-FLUSHED_PARTS = 8
+PARTS_IN_FLIGHT = 16
+FLUSHED_PARTS = 16
 """Downloaded parts between two waits for the disk."""
 SMALL_AT_ONCE = 16
 POLL_S = 0.5
@@ -48,7 +49,7 @@ def download(store: "S3Store", items: Sequence[Download], advance: Advance) -> l
         i: _Large(client, store, item, advance) for i, item in enumerate(items) if item.source.size > PART
     }
     parts = [part for one in large.values() for part in one.missing_parts()]
-    _all(parts, streams=max(4, min(32, 2 * available_cpus())), advance=advance)
+    _all(parts, streams=max(4, min(16, available_cpus() // 2)), advance=advance)
     small = {
         i: partial(_small_download, client, store, item, advance)
         for i, item in enumerate(items)
@@ -244,9 +245,11 @@ def _small_upload(client: Client, store: "S3Store", item: Upload, advance: Advan
 
 
 def _large_upload(client: Client, store: "S3Store", item: Upload, size: int, advance: Advance) -> str:
-    chunk = max(UPLOAD_PART, -(-size // MOST_PARTS))
+    chunk = max(PART, -(-size // MOST_PARTS))
     key = store.full_key(item.key)
-    with item.source.open("rb", buffering=0) as source:
+    # Digested beside the transfer, which would wait for the digest of each part otherwise.
+    with item.source.open("rb", buffering=0) as source, ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(sha256_file, item.source)
         file = _Reading(source, advance)
 
         def put() -> None:
@@ -261,14 +264,13 @@ def _large_upload(client: Client, store: "S3Store", item: Upload, size: int, adv
                 raise
 
         persistently(store.name_of(item.key), put, advance)
-        return file.digest.hexdigest()
+        return digest.result()
 
 
 class _Reading(io.RawIOBase):
-    """A file that is digested and reported as it is read; what is read again is not reported again."""
+    """A file that is reported as it is read; what is read again is not reported again."""
 
     def __init__(self, file: io.RawIOBase, advance: Advance) -> None:
-        self.digest = hashlib.sha256()
         self.failure: BaseException | None = None
         self._file, self._advance = file, advance
         self._position = self._reported = 0
@@ -276,17 +278,16 @@ class _Reading(io.RawIOBase):
     def rewind(self) -> None:
         """Begin anew."""
         self._file.seek(0)
-        self.digest, self._position = hashlib.sha256(), 0
+        self._position = 0
 
     def readable(self) -> bool:
         """Return that it is."""
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """Read, digest and report; keeps the error that it raises."""
+        """Read and report; keeps the error that it raises."""
         try:
             data = self._file.read(size) or b""
-            self.digest.update(data)
             self._position += len(data)
             self._advance(max(0, self._position - self._reported))
             self._reported = max(self._reported, self._position)

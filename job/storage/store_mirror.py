@@ -22,13 +22,14 @@ from job.logs import Log, raise_if_stopped
 from job.storage.cache_group import CacheGroup, Moved
 from job.storage.local import exclusive
 from job.storage.packs import Version, pack, snapshot, staging, unpack_snapshot, versions
+from job.storage.patience import patiently
 from job.storage.sealed_folder import RECORD, read_sealed
 from job.storage.store import Changed, Download, ObjectStore, Stat, Upload
 from job.storage.tar_files import unpack
 
 Key = tuple[str, str]
 """A stage's name and fingerprint."""
-ENDING_S = 5.0
+ENDING_S = 3.0
 """How long `close` waits for the thread: it is in a request to the store at most."""
 
 
@@ -77,6 +78,9 @@ class StoreMirror:
 
     def restore_stage(self, stage: str, fingerprint: str) -> None:
         """Bring a stage's result, or what an interrupted attempt left of it, where this disk has neither."""
+        patiently(stage, lambda: self._restore_stage(stage, fingerprint), self._log)
+
+    def _restore_stage(self, stage: str, fingerprint: str) -> None:
         key, home = (stage, fingerprint), self._root / "stages" / stage
         if (home / fingerprint / RECORD).exists():
             if key not in self._brought and self._store.stat(_stage_key(key)) is None:
@@ -103,8 +107,10 @@ class StoreMirror:
 
     def restore_cache(self, group: str) -> None:
         """Bring the files of `cache/<group>/` that this disk lacks; new ones are uploaded from now on."""
-        if group in self._groups:
-            return
+        if group not in self._groups:
+            patiently(f"cache/{group}", lambda: self._restore_cache(group), self._log)
+
+    def _restore_cache(self, group: str) -> None:
         with self._restoring:
             if group in self._groups:
                 return

@@ -26,7 +26,13 @@ def split_s3(uri: str) -> tuple[str, str]:
             f"an s3:// URI names the bucket {shown}, which no bucket can be called",
             advice=f"write s3://BUCKET/PREFIX{hint}",
         )
-    return bucket, key.strip("/")
+    key = key.strip("/")
+    if key and any(part in ("", ".", "..") for part in key.split("/")):
+        raise SpecError(
+            f"{uri!r}: a part of the key is empty, `.` or `..`, which stores read in different ways",
+            advice="write single slashes, and the place itself",
+        )
+    return bucket, key
 
 
 def open_store(uri: str, *, conditional: bool = True) -> ObjectStore:

@@ -8,11 +8,16 @@ from job.errors import IntegrityError
 from job.storage import tar_files
 from job.storage.checksums import Promises, promises_digests
 from job.storage.local import sha256_file
-from job.storage.object_cache import Content, Known, ObjectCache
+from job.storage.object_cache import READ_BYTES, Content, Known, ObjectCache
 from job.storage.store import Advance, Download, ObjectStore, Stat
 from job.storage.views import View
 
 SHARD = ".tar"
+
+
+def is_shard(key: str) -> bool:
+    """Return whether an object of a dataset, by its key, stands for the files in it."""
+    return key.lower().endswith(SHARD)
 
 
 class Build:
@@ -24,6 +29,7 @@ class Build:
         """Raises `IntegrityError` when an object's path is another one's folder."""
         self._store, self._objects, self._view, self._cache = store, objects, view, cache
         self._unpack = unpack
+        self._read = sum(source.size for source in objects) <= READ_BYTES
         self._index = cache.index(store.uri)
         self._promises = Promises({})
         self._tree = _Tree()
@@ -64,7 +70,9 @@ class Build:
         lists = [source for source in self._objects if promises_digests(source.key)]
         for source in lists:
             self._show_arrived(source)
-        self._promises = Promises.read([one.key for one in lists], lambda key: self._view.folder / key)
+        self._promises = Promises.read(
+            [one.key for one in lists], lambda key: self._view.folder / key, self._store.uri
+        )
         if not self._shards:
             self._promises.require_all(self._store.uri, self._tree.files)
         self._bring([source for source in missing if not promises_digests(source.key)], advance)
@@ -92,7 +100,14 @@ class Build:
 
     def finish(self) -> None:
         """Make the view complete."""
-        self._view.finish(self._store.uri, set(self._tree.files))
+        digests = {}
+        for source in self._objects:
+            known = self._known[source.key]
+            if known.members is None:
+                digests[source.key] = known.content.sha256
+            else:
+                digests |= {_landing(source, path): one.sha256 for path, one in known.members.items()}
+        self._view.finish(self._store.uri, digests)
 
     def _bring(self, sources: Sequence[Stat], advance: Advance) -> None:
         if sources:
@@ -114,9 +129,9 @@ class Build:
         if self._is_shard(source) != (known.members is not None):
             return False  # it was fetched for another purpose
         if known.members is None:
-            return self._cache.show(known.content, self._view.folder / source.key)
+            return self._cache.show(known.content, self._view.folder / source.key, read=self._read)
         return all(
-            self._cache.show(content, self._view.folder / _landing(source, path))
+            self._cache.show(content, self._view.folder / _landing(source, path), read=self._read)
             for path, content in known.members.items()
         )
 
@@ -175,7 +190,7 @@ class Build:
         return [source for source in self._objects if self._is_shard(source)]
 
     def _is_shard(self, source: Stat) -> bool:
-        return self._unpack and source.key.endswith(SHARD)
+        return self._unpack and is_shard(source.key)
 
     def _target(self, source: Stat) -> Path:
         return self._cache.target(self._store.uri, source)

@@ -11,13 +11,13 @@ import json
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from job.storage.local import write_atomic
-from job.storage.object_cache import ObjectCache, is_sealed
+from job.storage.local import sha256_file, write_atomic
+from job.storage.object_cache import READ_BYTES, ObjectCache, is_sealed, unseal
 
 Wait = Callable[[], None]
 """Waits a moment; raises what asks the work to stop."""
@@ -35,26 +35,41 @@ class View:
         return self.folder.with_name(f"{self.folder.name}.json")
 
     def is_complete(self) -> bool:
-        """Return whether every file is there as it was put there, and no other. Reads none of them."""
+        """Return whether every file is there as it was put there, and no other.
+
+        They are read where all together have at most `READ_BYTES`; of larger folders sizes, times and inodes
+        are compared.
+        """
         found = self.files()
         try:
-            promised: dict[str, list[int]] = json.loads(self.record.read_text())["files"]
+            promised: dict[str, tuple[int, int, str]] = json.loads(self.record.read_text())["files"]
             is_complete = promised.keys() == found.keys() and all(
                 is_sealed(found[path], size) and found[path].st_ino == inode
-                for path, (size, inode) in promised.items()
+                for path, (size, inode, _) in promised.items()
             )
+            if is_complete and sum(size for size, _, _ in promised.values()) <= READ_BYTES:
+                is_complete = self._has({path: sha256 for path, (_, _, sha256) in promised.items()})
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return False
         if is_complete:
             os.utime(self.record)
         return is_complete
 
-    def finish(self, uri: str, paths: set[str]) -> None:
-        """Remove what does not belong here and write the record."""
+    def _has(self, digests: Mapping[str, str]) -> bool:
+        broken = [path for path, sha256 in digests.items() if sha256_file(self.folder / path) != sha256]
+        for path in broken:
+            unseal(self.folder / path)
+        return not broken
+
+    def finish(self, uri: str, digests: Mapping[str, str]) -> None:
+        """Remove what does not belong here and write the record of what does: the sha256 of each path."""
         found = self.files()
-        for path in found.keys() - paths:
+        for path in found.keys() - digests.keys():
             (self.folder / path).unlink()
-        files = {path: [found[path].st_size, found[path].st_ino] for path in sorted(paths)}
+        files = {
+            path: [found[path].st_size, found[path].st_ino, sha256]
+            for path, sha256 in sorted(digests.items())
+        }
         write_atomic(self.record, json.dumps({"uri": uri, "files": files}))
 
     def remove_links(self) -> None:

@@ -235,3 +235,13 @@ def test_a_missing_folder_is_a_finding(tmp_path: Path) -> None:
     """A folder that is not there is told, not raised."""
     (finding,) = check_folder(tmp_path / "no")
     assert (finding.severity, finding.what) == ("error", "does not exist")
+
+
+def test_a_copy_is_named_as_users_know_it(folder: Path) -> None:
+    """The folder may be a copy in a cache, where nobody can mend anything."""
+    truncate(folder / "images" / "a00.png")
+    findings = check_folder(folder, as_users_know=lambda text: text.replace(str(folder), "s3://b/data"))
+    assert any("s3://b/data/images/a00.png" in finding.what for finding in findings)
+    assert not any(str(folder) in f"{f.where}{f.what}{f.advice}" for f in findings)
+    (finding,) = check_folder(folder / "no", as_users_know=lambda text: text.replace(str(folder), "s3://b"))
+    assert finding.where == "s3://b/no"

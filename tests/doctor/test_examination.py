@@ -11,6 +11,8 @@ from job.doctor import credentials, examination, machine, stores
 from job.doctor.findings import Finding
 from job.storage import s3_client
 from job.storage.preflight import Preflight
+from job.storage.uris import open_store
+from tests.fault_proxy import ACCESS_DENIED, Fault, open_proxy
 from tests.s3_server import Server
 
 
@@ -125,6 +127,36 @@ def test_a_real_store_is_probed(
     assert s3_server.access_key not in doctor.to_text(findings)
     left = boto3.session.Session().client("s3").list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/out")
     assert left["KeyCount"] == 0
+
+
+def test_an_input_is_read_and_not_only_looked_at(
+    s3_prefix: str, s3_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lists and sizes may be given where content is refused: a byte is asked for, after few requests."""
+    store = open_store(s3_prefix)
+    store.write("data/images/left/a.png", b"x" * 1000)
+    store.write("empty/marker", b"")
+    spec = write_spec(
+        tmp_path,
+        data={"uri": f"{s3_prefix}/data"},
+        finetune={"policy_uri": f"{s3_prefix}/data/images/left/a.png"},
+        segmenter={"uri": f"{s3_prefix}/empty"},
+        output={"uri": str(tmp_path / "out")},
+    )
+    severities = {}
+    for faults in ([], [Fault(ACCESS_DENIED, "GetObject", times=None)]):
+        with open_proxy(s3_server, *faults) as proxy:
+            monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
+            s3_client.forget()
+            found = by_part(doctor.examine(spec))
+            listings = proxy.count("ListObjects*")
+            severities[len(faults)] = [
+                found[part].severity for part in ("data.uri", "finetune.policy_uri", "segmenter.uri")
+            ]
+    assert severities == {0: ["ok"] * 3, 1: ["error"] * 3}
+    assert "a.png" in found["data.uri"].what
+    assert found["data.uri"].advice
+    assert listings <= 5
 
 
 def test_what_a_store_refuses_is_said_with_advice(s3_prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Attempts at one run in a store: child processes that are watched, stopped, killed and raced."""
 
 import json
+import math
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ from typing import Any
 from job.publish.published import open_run
 from job.storage.store import ObjectStore
 from tests.e2e.child import ROOT, TINY
+from tests.fault_proxy import SLOW_DOWN, Fault, FaultProxy
 from tests.s3_server import Server
 
 PATIENCE_S = 300.0
@@ -199,7 +201,7 @@ class Reader:
             self.seen.append(run.manifest_sha256)
 
     @contextmanager
-    def reading(self, every_s: float = 0.05) -> Iterator[None]:
+    def reading(self, every_s: float = 0.1) -> Iterator[None]:
         """Look in the background, and once more at the end."""
         ended = threading.Event()
         failures: list[Exception] = []
@@ -231,6 +233,16 @@ def kill_after(attempt: Attempt, seconds: float) -> str:
     attempt.send(signal.SIGKILL)
     attempt.end()
     return attempt.last
+
+
+def take_away(proxy: FaultProxy, attempt: Attempt, seconds: float = math.inf) -> int:
+    """Have the store refuse everything so long, or until the attempt ends; returns how often it did."""
+    before, deadline = proxy.count(), time.monotonic() + seconds
+    proxy.faults.append(Fault(SLOW_DOWN, times=None))
+    while time.monotonic() < deadline and attempt.process.poll() is None:
+        time.sleep(0.05)
+    proxy.faults.clear()
+    return proxy.count() - before
 
 
 def poll(holds: Callable[[], bool]) -> None:

@@ -19,10 +19,12 @@ from tests.e2e.attempts import TRY_AGAIN, Attempt, Bench, Reader, kill_after, mo
 from tests.fault_proxy import SLOW_DOWN, Delay, Fault, open_proxy
 from tests.s3_server import Server
 
-TTL_S = 4.0
-PULL_S, PUBLISH_S = 4.0, 3.0
+pytestmark = pytest.mark.timeout(300)  # each test is several runs, one after the other
+
+TTL_S = 3.0
+PULL_S, PUBLISH_S = 4.0, 2.0
 """What pull, with its imports, and publish take at least behind the slow proxy."""
-SLOW = (Fault(Delay(0.5), "GetObject", "data/*", None), Fault(Delay(0.25), "*", "*/runs/*", None))
+SLOW = (Fault(Delay(0.25), "GetObject", "data/*", None), Fault(Delay(0.15), "*", "*/runs/*", None))
 
 
 @pytest.fixture(scope="module")
@@ -85,25 +87,37 @@ def reader_of(bench: Bench, output: str, run_id: str = "r") -> Reader:
     return Reader(open_store(bench.output(output)), f"runs/tiny/{run_id}", bench.folder / "reading")
 
 
-def test_killed_in_pull_and_in_publish_it_ends_like_an_undisturbed_run(bench: Bench) -> None:
-    """Three times in each, the next disk the same one or empty: the same results, and nothing else shown."""
-    rng, output, disk = random.Random(4), bench.output("cold"), bench.disk()
-    reader = reader_of(bench, "cold")
+def test_killed_three_times_in_pull_a_run_ends_like_an_undisturbed_one(bench: Bench) -> None:
+    """From nothing, the next disk the same one or empty: the same results, and nothing else is ever shown."""
+    output, disk, reader = bench.output("cold"), bench.disk(), reader_of(bench, "cold")
     with open_proxy(bench.server, *SLOW) as proxy, reader.reading():
         start = partial(bench.start, output, endpoint=proxy.endpoint)
-        for number, moment in enumerate(moments(0.0, PULL_S, 3, rng)):
+        for number, moment in enumerate(moments(0.0, PULL_S, 3, random.Random(4))):
             kill(begun(partial(start, disk), holds_the_run), moment)
             disk = disk if number % 2 else bench.disk()
         assert not reader.seen
-        for number, moment in enumerate(moments(0.0, PUBLISH_S, 3, rng)):
-            kill(begun(partial(start, disk), is_judged), moment)
-            disk = disk if number % 2 else bench.disk()
         last = bench.until_done(output, disk, endpoint=proxy.endpoint)[-1]
         assert last.end() == 0, last.stderr
     assert reader.problems == []
     assert len(reader.seen) == 1
     undisturbed = shown(bench, "warm", "whole").manifest
     assert shown(bench, "cold").manifest.results_digest == undisturbed.results_digest
+
+
+def test_killed_three_times_in_publish_a_run_is_seen_whole_or_not_at_all(bench: Bench) -> None:
+    """The stages are there already; files, manifest and marker are not."""
+    output, disk, reader = bench.output("warm"), bench.folder / "warm", reader_of(bench, "warm", "killed")
+    with open_proxy(bench.server, *SLOW) as proxy, reader.reading():
+        start = partial(bench.start, output, run_id="killed", endpoint=proxy.endpoint)
+        for number, moment in enumerate(moments(0.0, PUBLISH_S, 3, random.Random(4))):
+            kill(begun(partial(start, disk), is_judged), moment)
+            disk = disk if number % 2 else bench.disk()
+        last = bench.until_done(output, disk, run_id="killed", endpoint=proxy.endpoint)[-1]
+        assert last.end() == 0, last.stderr
+    assert reader.problems == []
+    assert len(reader.seen) == 1
+    undisturbed = shown(bench, "warm", "whole").manifest
+    assert shown(bench, "warm", "killed").manifest.results_digest == undisturbed.results_digest
 
 
 @pytest.mark.parametrize("number", range(2))

@@ -95,7 +95,7 @@ def test_status_lists_runs(tiny: tuple[Path, Finished], job: Job) -> None:
     assert tiny[1].run.name in done.stdout
     runs = [json.loads(line) for line in job("status", "--json", cwd=tiny[0]).stdout.splitlines()]
     ours = next(run for run in runs if run["run_id"] == tiny[1].run.name)
-    assert (ours["state"], ours["exit_code"]) == ("finished", "0")
+    assert (ours["state"], ours["exit_code"]) == ("finished", 0)
 
 
 def test_help_and_validate_import_nothing_heavy(job: Job) -> None:

@@ -43,6 +43,10 @@ class FarStore:
         self.requests.append(f"list {prefix}")
         return self.local.entries(prefix)
 
+    def children(self) -> list[str]:
+        self.requests.append("children")
+        return self.local.children()
+
     def read(self, key: str) -> tuple[bytes, str]:
         self.requests.append(f"read {key}")
         return self.local.read(key)

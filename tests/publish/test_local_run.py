@@ -114,7 +114,28 @@ def test_runs_in_a_real_store_are_fetched(tmp_path: Path, s3_prefix: str) -> Non
     assert (local_run(f"{s3_prefix}/runs/vessels", cache) / "big").stat().st_size == 10_000_000
     store.write(f"{run.path}/attempt-2/big", b"y" * 10_000_000)
     assert run.verify() == ["big has other content than the manifest says"]
-    with pytest.raises(InputError, match="no such run"):
+    with pytest.raises(InputError, match="there is no finished run"):
         local_run(f"{s3_prefix}/runs/vessels/r2", cache)
     with pytest.raises(InputError, match="no champion of 'other'"):
         local_run(f"{s3_prefix}/models/other", cache)
+
+
+@pytest.mark.parametrize("place", ["runs/vessels/r1", "runs/vessels", "models/vessels"])
+@pytest.mark.parametrize("damage", ["gone", "edited"])
+def test_a_damaged_run_is_no_absence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, damage: str
+) -> None:
+    """By every name, on this disk and in a store: marker and manifest disagree."""
+    folder = sealed(tmp_path).path
+    store = LocalStore(tmp_path)
+    run = open_run(store, "runs/vessels/r1")
+    assert run is not None
+    crown(store, run)
+    monkeypatch.setattr(local_runs, "open_store", lambda root: FarStore(tmp_path))
+    if damage == "gone":
+        (folder / "manifest.json").unlink()
+    else:
+        (folder / "manifest.json").write_text((folder / "manifest.json").read_text() + " ")
+    for root in (str(tmp_path), "s3://bucket"):
+        with pytest.raises(IntegrityError, match=r"the run is damaged: manifest\.json is .*_SUCCESS"):
+            local_run(f"{root}/{place}", tmp_path / "cache")

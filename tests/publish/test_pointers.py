@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from job.errors import InputError, IntegrityError
-from job.publish.pointers import champion_of, champions, named_runs
+from job.publish.pointers import Pointer, champion_of, champions, named_runs
 from job.storage.local_store import LocalStore
 
 
@@ -30,7 +30,10 @@ def store(tmp_path: Path) -> LocalStore:
 
 def test_champions_and_everything_named(store: LocalStore) -> None:
     """Current ones by name; with them the ones before and the last runs."""
-    assert {name: found.run for name, found in champions(store).items()} == {"a": "runs/a/2", "b": "runs/b/2"}
+    assert {name: found.run for name, found in champions(store).items() if isinstance(found, Pointer)} == {
+        "a": "runs/a/2",
+        "b": "runs/b/2",
+    }
     assert champion_of(store, "a") == champions(store)["a"]
     assert named_runs(store) == {"runs/a/1", "runs/a/2", "runs/a/3", "runs/b/2"}
 
@@ -52,6 +55,38 @@ def test_a_record_that_cannot_be_read_is_no_absence(store: LocalStore, file: str
     store.write(f"models/a/{file}", text.encode())
     with pytest.raises(IntegrityError, match=rf"models/a/{file}"):
         named_runs(store)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "runs/a/..",
+        "runs/../1",
+        "runs/a/1/../../b/2",
+        "/runs/a/1",
+        "runs/a",
+        "runs/a/1/",
+        "runs/a/1\n",
+        "runs/b/2",
+    ],
+)
+def test_a_record_that_leads_elsewhere_is_refused(store: LocalStore, run: str) -> None:
+    """Out of the runs, or to the run of another name."""
+    store.write("models/a/champion.json", json.dumps({"current": pointer(run)}).encode())
+    with pytest.raises(IntegrityError, match=r"models/a/champion\.json"):
+        champion_of(store, "a")
+    found = champions(store)
+    assert isinstance(found["a"], IntegrityError)
+    assert isinstance(found["b"], Pointer)
+
+
+def test_a_record_of_another_version_is_refused(store: LocalStore) -> None:
+    """Its fields may mean something else."""
+    document = {"schema_version": 99, "current": pointer("runs/a/2")}
+    store.write("models/a/champion.json", json.dumps(document).encode())
+    with pytest.raises(IntegrityError, match="written by another version") as caught:
+        champion_of(store, "a")
+    assert caught.value.advice
 
 
 def test_status_of_pointers_needs_no_numpy() -> None:

@@ -494,3 +494,25 @@ def test_an_old_run_that_is_asked_for_again_is_not_the_last(
     assert old is not None
     assert promotion.note_last(store, old).run.run == "runs/x/new"
     assert promotion.last(store, "x") == promotion.note_last(store, old)
+
+
+def test_a_run_whose_marker_disowns_its_manifest_is_not_promoted(store: LocalStore, make: Make) -> None:
+    """Named or as the newest one: damage, and no run that has yet to finish."""
+    run = make("a")
+    store.write(f"{run.path}/_SUCCESS", b"0" * 64)
+    for to in (None, "a"):
+        with pytest.raises(IntegrityError, match="the run is damaged: manifest"):
+            promotion.by_hand(f"{store.uri}/models/x", to)
+    store.delete([f"{run.path}/_SUCCESS"])
+    with pytest.raises(InputError, match="_SUCCESS is missing"):
+        promotion.by_hand(f"{store.uri}/models/x", "a")
+
+
+def test_a_damaged_last_run_is_something_new(store: LocalStore, make: Make) -> None:
+    """The job runs, and repairs it, also where the manifest of an invalid night is cut short."""
+    run = make("a")
+    note = promotion.note_last(store, run)
+    assert promotion.nothing_new(store, "x", note.identity, note.versions) == note
+    store.delete([f"{run.path}/_SUCCESS"])
+    store.write(f"{run.path}/manifest.json", b"{")
+    assert promotion.nothing_new(store, "x", note.identity, note.versions) is None

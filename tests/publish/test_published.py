@@ -9,7 +9,7 @@ import structlog
 
 from job.errors import InputError, IntegrityError
 from job.publish import published
-from job.publish.published import PublishedRun, newest_run, open_run
+from job.publish.published import PublishedRun, newest_run, open_run, trusted_run
 from job.publish.publishing import publish
 from job.storage.local_store import LocalStore
 from tests.publish.far_store import FarStore, sealed
@@ -151,6 +151,8 @@ def test_a_name_stands_for_its_newest_trusted_run(store: FarStore, tmp_path: Pat
     os.utime(broken, (3000, 3000))
     store.local.write("runs/vessels/old/attempt-1/folds/1/_SUCCESS", b"")
     store.local.write("runs/vessels2/x/_SUCCESS", b"")
+    with pytest.raises(IntegrityError, match="runs/vessels/broken: the run is damaged"):
+        newest_run(store, "runs/vessels/broken")
     assert newest_run(store, "runs/vessels").path == "runs/vessels/new"
     assert newest_run(store, "runs/vessels/old").path == "runs/vessels/old"
     with pytest.raises(InputError, match="runs/none: no finished run here") as caught:
@@ -171,3 +173,44 @@ def test_a_local_run_is_read_where_it_lies(tmp_path: Path) -> None:
     assert run.verify() == [
         "candidate.json is missing", "evaluation/measured has other content than the manifest says",
     ]  # fmt: skip
+
+
+def test_a_run_that_is_repaired_at_this_moment_is_read_again(
+    run: PublishedRun, store: FarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Manifest and marker that were both replaced between the two reads disagree in the first pass alone."""
+    other = sealed(tmp_path / "other", results="others")
+    read = FarStore.read
+    passes = []
+
+    def replaced_between(self: FarStore, key: str) -> tuple[bytes, str]:
+        answer = read(self, key)
+        if key.endswith("manifest.json") and not passes:
+            for file in ("manifest.json", "_SUCCESS"):
+                self.local.write(f"{PATH}/{file}", (other.path / file).read_bytes())
+            passes.append(key)
+        return answer
+
+    monkeypatch.setattr(FarStore, "read", replaced_between)
+    found = open_run(store, PATH)
+    assert found is not None
+    assert found.manifest.results_digest == "others"
+    assert found.manifest_sha256 != run.manifest_sha256
+
+
+@pytest.mark.parametrize(
+    ("marker", "error", "message"),
+    [
+        (None, InputError, "_SUCCESS is missing"),
+        ("0" * 64, IntegrityError, "not the one that _SUCCESS names"),
+    ],
+)
+def test_no_marker_and_a_broken_one_are_told_apart(
+    run: PublishedRun, store: FarStore, marker: str | None, error: type[Exception], message: str
+) -> None:
+    """The first is an input that is not there, the second damage."""
+    store.local.delete([f"{PATH}/_SUCCESS"])
+    if marker is not None:
+        store.local.write(f"{PATH}/_SUCCESS", marker.encode())
+    with pytest.raises(error, match=message):
+        trusted_run(store, PATH)

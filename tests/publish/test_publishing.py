@@ -73,7 +73,7 @@ def test_objects_come_first_then_the_manifest_then_the_marker(tmp_path: Path, st
     send(sealed(tmp_path), store, check=lambda: store.requests.append("check"))
     steps = [r for r in store.requests if r.split()[0] in ("upload", "download", "check", "create")]
     assert [step.split()[0] for step in steps] == [
-        "upload", "upload", "download", "download", "check", "create", "check", "create",
+        "upload", "upload", "download", "download", "check", "create", "check", "create", "check",
     ]  # fmt: skip
     assert steps[5].endswith("manifest.json")
     assert steps[7].endswith("_SUCCESS")
@@ -182,6 +182,27 @@ def test_an_attempt_thought_dead_cannot_hide_or_replace_what_followed(
     assert run.verify() == []
 
 
+def test_an_attempt_whose_manifest_another_one_marks_has_not_published(
+    tmp_path: Path, store: FarStore
+) -> None:
+    """It stood still between manifest and marker: who took over says so, and it alone."""
+    checks = itertools.count(1)
+    completed = []
+
+    def overtaken() -> None:
+        number = next(checks)
+        if number == 2:  # the lease is asked for, and found ours; then we stand still
+            completed.append(send(sealed(tmp_path / "2"), store, attempt=2))
+        if number == 3:
+            raise TryAgain("the lease went to another attempt", advice="run again")
+
+    with pytest.raises(TryAgain, match="another attempt"):
+        send(sealed(tmp_path / "1"), store, check=overtaken)
+    assert open_run(store, PATH) == completed[0]
+    assert completed[0].manifest.attempt == 1
+    assert completed[0].verify() == []
+
+
 def test_a_marker_of_an_earlier_manifest_is_replaced(tmp_path: Path, store: FarStore) -> None:
     """Left by an attempt that died while it removed or replaced a run."""
     store.local.write(f"{PATH}/_SUCCESS", b"0" * 64)
@@ -253,3 +274,43 @@ def race(store: ObjectStore, folders: list[RunFolder]) -> None:
     equal = len({folder.manifest()[0].results_digest for folder in folders}) == 1  # type: ignore[index]
     assert len(ended) == 2
     assert [one for one in ended if isinstance(one, PublishedRun)] == [run] * (2 if equal else 1)
+
+
+@pytest.mark.parametrize("damage", ["gone", "truncated", "edited", "marker"])
+@pytest.mark.parametrize("exit_code", [0, 5])
+def test_a_damaged_run_is_published_anew(
+    tmp_path: Path, store: FarStore, damage: str, exit_code: int
+) -> None:
+    """It is not finished; what somebody edited is not taken over; the damage is told."""
+    send(sealed(tmp_path / "1"), store)
+    manifest = store.folder / PATH / "manifest.json"
+    text = manifest.read_text()
+    if damage == "gone":
+        manifest.unlink()
+    elif damage == "marker":
+        (store.folder / PATH / "_SUCCESS").write_text("")
+    else:
+        manifest.write_text(text[:50] if damage == "truncated" else text.replace("improved", "splendid"))
+    assert finished_in(store, PATH) is None
+    with structlog.testing.capture_logs() as logs:
+        run = publish(sealed(tmp_path / "2", exit_code=exit_code), store, 2, nothing, LOG)
+    assert [log["log_level"] for log in logs if log["event"] == "store.damaged"] == ["warning"]
+    assert open_run(store, PATH, or_invalid=True) == run
+    assert (run.manifest.attempt, run.verify()) == (2, [])
+    assert (store.folder / PATH / "_SUCCESS").exists() == (exit_code == 0)
+    finished = finished_in(store, PATH)
+    assert finished is not None
+    assert finished.verdict == ("invalid" if exit_code else "improved")
+
+
+def test_a_manifest_of_another_version_is_not_overwritten(tmp_path: Path, store: FarStore) -> None:
+    """Its marker says that it is whole: it is no damage."""
+    send(sealed(tmp_path / "1"), store)
+    data = b'{"schema_version": 2}'
+    store.local.write(f"{PATH}/manifest.json", data)
+    store.local.write(f"{PATH}/_SUCCESS", hashlib.sha256(data).hexdigest().encode())
+    with pytest.raises(IntegrityError, match=r"manifest\.json"):
+        finished_in(store, PATH)
+    with pytest.raises(IntegrityError, match=r"manifest\.json"):
+        send(sealed(tmp_path / "2"), store, attempt=2)
+    assert (store.folder / PATH / "manifest.json").read_bytes() == data

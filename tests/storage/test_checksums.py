@@ -20,7 +20,7 @@ def read(folder: Path, **files: str) -> dict[str, str]:
     for name, text in named.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    promises = Promises.read(named, lambda name: folder / name)
+    promises = Promises.read(named, lambda name: folder / name, "s3://b/x")
     return {path: digest for path, (digest, _) in promises.of.items()}
 
 
@@ -86,7 +86,7 @@ def test_what_cannot_be_understood_is_no_promise_kept(
     tmp_path: Path, files: dict[str, str], words: str
 ) -> None:
     """A list that nobody can read must not look like one that was compared."""
-    with pytest.raises(IntegrityError, match=words) as caught:
+    with pytest.raises(IntegrityError, match=f"^s3://b/x/.*{words}") as caught:
         read(tmp_path, **files)
     assert caught.value.advice
 
@@ -98,7 +98,7 @@ def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, t
     folder = tmp_path_factory.mktemp("sums")
     (folder / "SHA256SUMS").write_bytes(text.encode("utf-8", errors="surrogatepass"))
     try:
-        promises = Promises.read(["SHA256SUMS"], lambda name: folder / name)
+        promises = Promises.read(["SHA256SUMS"], lambda name: folder / name, "s3://b/x")
     except IntegrityError:
         return
     assert all(len(digest) == 64 for digest, _ in promises.of.values())

@@ -330,7 +330,15 @@ def _link(path: Path) -> None:
     path.symlink_to("b.png")
 
 
-@pytest.mark.parametrize("damage", [_rewrite, _replace, Path.unlink, _swap, _link])
+def _rot(path: Path) -> None:
+    found = path.stat()
+    path.chmod(0o644)
+    path.write_bytes(b"aab")
+    path.chmod(found.st_mode)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+@pytest.mark.parametrize("damage", [_rewrite, _replace, Path.unlink, _swap, _link, _rot])
 def test_an_edited_file_is_never_taken_for_what_was_fetched(world: World, damage: Any) -> None:
     """Written to, replaced, removed, exchanged: the next fetch makes it good wherever it is shown."""
     world.put({"own": b"aaa"}, "more")
@@ -343,6 +351,19 @@ def test_an_edited_file_is_never_taken_for_what_was_fetched(world: World, damage
         assert files_of(place) == files_of(world.root / name)
         assert set(downloads(found)) <= {"images/a.png"}
     assert all(sha256(p.read_bytes()).hexdigest() == p.name for p in (world.cache / "objects").glob("*/*"))
+
+
+def test_rotten_content_enters_no_new_folder(world: World) -> None:
+    """A dataset that grew is filled with what is here: read, not believed. So is equal content elsewhere."""
+    folder = world.fetcher().folder(world.listing())
+    _rot(folder / "images/a.png")
+    world.put({"images/c.png": b"c"})
+    grown = world.listing()
+    assert files_of(world.fetcher().folder(grown)) == files_of(world.data)
+    assert set(downloads(grown)) == {"images/a.png", "images/c.png"}
+    _rot(world.fetcher().folder(world.listing()) / "images/a.png")
+    world.put({"own": b"aaa"}, "more")
+    assert files_of(world.fetcher().folder(world.listing("more"))) == {"own": b"aaa"}
 
 
 def test_a_file_that_was_added_is_removed(world: World) -> None:
@@ -527,6 +548,32 @@ def test_shards_are_unpacked_where_they_lie(world: World) -> None:
     grown = world.listing()
     assert "images/c.png" in files_of(world.fetcher().folder(grown))
     assert set(downloads(grown)) == {"images/2.tar"}
+
+
+def test_a_shard_is_one_in_any_case(world: World) -> None:
+    """`S.TAR` from another system is unpacked, not left aside."""
+    world.put({"S.TAR": tar_bytes({"images/x.png": b"x"})}, "upper")
+    folder = world.fetcher().folder(world.listing("upper"))
+    assert files_of(folder) == {"images/x.png": b"x"}
+    assert world.listing("upper").digest != world.listing("upper", unpack=False).digest
+
+
+def test_texts_name_places_of_the_store(world: World, tmp_path: Path) -> None:
+    """Also where the cache is reached through a link, and only what was fetched."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "cache")
+    fetcher = Fetcher(tmp_path / "link", GB, SILENT, world.log)
+    folder = fetcher.folder(world.listing())
+    for place in (folder, folder.resolve()):
+        assert fetcher.as_users_know(f"{place}/a.png is bad") == f"{world.data}/a.png is bad"
+    assert fetcher.as_users_know(str(tmp_path)) == str(tmp_path)
+
+
+def test_a_broken_list_of_digests_is_named_with_its_place(world: World) -> None:
+    """`manifest.json` alone could be any."""
+    world.put({"manifest.json": b"{"})
+    with pytest.raises(IntegrityError, match=f"^{world.data}/manifest.json is not JSON"):
+        world.fetcher().folder(world.listing())
 
 
 def test_shards_of_a_checkpoint_are_files(world: World) -> None:

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import pytest
 
-from job.errors import InputError, IntegrityError, SpecError
+from job.errors import IntegrityError, SpecError
 from job.storage.local import exclusive
-from job.storage.run_folder import Finished, RunFolder, newest_finished
+from job.storage.run_folder import Finished, RunFolder
 
 
 @pytest.fixture
@@ -58,12 +57,31 @@ def test_a_manifest_without_marker_is_a_run_that_died_between_the_two(run: RunFo
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"exit_code": 0}'])
-def test_a_foreign_manifest_is_named_with_what_to_do(run: RunFolder, text: str) -> None:
-    """It must not look like a run that has yet to start."""
+@pytest.mark.parametrize("marker", [None, "0" * 64])
+def test_a_damaged_manifest_is_repaired_and_one_of_another_version_named(
+    run: RunFolder, text: str, marker: str | None
+) -> None:
+    """The same command publishes the run again, unless the marker says that the manifest is whole."""
     run.write("manifest.json", text)
+    if marker is not None:
+        run.write("_SUCCESS", marker)
+    assert run.finished() is None
+    run.write("_SUCCESS", hashlib.sha256(text.encode()).hexdigest())
     with pytest.raises(IntegrityError, match=r"manifest\.json") as caught:
         run.finished()
     assert "delete" in caught.value.advice
+    run.seal(exit_code=0, verdict="improved", identity="me")
+    assert run.finished() is not None
+
+
+def test_an_invalid_result_takes_the_marker_of_what_was_there_away(run: RunFolder) -> None:
+    """Marker and manifest would disagree for ever."""
+    run.seal(exit_code=0, verdict="improved", identity="me")
+    run.seal(exit_code=5, verdict="invalid", identity="me")
+    assert not (run.path / "_SUCCESS").exists()
+    assert run.finished() is not None
+    run.write("_SUCCESS", "0" * 64)
+    assert run.finished() is None
 
 
 def test_a_run_id_stands_for_one_set_of_inputs(run: RunFolder) -> None:
@@ -138,18 +156,3 @@ def test_files_and_folders_are_placed_under_their_names(run: RunFolder, tmp_path
     run.put("logs", stage / "logs")
     assert (run.path / "final.zip").read_text() == "m"
     assert (run.path / "logs" / "PPO_1" / "events").read_text() == "e"
-
-
-def test_a_name_stands_for_its_newest_finished_run(tmp_path: Path) -> None:
-    """Runs without a marker do not count; a finished run stands for itself; none is an error."""
-    for run_id, time in (("new", 2_000), ("old", 1_000), ("unfinished", None)):
-        folder = RunFolder(tmp_path, "vessels", run_id)
-        folder.write("candidate.json", "{}")
-        if time is not None:
-            folder.seal(exit_code=0, verdict="improved", identity=run_id)
-            os.utime(folder.path / "_SUCCESS", (time, time))
-    runs = tmp_path / "runs" / "vessels"
-    assert newest_finished(runs) == runs / "new"
-    assert newest_finished(runs / "old") == runs / "old"
-    with pytest.raises(InputError, match="no finished run"):
-        newest_finished(runs / "unfinished")

@@ -1,12 +1,14 @@
 """Folders that show cached content: complete or not, in use or not."""
 
 import fcntl
+import json
 import os
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from job.storage import views as views_module
 from job.storage.object_cache import Content, ObjectCache
 from job.storage.views import View, Views
 
@@ -32,7 +34,7 @@ def filled(cache: ObjectCache, views: Views, digest: str, **files: bytes) -> Vie
             loose = cache.root / "loose"
             loose.write_bytes(data)
             cache.admit(loose, Content(sha256(data).hexdigest(), len(data)), view.folder / name)
-        view.finish("s3://b/x", set(files))
+        view.finish("s3://b/x", {name: sha256(data).hexdigest() for name, data in files.items()})
     return view
 
 
@@ -46,6 +48,39 @@ def test_a_view_is_complete_once_it_is_finished(cache: ObjectCache, tmp_path: Pa
     for broken in ("", "{", "[]", '{"files": 3}', '{"files": {"one": [1]}}'):
         view.record.write_text(broken)
         assert not view.is_complete()
+
+
+def flip(path: Path) -> None:
+    """Change a byte and nothing else: size, time and inode are as before."""
+    data, found = bytearray(path.read_bytes()), path.stat()
+    data[0] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+    path.chmod(found.st_mode)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def test_content_that_rotted_is_noticed_wherever_it_is_shown(
+    cache: ObjectCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders up to a size are read whole; what was found out there is known of larger ones too."""
+    views = Views(tmp_path / "inputs")
+    view = filled(cache, views, "a", one=b"1", two=b"2")
+    other = filled(cache, views, "b", own=b"2" * 10, two=b"2")
+    flip(view.folder / "two")
+    monkeypatch.setattr(views_module, "READ_BYTES", 5)
+    assert other.is_complete()
+    assert not view.is_complete()
+    assert not other.is_complete()
+    assert not cache.show(Content(sha256(b"2").hexdigest(), 1), view.folder / "two")
+
+
+def test_a_record_of_an_earlier_version_is_none(cache: ObjectCache, tmp_path: Path) -> None:
+    """It has no digests: the folder is filled again from what is here."""
+    view = filled(cache, Views(tmp_path / "inputs"), "a", one=b"1")
+    found = (view.folder / "one").stat()
+    view.record.write_text(json.dumps({"files": {"one": [found.st_size, found.st_ino]}}))
+    assert not view.is_complete()
 
 
 def test_a_use_is_remembered(cache: ObjectCache, tmp_path: Path) -> None:
