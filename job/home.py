@@ -3,7 +3,7 @@
 import os
 import platform
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -64,20 +64,29 @@ class Home:
             return publishing.finished_in(self.places.store, self.path)
         return self.folder.finished()
 
+    def require_same(self, before: str, identity: str) -> None:
+        """Raise `SpecError` when what the run was begun with, or made of, is not what is asked for now."""
+        if before != identity:
+            raise SpecError(
+                f"run {self.folder.run_id!r} was started with another spec or other inputs ({self.uri})",
+                advice="leave out --run-id to get a run of its own, or choose another id",
+            )
+
     @contextmanager
-    def held(self, identity: str = "") -> Iterator[Hold]:
+    def held(self, identity: str) -> Iterator[Hold]:
         """Be the only one who works on this run; raises `TryAgain` while another attempt does.
 
-        With the `identity` of spec and inputs, raises `SpecError` where an earlier attempt, on whatever
-        machine, began the run with another one.
+        Raises `SpecError` where an earlier attempt, on whatever machine, began the run with other inputs or
+        another spec than those that `identity` stands for.
         """
         with exclusive(self.folder.path / LOCK, f"run {self.folder.run_id}"):
             if not self.places.is_remote:
                 yield _AtHome(self)
                 return
-            facts = {"identity": identity} if identity else {}
-            self._require_same(**facts)
-            with self._leased(facts) as held, self._mirrored(held.attempt) as mirror:
+            begun = lease.read(self.places.store, f"{self.path}/{LEASE}")
+            if begun is not None:
+                self.require_same(str(begun.facts.get("identity", identity)), identity)
+            with self._leased(identity) as held, self._mirrored(held.attempt) as mirror:
                 self._clean_up()
                 yield _InStore(self, held, mirror)
 
@@ -87,20 +96,12 @@ class Home:
         except InputError as error:  # housekeeping, for which a right may be missing
             self.log.warning("job.warning", message=f"unfinished uploads stay where they are: {error}")
 
-    def _require_same(self, identity: str = "") -> None:
-        held = lease.read(self.places.store, f"{self.path}/{LEASE}")
-        if held is not None and identity and held.facts.get("identity", identity) != identity:
-            raise SpecError(
-                f"run {self.folder.run_id!r} was started with another spec or other inputs ({self.uri})",
-                advice="leave out --run-id to get a run of its own, or choose another id",
-            )
-
-    def _leased(self, facts: Mapping[str, str]) -> AbstractContextManager[Lease]:
+    def _leased(self, identity: str) -> AbstractContextManager[Lease]:
         return lease.hold(
             self.places.store,
             f"{self.path}/{LEASE}",
             holder=f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
-            facts=lambda: {**self.folder.status(), **facts},
+            facts=lambda: {**self.folder.status(), "identity": identity},
             on_lost=stopping.fail,
             log=self.log,
             conditional=self.places.conditional_writes,

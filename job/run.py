@@ -38,7 +38,8 @@ def run(loaded: LoadedSpec, output: Output, *, run_id: str | None = None) -> End
     started = time.monotonic()
     spec = loaded.spec
     places = Places.of(spec)
-    places.require_cache()
+    if places.is_remote or spec.cache.uri:
+        places.require_cache()
     if places.is_remote:
         places = checked(places, output.log)
     found = job_inputs.find(spec, places)
@@ -73,7 +74,7 @@ def run(loaded: LoadedSpec, output: Output, *, run_id: str | None = None) -> End
 
 
 def _already_done(loaded: LoadedSpec, home: Home, finished: Finished, identity: str) -> Ended:
-    home.folder.require_same(finished.identity, identity)
+    home.require_same(finished.identity, identity)
     home.log.info(
         "job.already_done", run_id=home.folder.run_id, run_uri=home.uri, finished_at=finished.finished_at
     )

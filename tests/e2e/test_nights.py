@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,9 @@ def week(s3_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         for name, value in s3_server.environment.items():
             patch.setenv(name, value)
         s3_client.forget()
-        yield _live(Clinic(f"s3://{s3_server.bucket}/{place.name}", s3_server.environment), place)
+        # All workers share the server, and each counts its folders from 0.
+        bucket = f"s3://{s3_server.bucket}/{place.name}-{uuid.uuid4().hex[:8]}"
+        yield _live(Clinic(bucket, s3_server.environment), place)
     s3_client.forget()
 
 

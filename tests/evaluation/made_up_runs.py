@@ -1,5 +1,6 @@
 """Made-up run folders that hold what `compare` reads, and nothing else."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from job.evaluation.arms import MEASURED, Arm, Arms
 from job.evaluation.results import VerdictName
 from job.reward.terms import METRICS
-from job.storage.run_folder import MARKER
+from job.storage.local import sha256_file
+from job.storage.manifest import MANIFEST, MARKER, FileFacts, Manifest
 from tests.report.factory import make_info
 
 Floats = NDArray[np.float64]
@@ -53,8 +55,26 @@ def write_run(
     record = info.model_copy(update={"results": results, "spec": {**info.spec, **(spec or {})}, **facts})
     (folder / "training_info.json").write_text(record.model_dump_json())
     if is_finished:
-        (folder / MARKER).write_text("digest\n")
+        _seal(folder, record.name, verdict)
     return folder
+
+
+def _seal(folder: Path, name: str, verdict: str) -> None:
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    manifest = Manifest(
+        name=name,
+        run_id=folder.name,
+        identity="spec and inputs",
+        verdict=verdict,
+        exit_code=5 if verdict == "invalid" else 0,
+        finished_at="2026-01-01T00:00:00Z",
+        files={
+            key: FileFacts(key=key, size=path.stat().st_size, sha256=sha256_file(path))
+            for key, path in files.items()
+        },
+    ).to_bytes()
+    (folder / MANIFEST).write_bytes(manifest)
+    (folder / MARKER).write_text(hashlib.sha256(manifest).hexdigest() + "\n")
 
 
 def metrics_of(dice_N: Floats) -> dict[str, Floats]:
