@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 # The CPU build of torch is taken where no NVIDIA GPU is found; TORCH_INDEX=URL names another index.
 TORCH_INDEX ?=
 SPEC ?= specs/quick.json
+SOAK_SPEC ?= specs/tiny.json
+N ?= 200
+MINUTES ?= 10
 ARGS ?=
 ENV := PIP_DISABLE_PIP_VERSION_CHECK=1
 
-.PHONY: help setup quick run test test-system check format schema embedded-weights clean
+.PHONY: help setup quick run test test-system soak fuzz check format schema embedded-weights clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,11 +28,19 @@ quick: setup ## Run specs/quick.json: the whole job in about a minute
 run: setup ## Run SPEC=... with ARGS="--set ..."
 	@$(BIN)/python -m job $(SPEC) $(ARGS)
 
+# A file's tests share what is slow (nights, servers, runs), so they go to one worker; the files in their order, for
+# xdist would put those with few tests, the slowest, last.
 test: setup ## Run the tests that need Python packages alone
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not system" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not system" $(ARGS)
 
 test-system: setup ## Run the tests that need Debian packages (Chromium), and say what is missing
 	SYSTEM_TESTS=1 $(BIN)/python -m pytest -m system $(ARGS)
+
+soak: setup ## Stop and kill runs of SOAK_SPEC N=200 times, anywhere, and compare their results
+	$(BIN)/python -m benchmarks.soak --n $(N) --spec $(SOAK_SPEC) $(ARGS)
+
+fuzz: setup ## Read files changed at random for MINUTES=10: none may be more than refused
+	$(BIN)/python -m tests.hostile.fuzz --minutes $(MINUTES) $(ARGS)
 
 check: setup ## Check format, lint and types
 	$(BIN)/ruff format --check .

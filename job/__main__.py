@@ -8,15 +8,25 @@ from job import stopping
 
 def main() -> int:
     """Run the command line and return its exit code."""
+    try:
+        return _run()
+    except Exception as error:  # an installation that is not whole, a machine without memory
+        from job import last_words
+
+        return last_words.say(error)
+
+
+def _run() -> int:
     stopping.install()
     # OpenMP's threads spin while they wait. On a machine that is shared, or in a container with a CPU quota,
     # that made small convolutions 3 to 25 times slower; waiting asleep costs nothing that could be measured.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # numpy's small products gain nothing from threads, and their bits would depend on how many there are.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from job import cli
+    from job import channels, cli
 
-    return cli.main(sys.argv[1:])
+    channels.guard()
+    return stopping.leave(cli.main(sys.argv[1:]))
 
 
 if __name__ == "__main__":

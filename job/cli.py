@@ -3,22 +3,18 @@
 import argparse
 import json
 import sys
-import traceback
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
 
-from job import __version__
-from job.errors import (
-    EXIT_OK,
-    EXIT_UNCAUGHT,
-    InputError,
-    InvalidResult,
-    JobError,
-    SpecError,
-    storage_error,
-)  # fmt: skip
+from job import __version__, last_words, stopping
+from job.errors import EXIT_OK, EXIT_UNCAUGHT, InputError, SpecError
 from job.spec.loading import LoadedSpec, load
 from job.spec.problems import SpecProblems, format_json
+
+if TYPE_CHECKING:
+    from job.logs import Output
 
 VERBS = (
     "run", "validate", "plan", "evaluate", "predict", "compare", "status", "promote", "doctor", "dataset"
@@ -31,31 +27,30 @@ def main(arguments: Sequence[str]) -> int:
     words = list(arguments)
     if words and words[0] not in VERBS and not words[0].startswith("-"):
         words.insert(0, "run")
+    is_run = not words or words[0] == "run"
     try:
         options = _parser().parse_args(words)
-    except SystemExit as stop:  # argparse has printed why
+    except SystemExit as stop:  # --help, --version
         return stop.code if isinstance(stop.code, int) else EXIT_UNCAUGHT
+    except SpecError as error:
+        return last_words.say(error) if is_run else last_words.explain(error)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
-    except JobError as error:
-        _explain(error)
-        return error.exit_code
     except BrokenPipeError:
         return EXIT_OK  # the reader of our output has left: `python -m job status | head`
     except Exception as error:
-        known = storage_error(error)
-        if known is not None:
-            _explain(known)
-            return known.exit_code
-        # Frames and messages, never local variables: those may hold secrets.
-        traceback.print_exc()
-        print("This is a defect of the program: please report it with the lines above.", file=sys.stderr)
-        return EXIT_UNCAUGHT
+        return last_words.explain(error)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        raise SpecError(f"{self.prog}: {message}", advice=f"`{self.prog} --help` says more")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m job",
         description="Train a reward network, fine-tune by reinforcement learning and judge a promptable"
         " segmentation model, as a JSON spec says.",
@@ -129,13 +124,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _verb(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    verbs: "argparse._SubParsersAction[_Parser]",
     name: str,
     what: str,
     command: Callable[[argparse.Namespace], int],
     *,
     spec: bool = False,
-) -> argparse.ArgumentParser:
+) -> _Parser:
     parser = verbs.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
     parser.set_defaults(command=command)
     if spec:
@@ -167,31 +162,36 @@ def _loaded(options: argparse.Namespace) -> LoadedSpec:
 
 
 def _run(options: argparse.Namespace) -> int:
-    loaded = _loaded(options)
-    from job import run
-    from job.logs import Output
-
-    output = Output(level=loaded.spec.runtime.log_level)
+    """Run a job; whatever it fails of, its last words are said."""
+    output: Output | None = None
     try:
-        ended = run.run(loaded, output, run_id=options.run_id)
-    except Exception as error:
-        known = error if isinstance(error, JobError) else storage_error(error)
-        if known is None:
-            raise
-        output.log.error(  # noqa: TRY400 - no traceback: this is an error of the user's world
-            "job.failed", error=type(known).__name__, message=str(known), advice=known.advice,
-            exit_code=known.exit_code,
-        )  # fmt: skip
-        raise known from error
-    finally:
-        output.close()
-    if output.console is not None:
-        from job.report.summary import print_answer
+        stopping.limit(say=last_words.say)
+        loaded = _loaded(options)
+        from job import logs
 
-        print_answer(output.console, ended.folder.path, ended.uri)
-    if ended.exit_code == InvalidResult.exit_code:
-        print(f"The result is invalid: see the failed checks in {ended.uri}/report.md", file=sys.stderr)
-    return ended.exit_code
+        runtime = loaded.spec.runtime
+        output = logs.Output(level=runtime.log_level)
+        stopping.limit(
+            grace_s=runtime.interrupt_grace_s,
+            deadline_s=runtime.deadline_s,
+            say=partial(last_words.say, output=output),
+        )
+        stopping.raise_if_stopped()
+        from job import run
+
+        ended = run.run(loaded, output, run_id=options.run_id)
+        if output.console is not None:
+            from job.report.summary import print_answer
+
+            with suppress(OSError, SystemExit):  # the terminal has gone, which is how rich says so
+                print_answer(output.console, ended.folder.path, ended.uri)
+        return ended.exit_code if ended.failure is None else last_words.say(ended.failure, output)
+    except (Exception, SystemExit) as error:  # a library that ends the process has not done the work
+        return last_words.say(error, output)
+    finally:
+        stopping.release()
+        if output is not None:
+            output.close()
 
 
 def _validate(options: argparse.Namespace) -> int:
@@ -312,12 +312,6 @@ def _dataset_check(options: argparse.Namespace) -> int:
 
 def _missing_verb(options: argparse.Namespace) -> int:
     raise AssertionError("argparse requires make or check")
-
-
-def _explain(error: JobError) -> None:
-    print(f"error: {error}" if not isinstance(error, SpecProblems) else str(error), file=sys.stderr)
-    if error.advice:
-        print(f"  advice: {error.advice}", file=sys.stderr)
 
 
 def _positive(text: str) -> int:

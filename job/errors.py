@@ -14,7 +14,8 @@
     `-- Interrupted        75   SIGTERM or SIGINT; progress is saved
 
 Anything else that escapes is a defect of the program and ends with 70. Kubernetes manifests rely on these
-numbers (`podFailurePolicy`): changing one is a breaking change.
+numbers (`podFailurePolicy`): changing one is a breaking change. docs/operations.md says what to do about
+each.
 """
 
 import errno
@@ -93,6 +94,20 @@ class Interrupted(JobError):
     exit_code = 75
 
 
+def meaning(error: BaseException) -> JobError | None:
+    """Return what an error means for the user, None for a defect of the program.
+
+    Errors that libraries raise are told by type, module and words: torch is not imported for that. What an
+    error was raised from is asked too.
+    """
+    if isinstance(error, JobError):
+        return error
+    told = _device_error(error) or _memory_error(error) or storage_error(error)
+    if told is None and error.__cause__ is not None:
+        return meaning(error.__cause__)
+    return told
+
+
 def storage_error(error: BaseException) -> JobError | None:
     """Return what an error of the operating system means for the user, None where it is something else.
 
@@ -104,9 +119,62 @@ def storage_error(error: BaseException) -> JobError | None:
     ):
         return TryAgain(f"the disk is full: {error}", advice="free space, then run the same command")
     refused = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
-    if isinstance(error, refused) or getattr(error, "errno", None) == errno.EROFS:
+    place = getattr(error, "filename", None)
+    # Without a place it is about a socket or a process: nothing that a user could look at.
+    if place and (isinstance(error, refused) or getattr(error, "errno", None) == errno.EROFS):
         return InputError(
-            f"cannot use {getattr(error, 'filename', None) or 'a file'}: {getattr(error, 'strerror', error)}",
+            f"cannot use {place}: {getattr(error, 'strerror', error)}",
             advice="check the owner and the mode of the folder, or set output.uri to one that can be written",
         )
     return None
+
+
+_DEVICE_TYPES = ("OutOfMemoryError", "AcceleratorError")
+_DEVICE_WORDS = (
+    "CUDA error", "CUDA out of memory", "CUDA driver", "No CUDA GPUs", "cuDNN error", "CUDNN_STATUS",
+    "CUBLAS_STATUS", "CUSOLVER_STATUS", "CUFFT_", "CUSPARSE_STATUS", "NCCL error", "NVRTC",
+)  # fmt: skip
+_MEMORY_WORDS = (
+    "can't allocate memory", "not enough memory", "Cannot allocate memory", "std::bad_alloc",
+    "failed to map segment",  # a library that is loaded
+    "can't start new thread",
+)  # fmt: skip
+_NO_PRIMITIVE = "could not create a primitive"
+"""All that oneDNN says; what it cannot do at all is "... a primitive descriptor for ..."."""
+_MEMORY_TYPES = (RuntimeError, OSError, ImportError)
+
+
+def _device_error(error: BaseException) -> DeviceError | None:
+    kind, text = type(error), str(error)
+    is_torchs = kind.__module__.partition(".")[0] == "torch" and kind.__name__ in _DEVICE_TYPES
+    if not is_torchs and not (isinstance(error, RuntimeError) and _has(text, _DEVICE_WORDS)):
+        return None
+    if kind.__name__ == "OutOfMemoryError" or "out of memory" in text.lower() or "ALLOC_FAILED" in text:
+        advice = (
+            "make sure that nothing else uses the device, lower data.width, segmenter.batch_size,"
+            " reward.network.batch_size or finetune.batch_size, or take a device with more memory"
+        )
+        return DeviceError(f"the accelerator is out of memory: {_first_line(text)}", advice=advice)
+    advice = "run the same command again, and if it fails again, on another machine: it goes on from here"
+    return DeviceError(f"the accelerator failed: {_first_line(text)}", advice=advice)
+
+
+def _memory_error(error: BaseException) -> TryAgain | None:
+    is_known = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    is_told = _has(str(error), _MEMORY_WORDS) or _first_line(str(error)) == _NO_PRIMITIVE
+    if not is_known and not (isinstance(error, _MEMORY_TYPES) and is_told):
+        return None
+    return TryAgain(
+        f"out of memory: {_first_line(str(error)) or 'no more can be had'}",
+        advice="raise the memory limit (of a Pod: resources.limits.memory), or lower data.width,"
+        " segmenter.batch_size, reward.network.batch_size or finetune.batch_size; then run the same command:"
+        " it goes on from what is saved",
+    )
+
+
+def _has(text: str, words: tuple[str, ...]) -> bool:
+    return any(word.lower() in text.lower() for word in words)
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]

@@ -14,7 +14,7 @@ from job.progress import Progress
 from job.spec.runtime import CacheSpec
 from job.storage import preflight
 from job.storage.fetch import Fetcher, Listing, listing, listing_of_file
-from job.storage.local import local_path, write_atomic
+from job.storage.local import local_path, private_folder, write_atomic
 from job.storage.store import ObjectStore, Upload
 from job.storage.uris import is_remote, open_store, parent_and_name
 
@@ -41,6 +41,7 @@ class Inbox:
         """Return the file or folder on this machine, downloading what is not here yet."""
         if isinstance(found, Path):
             return found
+        private_folder(default_cache())
         is_folder = found.uri == found.store.uri
         return self.fetcher().folder(found) if is_folder else self.fetcher().file(found)
 

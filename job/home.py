@@ -9,23 +9,26 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from job import stopping
-from job.errors import InputError, SpecError
+from job.errors import InputError, JobError, SpecError
 from job.logs import Log
 from job.places import Places
 from job.progress import Progress
 from job.publish import published, publishing, retention
 from job.publish.published import PublishedRun
-from job.storage import lease, preflight
+from job.storage import lease, preflight, working_copy
 from job.storage.lease import Lease
 from job.storage.local import exclusive
 from job.storage.mirror import Mirror, NoMirror
 from job.storage.patience import patiently
 from job.storage.run_folder import LOCK, Finished, RunFolder
 from job.storage.store_mirror import StoreMirror
+from job.storage.working_copy import WorkingCopy
 
 LEASE = "lease.json"
 SAVING_S = 15.0
-"""How long a run that ends may go on bringing its work to the store: a Pod is given 30 s to end."""
+"""How long a run that ends may go on bringing its work to the store, where nobody told it to stop."""
+LETTING_GO_S = 7.0
+"""What a run that was told to stop keeps of its grace, for its lease and its last words."""
 
 
 class Hold(Protocol):
@@ -47,6 +50,8 @@ class Home:
     folder: RunFolder
     """On this machine."""
     log: Log
+    max_bytes: int = 100 * 10**9
+    """Of the working copy of a store that stay for the next run: `cache.max_gb`."""
 
     @property
     def uri(self) -> str:
@@ -81,14 +86,28 @@ class Home:
         """
         with exclusive(self.folder.path / LOCK, f"run {self.folder.run_id}"):
             if not self.places.is_remote:
+                self._tell_damage()
                 yield _AtHome(self)
                 return
             begun = lease.read(self.places.store, f"{self.path}/{LEASE}")
             if begun is not None:
                 self.require_same(str(begun.facts.get("identity", identity)), identity)
-            with self._leased(identity) as held, self._mirrored(held.attempt) as mirror:
-                self._clean_up()
-                yield _InStore(self, held, mirror)
+            with working_copy.in_use(self.places.root) as copy:
+                with self._leased(identity) as held, self._mirrored(held.attempt) as mirror:
+                    self._clean_up()
+                    yield _InStore(self, held, mirror)
+                self._make_room(copy)
+
+    def _make_room(self, copy: WorkingCopy) -> None:
+        try:
+            copy.make_room(self.places.store, self.max_bytes, self.folder.path)
+        except (JobError, OSError) as error:  # the run is published: the next one makes room
+            self.log.warning("job.warning", message=f"{copy.folder} was not made smaller: {error}")
+
+    def _tell_damage(self) -> None:
+        damage = self.folder.damage()
+        if damage:
+            self.log.warning("store.damaged", key=str(self.folder.path), message=damage)
 
     def _clean_up(self) -> None:
         try:
@@ -114,7 +133,7 @@ class Home:
         try:
             yield mirror
         finally:
-            mirror.save(SAVING_S)  # of a run that ended well, the last lines of its log
+            mirror.save(_saving_s())  # of a run that ended well, the last lines of its log
             mirror.close()
 
 
@@ -150,6 +169,11 @@ class _InStore:
             home.folder, home.places.store, self.held.attempt, self.held.check, home.log,
             progress=progress,
         )  # fmt: skip
+
+
+def _saving_s() -> float:
+    left = stopping.seconds_left()
+    return SAVING_S if left is None else max(left - LETTING_GO_S, left / 3)
 
 
 def checked(places: Places, log: Log) -> Places:

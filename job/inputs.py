@@ -1,13 +1,13 @@
 """What a spec points at: found and checked before anything slow begins, known by content, fetched late."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from job.data.dataset import listing_digest
+from job.data.dataset import listing_digest, require_readable
 from job.errors import InputError, SpecError
 from job.places import Places
 from job.publish.local_run import champion_run
@@ -15,7 +15,6 @@ from job.publish.pointers import CHAMPION, MODELS
 from job.publish.published import PublishedRun, newest_run
 from job.spec.job import JobSpec
 from job.spec.reward import RewardNetworkSpec
-from job.spec.runtime import OtherDataset
 from job.storage.fetch import Fetcher, Listing, listing, listing_of_file
 from job.storage.local import local_path, sha256_file, sha256_folder, sha256_json, write_atomic
 from job.storage.local_store import LocalStore
@@ -151,7 +150,10 @@ def find(spec: JobSpec, places: Places) -> Found:
     Raises `SpecError` or, for what is not there, denied or no use, an `InputError` that names the field.
     """
     unlabelled = spec.data.unlabelled_uri
-    others = _named_once(spec.evaluate.datasets)
+    others = {
+        dataset.name: (dataset.uri, f"evaluate.datasets[{position}].uri")
+        for position, dataset in enumerate(spec.evaluate.datasets)
+    }
     files = Files(places.cache)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         data = pool.submit(_dataset, spec.data.uri)
@@ -208,6 +210,7 @@ def _file_here(found: File, fetcher: Fetcher) -> Path:
 def _folder_digest(folder: Folder, memory: Path | None) -> str:
     if isinstance(folder, Listing):
         return folder.digest
+    require_readable(folder)
     if memory is None:
         return sha256_folder(folder)
     remembered = memory / sha256_json([str(folder), listing_digest(folder)])
@@ -253,20 +256,6 @@ def _dataset(uri: str) -> Folder | None:
     if uri != SYNTHETIC:
         raise SpecError(f"data.uri {uri!r} is not a kind of synthetic data", advice=f"there is {SYNTHETIC}")
     return None
-
-
-def _named_once(datasets: Sequence[OtherDataset]) -> dict[str, tuple[str, str]]:
-    """Return the URI and the field of each dataset by name."""
-    named: dict[str, tuple[str, str]] = {}
-    for position, dataset in enumerate(datasets):
-        field_name = f"evaluate.datasets[{position}]"
-        if dataset.name.lower() in {name.lower() for name in named}:
-            raise SpecError(
-                f"{field_name}.name: {dataset.name!r} is named twice",
-                advice="give each dataset a name of its own: the report tells them apart by it",
-            )
-        named[dataset.name] = (dataset.uri, f"{field_name}.uri")
-    return named
 
 
 def _folder(uri: str, field: str, *, unpack: bool = False) -> Folder:

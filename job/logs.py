@@ -29,9 +29,11 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 from structlog.typing import EventDict, WrappedLogger
 
-from job import stopping, terminal
-from job.errors import Interrupted
+from job import terminal
+from job.log_file import LogFile
 from job.progress import Task
+from job.spec.secrets import redacted
+from job.stopping import raise_if_stopped as raise_if_stopped  # loops know it by this name too
 from job.storage import strict_json
 
 EVENTS = {
@@ -39,14 +41,16 @@ EVENTS = {
     "job.already_done": "The run is finished and its inputs are unchanged: nothing is done again.",
     "job.nothing_new": "Spec, inputs and versions are those of the last promoting job: last_run, seconds.",
     "job.warning": "Something the user should know before reading results: message.",
-    "job.failed": "The job ends with an error: error, message, advice, exit_code.",
-    "job.finished": "The last event of a run: run_uri, verdict, exit_code, seconds.",
+    "names": "At level debug alone, the images or patients that an event before left out: of, names.",
+    "job.failed": "The run fails, or is stopped (a warning): error, message, advice, exit_code, at.",
+    "job.finished": "A run ends; `job.failed` follows an invalid one: run_uri, verdict, exit_code, seconds.",
     "stage.started": "A stage begins: stage, fingerprint.",
     "stage.reused": "A stage's finished result is taken: stage, fingerprint.",
     "stage.finished": "A stage is done: stage, fingerprint, seconds.",
     "progress": "A long loop, every so often: what, done, total, unit, per_second, eta_s, and its figures.",
     "data.summary": "What pull found: images and patients per split.",
-    "data.left_out": "Patients that the split names on no side: patients.",
+    "data.bad_image": "Images of no use were left out: dataset, images, of; at debug level each: file, what.",
+    "data.left_out": "Patients that the split names on no side: patients, unlabelled_images (how many).",
     "segmenter.loaded": "A model was loaded: kind, device, seconds.",
     "table.summary": "The table: images, actions, rows_reused, computed and cached (image, prompt) pairs.",
     "reward.epoch": "The reward network's epoch, told at the stage's end: epoch, train_mse, validation_mse.",
@@ -67,7 +71,7 @@ EVENTS = {
     "champion.compared": "What ships against the champion: decision, sentence.",
     "champion.promoted": "A new champion: model_uri, run, generation, previous.",
     "champion.race_lost": "Another job changed the champion meanwhile; it stays: model_uri, run.",
-    "fold.started": "A fold's run begins: fold, folds, test_patients.",
+    "fold.started": "A fold's run begins: fold, folds, test_patients (how many).",
     "evaluate.candidate": "A rung of the ladder: candidate, Dice on validation and test.",
     "evaluate.verdict": "The answer: verdict, ships, sentence, learning.",
 }
@@ -82,12 +86,15 @@ class Output:
         stream = stream or sys.stdout
         self.console = Console(file=stream) if stream.isatty() else None
         self._stream = stream
-        self._file: TextIO | None = None
+        self._file: LogFile | None = None
+        self.has_failed = False
+        """Whether `job.failed` was told."""
         structlog.configure(
             processors=[
                 structlog.contextvars.merge_contextvars,
                 structlog.processors.add_log_level,
                 _known_events_only,
+                _without_secrets,
                 self._write,
             ],
             wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
@@ -98,8 +105,7 @@ class Output:
 
     def open_file(self, path: Path) -> None:
         """Append every further line to `path` too."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", buffering=1)
+        self._file = LogFile(path)
 
     def close(self) -> None:
         """Close the log file."""
@@ -113,7 +119,7 @@ class Output:
         head = {"timestamp": stamp, "level": event["level"], "event": event["event"]}
         line = json.dumps(strict_json.plain({**head, **event}, null=True), default=str, allow_nan=False)
         if self._file is not None:
-            self._file.write(line + "\n")
+            self._file.write(line)
         if self.console is None:
             self._write_line(line)
         elif (sentence := terminal.sentence(event)) is not None:
@@ -126,8 +132,9 @@ class Output:
         try:
             self._stream.write(line + "\n")
             self._stream.flush()
-        except BrokenPipeError:
-            # Whoever read the log has gone (`| head`, a dead log collector): the work goes on, to the file.
+        except OSError:
+            # Whoever read the log has gone (`| head`, a dead log collector), or the disk that it goes to is
+            # full: the work goes on, to the file.
             self._stream = open(os.devnull, "w")  # noqa: SIM115, PTH123
             os.dup2(self._stream.fileno(), sys.stdout.fileno())
 
@@ -217,16 +224,8 @@ class _BarTask:
         self._bars.update(self._id, advance=steps)
 
 
-def raise_if_stopped() -> None:
-    """Raise `Interrupted` when SIGTERM or SIGINT came, or the error that another thread gave."""
-    failure = stopping.failure()
-    if failure is not None:
-        raise failure
-    if stopping.requested():
-        raise Interrupted(
-            "stopped by a signal; progress is saved",
-            advice="run the same command again: it goes on from here",
-        )
+def _without_secrets(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    return {key: redacted(value) for key, value in event.items()}
 
 
 def _known_events_only(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

@@ -16,7 +16,7 @@ from job.spec.data import FoldSplit
 from job.spec.job import JobSpec
 from job.spec.loading import LoadedSpec
 from job.stages import LEARNING, PROMOTING, STAGES, audit, challenge, out_of_fold, publish
-from job.stages.stage import Stage, StageContext, StageResult, compute, find
+from job.stages.stage import Stage, StageContext, StageResult, clear, compute, find
 from job.storage.mirror import Mirror
 from job.storage.run_folder import RunFolder
 
@@ -57,7 +57,8 @@ class Pipeline:
         for number, patients in enumerate(folds.deal(read_folder(inputs.data), split.k, spec.seed), start=1):
             of_fold = spec.model_copy(update={"data": spec.data.model_copy(update={"split": patients})})
             folder = replace(self.folder, run_id=f"{self.folder.run_id}/folds/{number}")
-            self.log.info("fold.started", fold=number, folds=split.k, test_patients=patients.test)
+            self.log.info("fold.started", fold=number, folds=split.k, test_patients=len(patients.test))
+            self.log.debug("names", of=f"fold.started {number}", names=list(patients.test))
             one = replace(
                 self,
                 loaded=replace(self.loaded, spec=of_fold),
@@ -102,6 +103,7 @@ class Pipeline:
             self.mirror.restore_stage(stage.name, fingerprint)
             result = find(stage.name, place, fingerprint)
             if result is not None:
+                clear(place, fingerprint)
                 self.log.info("stage.reused", stage=stage.name, fingerprint=fingerprint)
             else:
                 self.log.info("stage.started", stage=stage.name, fingerprint=fingerprint)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from job.errors import InputError, SpecError
 from job.spec.job import JobSpec
-from job.storage.local import local_path
+from job.storage.local import local_path, private_folder
 from job.storage.store import ObjectStore
 from job.storage.uris import is_remote, open_store, split_s3
 
@@ -38,7 +38,7 @@ class Places:
     def require_cache(self) -> None:
         """Make the folder for downloads; raises `InputError` where that cannot be."""
         try:
-            self.cache.mkdir(parents=True, exist_ok=True)
+            private_folder(self.cache)
             with tempfile.TemporaryFile(dir=self.cache):
                 pass
         except OSError as error:
@@ -68,8 +68,17 @@ class Places:
 
 
 def default_cache() -> Path:
-    """Return the folder for downloads where no spec and no local output names one."""
+    """Return the folder for downloads where no spec and no local output names one.
+
+    Raises `InputError` for a user without a home.
+    """
     given = os.environ.get(CACHE_VARIABLE)
     if given:
         return Path(given).resolve()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "segmenter-rl-job"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "segmenter-rl-job"
+    except RuntimeError as error:  # a user that the machine does not know, without HOME
+        raise InputError(
+            "there is no home folder for downloads",
+            advice=f"set cache.uri, or {CACHE_VARIABLE}, to a folder that can be written",
+        ) from error

@@ -1,14 +1,18 @@
 """`plan`: what a run would do, what it would find done, and what looks unwise."""
 
 from math import prod
+from typing import Any
 
 from job import inputs as job_inputs
+from job.data.sides import sides_in_words
 from job.inputs import Found
 from job.places import Places
 from job.publish.publishing import finished_in
 from job.spec.job import JobSpec
 from job.spec.loading import LoadedSpec
+from job.storage import lease
 from job.storage.fetch import Listing
+from job.storage.manifest import LEASE
 from job.storage.run_folder import RunFolder
 
 STEPS_PER_ACTION = 50
@@ -75,8 +79,22 @@ def _state(places: Places, folder: RunFolder, path: str) -> str:
     finished = finished_in(places.store, path) if places.is_remote else folder.finished()
     if finished is not None:
         return f"finished {finished.finished_at} ({finished.verdict}): running it again does nothing"
-    stage = folder.status().get("stage")
+    held, stage = _held(places, folder, path)
+    if held:
+        return f"held by another attempt{held}{f', at the stage {stage}' if stage else ''}"
     return f"stopped at {stage}: finished stages are taken over" if stage else "new"
+
+
+def _held(places: Places, folder: RunFolder, path: str) -> tuple[str, Any]:
+    """Return who works on a run (nothing where nobody does), and at which stage it is or was left."""
+    stage = folder.status().get("stage")
+    if folder.is_held():
+        return " on this machine", stage
+    found = lease.read(places.store, f"{path}/{LEASE}") if places.is_remote else None
+    if found is None:
+        return "", stage
+    held = f": {found.holder}, attempt {found.attempt}, heard of {found.age_s:.0f} s ago"
+    return held if found.is_live else "", found.facts.get("stage") or stage
 
 
 def _grid(spec: JobSpec) -> str:
@@ -89,7 +107,9 @@ def _data(loaded: LoadedSpec, found: Found) -> str:
     if isinstance(found.data, Listing):
         size = f" ({len(found.data.objects)} objects, {found.data.total_bytes / 1e6:.1f} MB)"
         return f"{found.data.uri}{size}{_counts(loaded)}"
-    return f"{found.data or loaded.spec.data.uri}{_counts(loaded)}"
+    if found.data is not None:
+        return f"{found.data}, split: {sides_in_words(found.data, loaded.spec.data.split, loaded.spec.seed)}"
+    return f"{loaded.spec.data.uri}{_counts(loaded)}"
 
 
 def _counts(loaded: LoadedSpec) -> str:

@@ -32,7 +32,8 @@ class Row:
     """What the table holds of one image under K actions.
 
     `scores` (NaN without a truth) and `judges` are float64 `[K]` by name; `embedding_E` and `statistics_S`
-    are float32.
+    are float32. `company` is who was in the segmenter's call behind it (see `Segmentation`): as long as a row
+    of a batch is left, rows that are made again are made in the same batch.
     """
 
     scores: Mapping[str, NDArray[np.float64]]
@@ -41,6 +42,7 @@ class Row:
     embedding_E: NDArray[np.float32]
     statistics_S: NDArray[np.float32]
     statistic_names: tuple[str, ...]
+    company: tuple[str, ...] = ()
 
     def lacks(self, terms: Sequence[str]) -> list[str]:
         """Return those of the terms that the row was not scored by."""
@@ -100,6 +102,7 @@ class RowCache:
             embedding_E=tensors["embedding"],
             statistics_S=tensors["statistics"],
             statistic_names=tuple(names["statistics"]),
+            company=tuple(names.get("company", ())),
         )
 
     def write(self, key: str, row: Row) -> None:
@@ -113,7 +116,12 @@ class RowCache:
             **{f"scores.{term}": values for term, values in row.scores.items()},
             **{f"judges.{judge}": values for judge, values in row.judges.items()},
         }
-        names = {"terms": list(row.scores), "judges": list(row.judges), "statistics": row.statistic_names}
+        names = {
+            "terms": list(row.scores),
+            "judges": list(row.judges),
+            "statistics": row.statistic_names,
+            "company": row.company,
+        }
         write_tensors(self._folder / f"{key}.safetensors", tensors, names)
 
     @cached_property

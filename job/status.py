@@ -22,7 +22,7 @@ from job.storage.store import ObjectStore, Stat
 from job.storage.uris import is_remote, open_store, split_s3
 
 READS_AT_ONCE = 16
-ENDED = ("failed", "interrupted")
+ENDED = ("failed", "interrupted", "deadline")
 """States that a run writes down before it ends without a result."""
 DAMAGED = "damaged"
 COLUMNS = ("name", "run_id", "state", "stage", "progress", "eta", "verdict", "exit_code", "age", "note")
@@ -50,10 +50,10 @@ class Found:
 def look(output_uri: str, verify: bool = False) -> Found:
     """Find every run below an output, a folder or `s3://`, newest first.
 
-    Keys: name, run_id, state (running, finished, failed, interrupted, stopped where it ended without a word,
-    lost where its machine fell silent, damaged where its marker names another manifest), stage, progress,
-    eta_s, verdict, exit_code (an integer or None), age, age_s, path, attempt, champion. With `verify` also
-    `damaged`: a sentence for each file of a finished run that is not what its manifest says.
+    Keys: name, run_id, state (running, finished, failed, interrupted, deadline, stopped where it ended
+    without a word, lost where its machine fell silent, damaged where its marker names another manifest),
+    stage, progress, eta_s, verdict, exit_code (an integer or None), age, age_s, path, attempt, champion. With
+    `verify` also `damaged`: a sentence for each file of a finished run that is not what its manifest says.
     Raises `InputError` for a place where there is nothing.
     """
     if is_remote(output_uri):

@@ -12,7 +12,8 @@ from scipy.special import expit
 from job.actions import LARGEST_LOGIT, ActionSpace, apply_all, iter_masks, resize_bilinear
 from job.data.dataset import Dataset, Loaded, Sample
 from job.data.features import statistics_vector
-from job.progress import Progress, track
+from job.data.images import pixel_digest
+from job.progress import Progress, Task, track
 from job.reward import free_judges
 from job.reward.terms import Judge, score
 from job.rows import Row, RowCache
@@ -24,6 +25,12 @@ from job.storage.tensor_file import read_tensors, write_tensors
 TABLE = "table.safetensors"
 BYTES_PER_MASK_PIXEL = 16
 """What scoring needs per pixel of a mask: the mask, its labels, and the products of the overlap counts."""
+PIXELS_AT_ONCE, FEWEST_AT_ONCE = 16_000_000, 4
+"""Masks that are scored between two looks for a stop request: 2 s of skeletons. Each time the truth's own is
+drawn again, so that of large images too it is a few."""
+PIXELS_OF_A_BATCH = 16_000_000
+"""Of images that go through the segmenter together, a thousand of 128 px: of larger ones a batch has fewer.
+With P prompts they and their logits take 5 + 2 P bytes a pixel."""
 DIVERSITY_PIXELS = 65_536
 """Mask diversity and the free judges are measured on a regular grid of at most this many pixels."""
 
@@ -127,10 +134,10 @@ def build(
     remembered = rows or RowCache(None)
     built: list[Row] = []
     with progress.task("action table", len(samples), "images") as task:
-        for start in range(0, len(samples), batch_size):
-            batch = [dataset.load(sample) for sample in samples[start : start + batch_size]]
+        for batch in _batches(dataset, samples, batch_size):
             keys = [remembered.key(b, space, segmenter_key=cache.key, batch_size=batch_size) for b in batch]
-            for row in _rows(batch, keys, space, cache, remembered, terms, memory_bytes):
+            rows_of_batch = _rows(batch, keys, space, cache, remembered, terms, memory_bytes, task)
+            for row in rows_of_batch:
                 built.append(row)
                 task.advance()
     return ActionTable(
@@ -146,6 +153,19 @@ def build(
     )
 
 
+def _batches(dataset: Dataset, samples: Sequence[Sample], batch_size: int) -> Iterator[list[Loaded]]:
+    """Yield loaded samples in order, up to `batch_size` at a time: fewer where they are large."""
+    batch: list[Loaded] = []
+    for sample in samples:
+        batch.append(dataset.load(sample))
+        n_pixels = sum(loaded.image.shape[0] * loaded.image.shape[1] for loaded in batch)
+        if len(batch) == batch_size or n_pixels >= PIXELS_OF_A_BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
 def _rows(
     batch: Sequence[Loaded],
     keys: Sequence[str],
@@ -154,15 +174,17 @@ def _rows(
     remembered: RowCache,
     terms: Sequence[str],
     memory_bytes: int,
+    task: Task,
 ) -> Iterator[Row]:
     """Yield the rows of a batch in order; only images whose row lacks something are segmented and scored."""
     known = [remembered.read(key) for key in keys]
     pending = [i for i, row in enumerate(known) if row is None or row.lacks(terms)]
-    answers = dict(zip(pending, cache.get([batch[i].image for i in pending]), strict=True))
+    together = _with_company(batch, known, pending)
+    answers = dict(zip(together, cache.get([batch[i].image for i in together]), strict=True))
     for i, row in enumerate(known):
-        if i in answers:
+        if i in pending:
             asked = terms if row is None else row.lacks(terms)
-            scored = _score(batch[i], answers[i], space, asked, memory_bytes)
+            scored = _score(batch[i], answers[i], space, asked, memory_bytes, task)
             row = scored if row is None else row.with_scores(scored.scores)
             remembered.write(keys[i], row)
             remembered.computed += 1
@@ -172,20 +194,40 @@ def _rows(
         yield row
 
 
+def _with_company(batch: Sequence[Loaded], known: Sequence[Row | None], pending: list[int]) -> list[int]:
+    """Add the images of a batch that the pending ones were once segmented with: see `Row.company`."""
+    if not pending or not any(row is not None and row.company for row in known):
+        return pending
+    lost = {pixel_digest(batch[i].image) for i in pending}
+    company = [i for i, row in enumerate(known) if row is not None and not lost.isdisjoint(row.company)]
+    return sorted({*pending, *company})
+
+
 def _score(
-    loaded: Loaded, segmentation: Segmentation, space: ActionSpace, terms: Sequence[str], memory_bytes: int
+    loaded: Loaded,
+    segmentation: Segmentation,
+    space: ActionSpace,
+    terms: Sequence[str],
+    memory_bytes: int,
+    task: Task,
 ) -> Row:
     size = (loaded.image.shape[0], loaded.image.shape[1])
     stride = math.ceil(math.sqrt(size[0] * size[1] / DIVERSITY_PIXELS))
+    at_once = max(FEWEST_AT_ONCE, PIXELS_AT_ONCE // (size[0] * size[1]))
     scores = {term: np.full(len(space), np.nan) for term in terms}
     packed: dict[int, NDArray[np.uint8]] = {}
     for actions, masks_BHW in mask_blocks(space, segmentation.logits_PHW, size, memory_bytes):
+        task.advance(0)
         sampled_BX = masks_BHW[:, ::stride, ::stride].reshape(len(masks_BHW), -1)
         packed |= zip(actions, np.packbits(sampled_BX, axis=1), strict=True)
-        if loaded.truth is not None:
-            for term, values in score(masks_BHW, loaded.truth, terms).items():
-                scores[term][actions] = values
+        for few in range(0, len(actions) if loaded.truth is not None else 0, at_once):
+            assert loaded.truth is not None
+            part = slice(few, few + at_once)
+            for term, values in score(masks_BHW[part], loaded.truth, terms).items():
+                scores[term][actions[part]] = values
+            task.advance(0)
     packed_KX = np.stack([packed[action] for action in range(len(space))])
+    task.advance(0)
     names, statistics = statistics_vector(loaded.image, loaded.fov, segmentation.logits_PHW)
     return Row(
         scores=scores,
@@ -194,6 +236,7 @@ def _score(
         embedding_E=segmentation.embedding_D,
         statistics_S=statistics,
         statistic_names=names,
+        company=segmentation.company,
     )
 
 

@@ -82,6 +82,12 @@ def _counts(event: Event) -> str:
     return f"images: {images}; patients: {sum(event['patients'].values())}"
 
 
+def _bad_image(event: Event) -> str:
+    if "file" in event:
+        return f"left out: {event['file']}: {event['what']}"
+    return f"{event['dataset']}: {event['images']} of {event['of']} images cannot be used and are left out"
+
+
 def _candidate(event: Event) -> str:
     arrow = "  <- ships" if event["ships"] else ""
     scores = f"Dice {event['validation_dice']:.3f} on validation, {event['test_dice']:.3f} on test"
@@ -101,6 +107,7 @@ SENTENCES: Mapping[str, Callable[[Event], str]] = {
     "stage.reused": lambda e: f"{e['stage']}: finished before, taken over",
     "stage.finished": lambda e: f"{e['stage']}: done in {e['seconds']:.1f} s",
     "data.summary": _counts,
+    "data.bad_image": _bad_image,
     "table.summary": lambda e: (
         f"{e['images']} images x {e['actions']} actions;"
         f" {e['computed']} segmentations computed, {e['cached']} found in the cache"

@@ -11,6 +11,7 @@ header that arrives. A request that a fault changes is signed anew with the serv
 import contextlib
 import dataclasses
 import hashlib
+import html
 import http.client
 import io
 import socket
@@ -35,11 +36,15 @@ class Effect:
 
 @dataclasses.dataclass(frozen=True)
 class Refuse(Effect):
-    """Answer with an S3 error; the server never hears of the request."""
+    """Answer with an S3 error; the server never hears of the request.
+
+    Some stores repeat in it what they were asked, `echoes`: the Authorization header and all.
+    """
 
     status: int
     code: str
     headers: tuple[tuple[str, str], ...] = ()
+    echoes: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,7 +248,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, refusal: Refuse) -> None:
         self._body()
-        xml = f"<Error><Code>{refusal.code}</Code><Message>made up by the fault proxy</Message></Error>"
+        message = str(dict(self.headers)) if refusal.echoes else "made up by the fault proxy"
+        xml = f"<Error><Code>{refusal.code}</Code><Message>{html.escape(message)}</Message></Error>"
         headers = [("Content-Type", "application/xml"), *refusal.headers]
         self._answer(Answer(refusal.status, headers, xml.encode()))
 

@@ -1,6 +1,6 @@
 """Where a run lives: held by one, refused to other inputs, published with patience."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,3 +99,60 @@ def test_a_run_that_another_machine_began_with_other_inputs_is_refused(tmp_path:
     with structlog.testing.capture_logs() as logs, home_of(tmp_path, "two").held("spec and inputs"):
         pass
     assert [line["attempt"] for line in logs if line["event"] == "lease.acquired"] == [2]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda run: (run / "manifest.json").write_text("{"), "manifest.json is none"),
+        (lambda run: (run / "manifest.json").unlink(), "manifest.json is missing"),
+        (lambda run: (run / "_SUCCESS").write_text("0" * 64), "not the one that _SUCCESS names"),
+        (lambda run: (run / "candidate.json").unlink(), "candidate.json is missing"),
+        (lambda run: (run / "candidate.json").write_text("longer"), "candidate.json is missing, or has"),
+    ],
+)
+def test_what_is_mended_on_this_disk_is_told_of(
+    tmp_path: Path, damage: Callable[[Path], None], words: str
+) -> None:
+    """A run that was published and is published anew says why."""
+    folder = sealed(tmp_path / "output")
+    places = Places(folder.root, tmp_path / "cache", LocalStore(folder.root), is_remote=False)
+    home = Home(places, folder, structlog.get_logger())
+    damage(folder.path)
+    with structlog.testing.capture_logs() as logs, home.held("spec and inputs"):
+        assert home.finished() is None
+    assert [(line["event"], line["key"]) for line in logs] == [("store.damaged", str(folder.path))]
+    assert words in logs[0]["message"]
+
+
+@pytest.mark.parametrize("killed_at", ["manifest.json", "_SUCCESS", "none"])
+def test_what_a_kill_left_is_no_damage(tmp_path: Path, killed_at: str) -> None:
+    """A run that died before its manifest, or before its marker, goes on as if nothing had been."""
+    folder = sealed(tmp_path / "output")
+    for name in {"manifest.json": ("_SUCCESS", "manifest.json"), "_SUCCESS": ("_SUCCESS",)}.get(
+        killed_at, ()
+    ):
+        (folder.path / name).unlink()
+    places = Places(folder.root, tmp_path / "cache", LocalStore(folder.root), is_remote=False)
+    home = Home(places, folder, structlog.get_logger())
+    with structlog.testing.capture_logs() as logs, home.held("spec and inputs"):
+        pass
+    assert logs == []
+
+
+def test_a_disk_that_stays_is_not_filled(tmp_path: Path) -> None:
+    """When a run in a store has ended, working copies of others make room; one that failed leaves them."""
+    home = replace(home_of(tmp_path, "one"), max_bytes=0)
+    other = home.places.root / "runs" / "vessels" / "r0"
+    other.mkdir(parents=True)
+    (other / "report.md").write_text("long ago")
+    home.places.store.write("runs/vessels/r0/manifest.json", b"x")
+    sealed(home.folder.root)
+    with structlog.testing.capture_logs():
+        with pytest.raises(KeyError), home.held("spec and inputs"):
+            raise KeyError
+        assert other.exists()
+        with home.held("spec and inputs") as hold:
+            hold.publish(SILENT)
+    assert not other.exists()
+    assert (home.folder.path / "candidate.json").exists()

@@ -93,13 +93,6 @@ def test_further_datasets_are_found_by_name(tmp_path: Path, world: Found) -> Non
     assert with_others.identity(spec_of()) != before
 
 
-def test_further_datasets_have_names_of_their_own(tmp_path: Path) -> None:
-    """Two of one name would be one in the report; case does not tell them apart."""
-    datasets = [{"name": name, "uri": str(tmp_path)} for name in ("hrf", "HRF")]
-    with pytest.raises(SpecError, match=r"evaluate\.datasets\[1\]\.name: 'HRF' is named twice"):
-        resolve(spec_of(evaluate={"datasets": datasets}))
-
-
 def test_a_file_where_a_folder_belongs_is_called_that(tmp_path: Path) -> None:
     """`does not exist` would send people looking in the wrong place."""
     (tmp_path / "file").write_text("")

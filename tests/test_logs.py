@@ -203,3 +203,19 @@ def test_a_stop_request_raises_interrupted_at_the_next_step(
     assert done == [0, 1, 2]
     assert caught.value.exit_code == 75
     assert "same command" in caught.value.advice
+
+
+def test_no_line_holds_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in a message nor deep in a fact, on a terminal, elsewhere and in the file; numbers stay."""
+    monkeypatch.setenv("STORE_TOKEN", "canary-canary")
+    for stream in (io.StringIO(), Terminal()):
+        output = Output(stream=stream)
+        output.open_file(tmp_path / "log")
+        facts = {"a": ["canary-canary", 1.5, Path("/x/canary-canary")]}
+        output.log.info("job.warning", message="says canary-canary", facts=facts, place=Path("canary-canary"))
+        output.close()
+        assert "says ***" in stream.getvalue()
+        assert "canary" not in stream.getvalue()
+    lines = (tmp_path / "log").read_text()
+    assert "canary" not in lines
+    assert json.loads(lines.splitlines()[0])["facts"] == {"a": ["***", 1.5, "/x/***"]}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from job.errors import InputError, SpecError
-from job.places import Places
+from job.places import Places, default_cache
 from job.spec.job import JobSpec
 from job.spec.loading import load
 from job.spec.problems import SpecProblems
@@ -77,3 +77,19 @@ def test_results_are_not_written_among_the_inputs(tmp_path: Path, output: str, i
         return
     with pytest.raises(SpecProblems, match=r"lies in data\.uri"):
         load(str(spec), overrides=[f"output.uri={output}"])
+
+
+def test_the_cache_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    """It has photographs."""
+    places(cache={"uri": str(tmp_path / "some" / "cache")}).require_cache()
+    assert (tmp_path / "some" / "cache").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clusters give users that the machine does not know."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 987_654_321)
+    with pytest.raises(InputError) as refused:
+        default_cache()
+    assert "JOB_CACHE_DIR" in refused.value.advice

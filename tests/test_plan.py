@@ -1,5 +1,7 @@
 """`plan`: what a run would do."""
 
+import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,13 +9,17 @@ from typing import Any
 import pytest
 
 from job import inputs as job_inputs
+from job.data.samples import SIDES
+from job.data.splits import by_hash
 from job.errors import InputError
 from job.inputs import Found
 from job.places import Places
 from job.plan import plan, warnings
 from job.spec.job import JobSpec
 from job.spec.loading import LoadedSpec
-from job.storage.run_folder import RunFolder
+from job.storage.local import exclusive
+from job.storage.local_store import LocalStore
+from job.storage.run_folder import LOCK, RunFolder
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +37,15 @@ def _small_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def loaded_of(tmp_path: Path, **sections: Any) -> LoadedSpec:
     document = {"name": "x", "output": {"uri": str(tmp_path / "output")}, **sections}
     return LoadedSpec(JobSpec.model_validate(document), {}, "x.json")
+
+
+def folder_of(root: Path, n: int) -> Path:
+    """Make a dataset folder of n patients whose pictures hold nothing."""
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+        for i in range(n):
+            (root / folder / f"p{i:02d}.png").touch()
+    return root
 
 
 def lines_of(text: str) -> dict[str, str]:
@@ -65,11 +80,27 @@ def test_it_says_how_often_it_would_train(tmp_path: Path) -> None:
         "6 points, of which validation images choose one: finetune.learning_rate 0.0003, 0.0005;"
         " finetune.n_epochs 10, 20, 30"
     )
-    (tmp_path / "images").mkdir()
-    data = {"uri": str(tmp_path / "images"), "split": {"kind": "folds", "k": 4}}
+    data = {"uri": str(folder_of(tmp_path / "data", 9)), "split": {"kind": "folds", "k": 4}}
     assert lines_of(plan(loaded_of(tmp_path, data=data)))["data"].endswith(
-        "split: folds, k = 4: as many runs, every patient tested once"
+        "split: folds, k = 4 of 2 to 3 patients: as many runs, every patient tested once"
     )
+
+
+def test_it_says_who_is_on_which_side(tmp_path: Path) -> None:
+    """Images and patients of each side, without a picture being decoded."""
+    data = {"uri": str(folder_of(tmp_path / "data", 20)), "split": {"kind": "hash"}}
+    sides = by_hash([f"p{i:02d}" for i in range(20)], validation=0.2, test=0.3)
+    wanted = ", ".join(f"{list(sides.values()).count(side)} {side}" for side in SIDES)
+    planned = lines_of(plan(loaded_of(tmp_path, data=data)))["data"]
+    assert planned.endswith(f"split: hash: {wanted} images of 20 patients")
+
+
+@pytest.mark.parametrize(("n", "split"), [(2, {"kind": "auto"}), (4, {"kind": "folds", "k": 5})])
+def test_a_side_that_stays_empty_is_found(tmp_path: Path, n: int, split: dict[str, Any]) -> None:
+    """As the run would end, so does the plan: exit code 3, before anything is computed."""
+    data = {"uri": str(folder_of(tmp_path / "data", n)), "split": split}
+    with pytest.raises(InputError, match=r"data\.split"):
+        plan(loaded_of(tmp_path, data=data))
 
 
 def test_it_says_what_it_would_find_done(tmp_path: Path) -> None:
@@ -124,3 +155,34 @@ def test_what_is_unwise_is_said(tmp_path: Path, sections: dict[str, Any], words:
 def test_what_is_sensible_passes_in_silence(tmp_path: Path, sections: dict[str, Any]) -> None:
     """The boundary of the rule, a policy that is only judged, and a width that changes nothing."""
     assert warnings(loaded_of(tmp_path, **sections)) == []
+
+
+def test_it_says_who_works_on_the_run(tmp_path: Path) -> None:
+    """On this machine, told by its lock, and at which stage."""
+    loaded = loaded_of(tmp_path)
+    folder = Path(lines_of(plan(loaded))["run"])
+    run = RunFolder(folder.parents[2], "x", folder.name)
+    run.write_status(stage="reward")
+    with exclusive(run.path / LOCK, "run"):
+        state = lines_of(plan(loaded))["state"]
+    assert state == "held by another attempt on this machine, at the stage reward"
+    assert "stopped at reward" in lines_of(plan(loaded))["state"]
+
+
+def test_it_reads_the_lease_of_a_run_in_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another machine works on it, has let go of it, or fell silent."""
+    places = Places(tmp_path / "copy", tmp_path / "cache", LocalStore(tmp_path / "far"), is_remote=True)
+    monkeypatch.setattr(Places, "of", lambda spec: places)
+    loaded = loaded_of(tmp_path)
+    uri = lines_of(plan(loaded))["run"]
+    assert lines_of(plan(loaded))["state"] == "new"
+    key = f"{uri.removeprefix(places.store.uri + '/')}/lease.json"
+    lease = {"holder": "node-7", "attempt": 2, "ttl_s": 60.0, "released": False, "facts": {"stage": "audit"}}
+    places.store.write(key, json.dumps(lease).encode())
+    state = lines_of(plan(loaded))["state"]
+    assert state.startswith("held by another attempt: node-7, attempt 2, heard of ")
+    assert state.endswith(" s ago, at the stage audit")
+    os.utime(tmp_path / "far" / key, (0, 0))
+    assert lines_of(plan(loaded))["state"] == "stopped at audit: finished stages are taken over"
+    places.store.write(key, json.dumps({**lease, "released": True}).encode())
+    assert lines_of(plan(loaded))["state"] == "stopped at audit: finished stages are taken over"

@@ -19,7 +19,13 @@ from job.progress import SILENT
 from job.reward.terms import score
 from job.rows import RowCache
 from job.table import ActionTable, judge_table
-from tests.segmenters.fakes import FakeSegmenter, cache_of, photographs, segmentation_of
+from tests.segmenters.fakes import (
+    FakeSegmenter,
+    SociableSegmenter,
+    cache_of,
+    photographs,
+    segmentation_of,
+)
 
 SPACE = ActionSpace(
     ("vessels", "thin vessels"),
@@ -322,6 +328,30 @@ def test_only_new_or_damaged_rows_are_computed(world: World, built: ActionTable,
     assert sorted((tmp_path / "rows").rglob("*.safetensors")) == files
 
 
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize(("rows_left", "logits_left"), [(1, 4), (3, 4), (2, 0), (1, 2), (0, 3)])
+def test_a_batch_that_a_kill_tore_apart_is_finished_with_the_same_bits(
+    world: World, tmp_path: Path, rows_left: int, logits_left: int, keep: bool
+) -> None:
+    """Whatever came through of its rows and logits, in this folder or in the store's copy of it."""
+
+    def build(folder: Path) -> tuple[ActionTable, list[Path], list[Path]]:
+        cache, _ = cache_of(folder, SPACE.prompts, keep=keep, kind=SociableSegmenter)
+        table_of = table.build(
+            world.dataset, world.dataset.samples, SPACE, cache, terms=TERMS, batch_size=4,
+            memory_bytes=2**30, progress=SILENT, rows=RowCache(folder),
+        )  # fmt: skip
+        kept = [sorted((folder / of).rglob("*.safetensors")) for of in ("rows", "logits")]
+        return table_of, kept[0], kept[1]
+
+    whole = build(tmp_path / "whole")[0]
+    _, rows, logits = build(tmp_path / "torn")
+    assert (len(rows), len(logits)) == (5, 5 if keep else 0)
+    for path in (*rows[rows_left:], *logits[logits_left:]):
+        path.unlink()
+    assert build(tmp_path / "torn")[0].digest() == whole.digest()
+
+
 def test_judging_asks_each_image_s_own_judge_about_each_action_s_mask(world: World) -> None:
     """Labelled or not, and never with the truth in hand; scores beyond 0 and 1 are cut."""
 
@@ -342,3 +372,16 @@ def test_judging_asks_each_image_s_own_judge_about_each_action_s_mask(world: Wor
         wanted = world.masks_KHW(sample).mean(axis=(1, 2)) * (i + 0.5)
         np.testing.assert_array_equal(scores_NK[i], np.clip(wanted, 0, 1))
     assert (scores_NK == 1).any()
+
+
+def test_batches_are_cut_by_pixels(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch ends with the image that fills it: memory does not grow with the batch size of large images."""
+    dataset, samples = world.dataset, world.dataset.samples
+    assert [len(batch) for batch in table._batches(dataset, samples, 3)] == [3, 2]
+    monkeypatch.setattr(table, "PIXELS_OF_A_BATCH", 2 * SIZE[0] * SIZE[1])
+    assert [len(batch) for batch in table._batches(dataset, samples, 3)] == [2, 2, 1]
+    monkeypatch.setattr(table, "PIXELS_OF_A_BATCH", 1)
+    batches = list(table._batches(dataset, samples, 3))
+    assert [len(batch) for batch in batches] == [1] * 5
+    for (loaded,), sample in zip(batches, samples, strict=True):
+        np.testing.assert_array_equal(loaded.image, dataset.load(sample).image)

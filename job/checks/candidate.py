@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import entr
 
 from job.checks.evidence import NOOP, Actions, CandidateEvidence, Scores
-from job.checks.missing import broken, first_missing
+from job.checks.missing import Missing, broken, first_missing
 from job.checks.result import CheckResult, Thresholds, advise, unmeasured
 from job.metrics.statistics import TIE, paired_uplift, patient_means
 
@@ -249,7 +249,7 @@ def _mean(values_N: Scores, evidence: CandidateEvidence) -> float:
     return float(patient_means(values_N, evidence.patients).mean())
 
 
-def _missing(evidence: CandidateEvidence, **arrays: Scores) -> str:
+def _missing(evidence: CandidateEvidence, **arrays: Scores) -> Missing | None:
     return first_missing(arrays, [f"an image of {patient}" for patient in evidence.patients])
 
 

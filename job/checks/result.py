@@ -1,12 +1,14 @@
 """What a check says, and the thresholds that it is held to."""
 
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Severity = Literal["validity", "advice", "candidate"]
 Outcome = Literal["passed", "failed", "unmeasured"]
+NAMELESS = "(one that the report names)"
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,20 @@ class CheckResult:
     """What to do; empty where nothing needs doing."""
     details: Mapping[str, float] = field(default_factory=dict)
     """Further figures by name."""
+    about: tuple[str, ...] = ()
+    """Names of images and patients in `finding` and `advice`: logs leave them out."""
 
     @property
     def failed(self) -> bool:
         """True where the threshold was measured and missed."""
         return self.outcome == "failed"
+
+    def without_names(self) -> "CheckResult":
+        """Return the check for readers who are not to learn which images and patients it is about."""
+        names = "|".join(re.escape(name) for name in sorted(self.about, key=len, reverse=True))
+        named = re.compile(rf"(?<!\w)(?:{names})(?!\w)")
+        finding, advice = (named.sub(NAMELESS, text) for text in (self.finding, self.advice))
+        return replace(self, finding=finding, advice=advice, about=()) if names else self
 
 
 def unmeasured(name: str, threshold: float, severity: Severity, why: str) -> CheckResult:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from job.checks.evidence import Leak, Scores, ValidityEvidence
-from job.checks.missing import broken, first_missing
+from job.checks.missing import Missing, broken, first_missing
 from job.checks.result import CheckResult, Thresholds, advise, unmeasured
 from job.checks.variation import two_way, within_image
 from job.metrics.statistics import TIE, argmax_regret, within_image_spearman
@@ -38,6 +38,7 @@ def replay_identity(evidence: ValidityEvidence, thresholds: Thresholds) -> Check
         advise(
             (failed, f"look at {evidence.names[worst]}: sizes, threshold or scoring differ on the two paths")
         ),
+        about=(evidence.names[worst],) if failed else (),
     )
 
 
@@ -170,7 +171,7 @@ def proxy_quality(evidence: ValidityEvidence, thresholds: Thresholds) -> CheckRe
     missing = first_missing(judges | {"Dice": true_NK}, evidence.names)
     swap_M = np.abs(evidence.own_M - evidence.swapped_M)
     if not missing and not np.isfinite(swap_M).all():
-        missing = "a score of the reward network on a swapped image is not a number"
+        missing = Missing("a score of the reward network on a swapped image is not a number")
     if missing:
         return broken(name, threshold, "validity", missing)
     error_NK = evidence.reward_net_NK - true_NK
@@ -241,6 +242,7 @@ def split_leak(evidence: ValidityEvidence, thresholds: Thresholds) -> CheckResul
             )
         ),
         {"pairs": float(len(leaks))},
+        about=(worst.held_out, worst.seen) if worst else (),
     )
 
 

@@ -3,35 +3,23 @@
 import difflib
 import json
 import math
-import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from job.data.names import is_utf8, printable, unique_names
-from job.data.samples import SIDES, SPLITS, UNLABELLED, Finding, Polygons, Sample
+from job.data.folders import Entry, Listing, list_by_stems, pictures, place, samples_of, usable, why_not_plain
+from job.data.names import is_utf8, printable
+from job.data.samples import SIDES, SPLITS, UNLABELLED, Polygons, Sample
 
 ANNOTATIONS = "annotations.json"
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".bmp"})
-MASK_ENDINGS = ("", "_mask", "_1stho", "_manual1", "_gt", "_label", "_vessels", ".ah", ".vk")
-"""What may follow an image's stem in the name of its mask, case aside."""
-FOV_ENDINGS = ("", "_mask", "_fov")
 KEYS = ("image", "mask", "fov", "patient", "split", "text")
+MOST_BYTES = 256 << 20
+MOST_ENTRIES = 1_000_000
+MOST_CONTAINERS = 5_000_000
+"""Lists and objects of annotations.json: an empty one takes three bytes there, thirty times as many here."""
 _POINTS_OF_A_RING = 3
-
-
-@dataclass
-class Listing:
-    """The samples of a folder, and everything wrong with how it lists them."""
-
-    samples: list[Sample] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-
-    def error(self, where: str, what: str, advice: str = "") -> None:
-        """Note a mistake that makes the folder unusable."""
-        self.findings.append(Finding("error", where, what, advice))
+_SHOWN_CHARACTERS = 100
 
 
 def list_folder(root: Path) -> Listing:
@@ -42,10 +30,10 @@ def list_folder(root: Path) -> Listing:
         if not root.is_dir():
             what = "is not a folder" if root.exists() else "does not exist"
             listing.error(printable(root), what, "name a folder with images/, masks/ and annotations.json")
-        elif (root / ANNOTATIONS).exists():
+        elif (root / ANNOTATIONS).exists() or (root / ANNOTATIONS).is_symlink():
             _from_annotations(root, listing)
         else:
-            _from_folders(root, listing)
+            list_by_stems(root, listing)
     except PermissionError as error:  # of a folder: files are opened later
         where = printable(error.filename or root)
         listing.error(where, "may not be read", "grant this user permission to read it")
@@ -55,61 +43,92 @@ def list_folder(root: Path) -> Listing:
 def not_listed(root: Path, samples: Sequence[Sample]) -> list[Path]:
     """Return the pictures below `images/` that are no sample's image; none where that may not be read."""
     known = {sample.image for sample in samples}
+    root = root.resolve()
     try:
-        pictures = _pictures(root.resolve() / "images")
+        return [path for path in pictures(root / "images", root) if path not in known]
     except PermissionError:
         return []
-    return [path for path in pictures if path not in known]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    image: Path
-    mask: Path | Polygons | None
-    fov: Path | None
-    patient: str | None
-    split: str | None
 
 
 def _from_annotations(root: Path, listing: Listing) -> None:
-    entries = _parsed(root / ANNOTATIONS, listing)
+    path = root / ANNOTATIONS
+    problem = why_not_plain(path)
+    if problem is not None:
+        listing.error(ANNOTATIONS, problem, "put a file of JSON there, or remove it")
+        return
+    if not usable(root, path, listing):
+        return
+    entries = _parsed(path, listing)
     if not entries and not listing.findings:
         listing.error(ANNOTATIONS, "lists no image", "add an entry for each image, or remove the file")
-    read = [_entry(root, f"{ANNOTATIONS}[{i}]", value, listing) for i, value in enumerate(entries)]
-    known = [entry for entry in read if entry is not None]
+    known = []
+    for i, value in enumerate(entries):
+        entry = _entry(root, f"{ANNOTATIONS}[{i}]", value, listing)
+        if entry is not None:
+            known.append(entry)
+        if listing.is_hopeless:
+            listing.error(f"{ANNOTATIONS}[{i}]", "is the last entry that was looked at", "mend those before")
+            return
     for image, count in Counter(entry.image for entry in known).items():
         if count > 1:
             listing.error(
-                _place(root, image),
+                place(root, image),
                 f"is listed {count} times",
                 "list each image once, with all its masks and texts",
             )
-    listing.samples = _samples(root, known)
+    listing.samples = samples_of(root, known)
 
 
 def _parsed(path: Path, listing: Listing) -> list[Any]:
+    twins: list[str] = []
+
+    def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs) and not twins:
+            twins.append(next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1))
+        return found
+
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = path.read_bytes() if path.stat().st_size <= MOST_BYTES else b""
+        if not content and path.stat().st_size:
+            listing.error(path.name, f"has more than {MOST_BYTES:,} bytes", "split the data set")
+            return []
+        if content.count(b"{") + content.count(b"[") > MOST_CONTAINERS:
+            what = f"holds more than {MOST_CONTAINERS:,} lists and objects"
+            listing.error(
+                path.name, what, "split the data set, or give masks as pictures instead of polygons"
+            )
+            return []
+        document = json.loads(content.decode("utf-8-sig"), object_pairs_hook=without_twins)
+    except PermissionError:
+        listing.error(path.name, "may not be read", "grant this user permission to read it")
     except json.JSONDecodeError as error:
         listing.error(f"{path.name}:{error.lineno}:{error.colno}", f"is not JSON: {error.msg}")
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        listing.error(path.name, f"cannot be read: {error}")
+    except UnicodeDecodeError as error:
+        listing.error(path.name, f"is not UTF-8 at byte {error.start}", "save it as UTF-8")
+    except RecursionError:
+        listing.error(path.name, "nests lists or objects too deep", "write a list of entries")
+    except OSError as error:
+        listing.error(path.name, f"cannot be read: {error.strerror}")
     except ValueError:  # Python refuses to convert integers of thousands of digits
         listing.error(
             path.name, "holds a number of too many digits", "write a name that consists of digits in quotes"
         )
     else:
-        if isinstance(document, list):
+        if twins:
+            listing.error(path.name, f"an entry has the key {_short(twins[0])} twice", "write each key once")
+        if isinstance(document, list) and len(document) > MOST_ENTRIES:
+            what = f"lists {len(document):,} entries, more than {MOST_ENTRIES:,}"
+            listing.error(path.name, what, "split the data set")
+        elif isinstance(document, list):
             return document
-        listing.error(
-            path.name,
-            f"must be a list of entries, is {_kind(document)}",
-            'write [{"image": "images/a.png", ...}]',
-        )
+        else:
+            what = f"must be a list of entries, is {_kind(document)}"
+            listing.error(path.name, what, 'write [{"image": "images/a.png", ...}]')
     return []
 
 
-def _entry(root: Path, where: str, value: Any, listing: Listing) -> _Entry | None:
+def _entry(root: Path, where: str, value: Any, listing: Listing) -> Entry | None:
     """Read one entry; a mask that is a list of lists is Sa2VA's fine-tuning format, a path is ours."""
     before = len(listing.findings)
     if not isinstance(value, dict):
@@ -118,7 +137,7 @@ def _entry(root: Path, where: str, value: Any, listing: Listing) -> _Entry | Non
     for key in value.keys() - set(KEYS):
         meant = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.75)
         if meant:
-            listing.error(where, f"unknown key {key!r}", f"did you mean {meant[0]!r}?")
+            listing.error(where, f"unknown key {_short(key)}", f"did you mean {meant[0]!r}?")
     by_sa2va = isinstance(value.get("mask"), list) or "text" in value
     image = _file(root, f"{where}.image", value.get("image"), listing, folder="images" if by_sa2va else None)
     mask: Path | Polygons | None = None
@@ -131,7 +150,7 @@ def _entry(root: Path, where: str, value: Any, listing: Listing) -> _Entry | Non
     split = _split(f"{where}.split", value.get("split"), mask is not None, listing)
     if len(listing.findings) > before or image is None:
         return None
-    return _Entry(image, mask, fov, patient, split)
+    return Entry(image, mask, fov, patient, split)
 
 
 def _file(root: Path, where: str, value: Any, listing: Listing, folder: str | None = None) -> Path | None:
@@ -142,47 +161,22 @@ def _file(root: Path, where: str, value: Any, listing: Listing, folder: str | No
         return None
     windows, posix = PureWindowsPath(value), PurePosixPath(value)
     if windows.drive or windows.root or posix.is_absolute() or ".." in windows.parts or "\0" in value:
-        listing.error(where, f"{value!r} leaves the dataset folder", "write the path from the dataset folder")
+        what = f"{_short(value)} leaves the dataset folder"
+        listing.error(where, what, "write the path from the dataset folder")
         return None
     places = [root / folder / value, root / value] if folder else [root / value]
-    path = next((place for place in places if _is_file(place)), None)
+    problems = {place: why_not_plain(place) for place in places}
+    path = next((place for place, problem in problems.items() if problem is None), None)
     if path is None:
         beside = root / "images" / value
         advice = (
             f"write images/{printable(value)}"
-            if _is_file(beside)
+            if why_not_plain(beside) is None
             else "copy the file there, or correct the path"
         )
-        listing.error(where, f"{value!r} is not there", advice)
+        listing.error(where, f"{_short(value)} {problems[places[-1]]}", advice)
         return None
-    return path if _refuse_unusable(root, [path], listing) else None
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except PermissionError:
-        raise
-    except OSError:  # a name longer than the disk allows
-        return False
-
-
-def _refuse_unusable(root: Path, paths: Iterable[Path], listing: Listing) -> list[Path]:
-    """Return the paths whose files can be used: they lie in the folder, under names that can be written."""
-    usable = []
-    for path in paths:
-        if not path.resolve().is_relative_to(root):
-            what = "is a link out of the dataset folder"
-            listing.error(_place(root, path), what, "copy the file into the folder")
-        elif not is_utf8(path.relative_to(root).as_posix()):
-            listing.error(_place(root, path), "has a name that is not UTF-8", "rename the file or its folder")
-        else:
-            usable.append(path)
-    return usable
-
-
-def _place(root: Path, path: Path) -> str:
-    return printable(path.relative_to(root).as_posix())
+    return path if usable(root, path, listing) else None
 
 
 def _polygons(where: str, masks: list[Any], texts: Any, listing: Listing) -> Polygons | None:
@@ -216,7 +210,7 @@ def _is_ring(ring: Any) -> bool:
 
 def _patient(where: str, value: Any, listing: Listing) -> str | None:
     if isinstance(value, str) and not is_utf8(value):
-        listing.error(where, f"{value!r} holds half a character", "write the name without it")
+        listing.error(where, f"{_short(value)} holds half a character", "write the name without it")
         return None
     if value is None or (isinstance(value, str) and value.strip()):
         return value
@@ -239,77 +233,8 @@ def _split(where: str, value: Any, has_mask: bool, listing: Listing) -> str | No
         return UNLABELLED
     meant = difflib.get_close_matches(value, SPLITS, n=1, cutoff=0.4) if isinstance(value, str) else []
     advice = f"did you mean {meant[0]!r}?" if meant else f"say {_any_of(SPLITS)}, or null"
-    listing.error(where, f"unknown split {value!r}", advice)
+    listing.error(where, f"unknown split {_short(value)}", advice)
     return None
-
-
-def _from_folders(root: Path, listing: Listing) -> None:
-    """Pair images/ with masks/ and fov/ by their stems; pictures in the folder itself are unlabelled."""
-    folder = root / "images"
-    images = _pictures(folder) if folder.is_dir() else _pictures(root, deep=False)
-    if not images:
-        listing.error(
-            printable(root), "holds no image", "put pictures into images/, or write annotations.json"
-        )
-        return
-    usable = _refuse_unusable(root, images, listing)
-    masks = _paired(root, "masks", images, MASK_ENDINGS, listing)
-    fovs = _paired(root, "fov", images, FOV_ENDINGS, listing)
-    listing.samples = _samples(root, [_Entry(i, masks.get(i), fovs.get(i), None, None) for i in usable])
-
-
-def _pictures(folder: Path, *, deep: bool = True) -> list[Path]:
-    """Return the pictures of a folder; raises PermissionError, which `Path.rglob` would pass over."""
-    found: list[Path] = []
-    for place, subfolders, names in os.walk(folder, onerror=_raise_denied):
-        paths = [Path(place, name) for name in names if not name.startswith(".")]
-        found += [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
-        if not deep:
-            subfolders.clear()
-    return sorted(found)
-
-
-def _raise_denied(error: OSError) -> None:
-    if isinstance(error, PermissionError):
-        raise error
-
-
-def _paired(
-    root: Path, name: str, images: Sequence[Path], endings: Sequence[str], listing: Listing
-) -> dict[Path, Path]:
-    """Return each image's partner in the folder `name`; strays and doubles are mistakes."""
-    stems = {_key(image, root / "images"): image for image in images}
-    partners: dict[Path, list[Path]] = {}
-    paths = _pictures(root / name)
-    for path in _refuse_unusable(root, paths, listing):
-        key = _key(path, root / name)
-        wanted = [key.removesuffix(ending) for ending in endings if key.endswith(ending)]
-        image = next((stems[stem] for stem in wanted if stem in stems), None)
-        if image is None:
-            advice = "name it like its image, or write annotations.json"
-            listing.error(_place(root, path), "belongs to no image", advice)
-        else:
-            partners.setdefault(image, []).append(path)
-    for image, several in partners.items():
-        if len(several) > 1:
-            names = ", ".join(_place(root, path) for path in several)
-            advice = "keep one of them, or write annotations.json"
-            listing.error(_place(root, image), f"has several partners: {names}", advice)
-    return {image: several[0] for image, several in partners.items()}
-
-
-def _key(path: Path, folder: Path) -> str:
-    relative = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
-    return relative.with_suffix("").as_posix().lower()
-
-
-def _samples(root: Path, entries: Sequence[_Entry]) -> list[Sample]:
-    names = unique_names([entry.image.relative_to(root) for entry in entries])
-    # Not the unique name: that changes when an image of the same stem comes, and the hash split must not.
-    return [
-        Sample(name, entry.patient or entry.image.stem, entry.split, entry.image, entry.mask, entry.fov)
-        for name, entry in zip(names, entries, strict=True)
-    ]
 
 
 def _any_of(words: Sequence[str]) -> str:
@@ -319,3 +244,9 @@ def _any_of(words: Sequence[str]) -> str:
 def _kind(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
+
+
+def _short(value: Any) -> str:
+    """Return a value as text on one line; only its beginning, where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

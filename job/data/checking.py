@@ -10,19 +10,22 @@ from numpy.typing import NDArray
 
 from job.checks.result import Thresholds
 from job.data.annotations import list_folder, not_listed
-from job.data.images import read_image, read_levels
+from job.data.images import grey_share, is_foreground, read_image, read_levels
+from job.data.inspection import GREY
 from job.data.leaks import find_copies, fingerprint
 from job.data.names import printable
 from job.data.polygons import rasterise
 from job.data.samples import SIDES, Finding, Polygons, Sample, Severity
+from job.data.splits import assign
 from job.errors import InputError
 from job.progress import SILENT, Progress, track
+from job.spec.data import AutoSplit
 
 _FEW_PATIENTS = 10
 _SMALL_PX = 64
-_UNSURE = 0.01
 _OUTSIDE = 0.05
 _SHOWN = 5
+_EMPTY = "the mask is empty"
 
 
 def check_folder(
@@ -47,6 +50,7 @@ def check_folder(
     findings += _copies(decoded)
     if listing.samples:
         findings += _about_patients(listing.samples)
+        findings += _all_empty(listing.samples, {one.where for one in findings if one.what == _EMPTY})
         findings += [
             Finding(
                 "warning", printable(path.relative_to(root.resolve())), "is not listed and will not be used"
@@ -90,7 +94,7 @@ def _about_masks(sample: Sample, size: tuple[int, int]) -> list[Finding]:
         findings.append(Finding("warning", sample.name, what, advice))
 
     if truth is not None and not truth.any():
-        warn("the mask is empty", "set it to null if nobody annotated the image")
+        warn(_EMPTY, "set it to null if nobody annotated the image")
     elif truth is not None and truth.mean() > 0.5:
         advice = "the structure must be bright, the background dark"
         warn(f"the mask covers {truth.mean():.0%} of the image: it looks inverted", advice)
@@ -118,13 +122,11 @@ def _decode_mask(
         advice = "give both the same size, as the image looks upright"
         findings.append(Finding("error", sample.name, f"the {what} has {sizes}", advice))
         return None
-    half = levels.max() / 2
-    unsure = float((np.abs(levels - half) < half / 2).mean())
-    if unsure > _UNSURE:
-        text = f"{unsure:.1%} of the {what}'s pixels are grey: what exceeds {half:g} counts"
+    unsure = grey_share(levels)
+    if unsure > GREY:
+        text = f"{unsure:.1%} of the {what}'s pixels are grey: what exceeds {levels.max() / 2:g} counts"
         findings.append(Finding("warning", sample.name, text, "save it with two levels, not as JPEG"))
-    above: NDArray[np.bool_] = (levels > 0) & (levels > half)
-    return above
+    return is_foreground(levels)
 
 
 def _copies(decoded: Sequence[tuple[Sample, NDArray[np.float32]]]) -> Iterator[Finding]:
@@ -155,6 +157,26 @@ def _about_patients(samples: Sequence[Sample]) -> Iterator[Finding]:
         what = f"{len(without)} images have no mask and count as unlabelled: {_some(without)}"
         yield Finding("warning", "masks", what)
     yield from _about_splits(samples, labelled)
+    if len(patients) >= len(SIDES) and any(sample.split is None for sample in labelled):
+        yield from _about_hash(samples)
+
+
+def _about_hash(samples: Sequence[Sample]) -> Iterator[Finding]:
+    """Try the split that a spec has if it says nothing."""
+    try:
+        assign(samples, AutoSplit())
+    except InputError as error:
+        yield Finding("warning", "split", str(error), error.advice)
+
+
+def _all_empty(samples: Sequence[Sample], empty: set[str]) -> Iterator[Finding]:
+    labelled = [sample for sample in samples if sample.mask is not None]
+    sides = {sample.split for sample in labelled}
+    for side in sorted(side for side in sides if side) if None not in sides else [None]:
+        names = [sample.name for sample in labelled if sample.split == side or side is None]
+        if names and empty.issuperset(names):
+            what = f"the masks of all {len(names)}{f' {side}' if side else ''} images are empty"
+            yield Finding("error", "masks", what, "check their grey levels, and the annotations")
 
 
 def _about_splits(samples: Sequence[Sample], labelled: Sequence[Sample]) -> Iterator[Finding]:

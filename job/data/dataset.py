@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Dataset", "Loaded", "Polygons", "Sample", "content_digest", "listing_digest", "read_folder"]
 
 _SHOWN = 5
+_NAMED = 10
 
 
 def read_folder(root: Path) -> list[Sample]:
@@ -95,6 +96,40 @@ class Dataset:
         return hashlib.sha256(json.dumps([self.width, content]).encode()).hexdigest()
 
 
+def require_size(mask: Path, shape: tuple[int, ...], image: Path, size: tuple[int, int]) -> None:
+    """Raise `InputError` for a mask `shape` [H, W] that is not that of its upright image."""
+    if shape != size:
+        raise InputError(
+            f"{printable(mask)}: has {shape[1]} x {shape[0]} pixels,"
+            f" {printable(image.name)} has {size[1]} x {size[0]}",
+            advice="give the mask the size of its image, as it looks upright",
+        )
+
+
+def require_readable(root: Path) -> None:
+    """Raise `InputError`, naming up to ten, when this user may not read all files and folders below `root`.
+
+    Like a store's refusal, that is no bad image to be skipped: nobody knows what is in there.
+    """
+    denied: list[Path] = []
+
+    def note(error: OSError) -> None:
+        denied.append(Path(error.filename))
+
+    for at, _, names in os.walk(root, onerror=note):
+        files = [path for name in names if not name.startswith(".") and (path := Path(at, name)).is_file()]
+        denied += [path for path in files if not os.access(path, os.R_OK, effective_ids=True)]
+    if denied:
+        lines = [printable(path) for path in sorted(denied)[:_NAMED]]
+        if len(denied) > _NAMED:
+            lines.append(f"and {len(denied) - _NAMED} more")
+        of = "file or folder" if len(denied) == 1 else "files or folders"
+        raise InputError(
+            f"{printable(root)}: {len(denied)} {of} may not be read:\n  " + "\n  ".join(lines),
+            advice=f"grant user {os.getuid()} permission to read them (chmod -R a+rX)",
+        )
+
+
 def listing_digest(root: Path) -> str:
     """Return a sha256 over relative path, size and modification time of every file below `root`.
 
@@ -123,11 +158,7 @@ def _mask_of(image: Path, mask: Path | Polygons | None, shape: tuple[int, ...]) 
     if isinstance(mask, Polygons):
         return rasterise(mask, height, width)
     pixels = read_mask(mask)
-    if pixels.shape != (height, width):
-        raise InputError(
-            f"{mask}: has {pixels.shape[1]} x {pixels.shape[0]} pixels, {image.name} has {width} x {height}",
-            advice="give the mask the size of its image, as it looks upright",
-        )
+    require_size(mask, pixels.shape, image, (height, width))
     return pixels
 
 

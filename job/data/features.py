@@ -12,6 +12,7 @@ MAX_STATISTICS: Final = 48
 """An observation has 64 places, some of them for the embedding: later prompts go without statistics."""
 
 _LONGEST_PX = 1024
+_PIXELS_AT_ONCE = 2**20
 _GREEN = 1
 _SMALLEST_FIELD = 0.02
 _DARKEST_FIELD = 0.12
@@ -92,12 +93,17 @@ def statistics_vector(
 
 def _reduced(image_HWC: NDArray[np.uint8], fov: Mask) -> tuple[Float, Mask]:
     factor = math.ceil(math.sqrt(fov.sum()) / _LONGEST_PX)
-    pixels = image_HWC.astype(np.float32) / np.float32(255)
     if factor == 1:
-        return pixels, fov
+        return image_HWC.astype(np.float32) / np.float32(255), fov
     height, width = (side // factor for side in fov.shape)
-    blocks = pixels[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
-    return blocks.mean(axis=(1, 3)), fov[: height * factor : factor, : width * factor : factor]
+    reduced_hwC = np.empty((height, width, 3), np.float32)
+    at_once = max(1, _PIXELS_AT_ONCE // (factor * factor * width))
+    # All at once, a large picture would take 40 times the memory of what is left of it.
+    for top in range(0, height, at_once):
+        rows = image_HWC[top * factor : min(height, top + at_once) * factor, : width * factor]
+        blocks = (rows.astype(np.float32) / np.float32(255)).reshape(-1, factor, width, factor, 3)
+        reduced_hwC[top : top + at_once] = blocks.mean(axis=(1, 3))
+    return reduced_hwC, fov[: height * factor : factor, : width * factor : factor]
 
 
 def _eroded(fov: Mask, margin_px: float) -> Mask:

@@ -1,5 +1,6 @@
 """Decoding, resizing and writing of images and masks."""
 
+import errno
 import hashlib
 import warnings
 from collections.abc import Callable
@@ -8,15 +9,18 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from job.errors import InputError
+from job.data.names import printable
+from job.errors import InputError, TryAgain
 
 FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "PPM", "BMP")
 """What is decoded, told by content."""
 MAX_PIXELS = 80_000_000
 """Larger pictures are refused before they are decoded; below the size at which Pillow warns of a bomb."""
 _HALF = 0.5 - 1e-6
+_FAILURES = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Failures of the machine, of which no picture is guilty."""
 
 Image8 = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -38,14 +42,24 @@ def read_mask(path: Path) -> Mask:
     So 1-bit, 0/1 and 0/255 masks of any depth mean the same. A pixel's level is its brightest channel, after
     palette and transparency; a file of zeros is an empty mask. Raises `InputError`, which names the file.
     """
-    levels = read_levels(path)
-    mask: Mask = (levels > 0) & (levels > levels.max() / 2)
-    return mask
+    return is_foreground(read_levels(path))
 
 
 def read_levels(path: Path) -> NDArray[np.float64]:
     """Decode a mask's grey levels `[H, W]` as they are in the file: 0/1, 0..255, 0..65535 or numbers."""
     return _decoded(path, _to_levels)
+
+
+def is_foreground(levels: NDArray[np.float64]) -> Mask:
+    """Return what exceeds half of the highest level; of zeros nothing does."""
+    mask: Mask = (levels > 0) & (levels > levels.max() / 2)
+    return mask
+
+
+def grey_share(levels: NDArray[np.float64]) -> float:
+    """Return the share of a mask's pixels that are neither dark nor bright: what JPEG and smoothing leave."""
+    half = levels.max() / 2
+    return float((np.abs(levels - half) < half / 2).mean())
 
 
 def resize_image(image: Image8, width: int | None) -> Image8:
@@ -70,6 +84,11 @@ def resize_mask(mask: Mask, width: int | None) -> Mask:
     return np.array(np.asarray(share) >= _HALF)
 
 
+def working_size(height: int, width: int, to_width: int | None) -> tuple[int, int]:
+    """Return (height, width) of a picture resized to a width, aspect kept; None keeps its own."""
+    return (height, width) if to_width is None else (max(1, round(height * to_width / width)), to_width)
+
+
 def pixel_digest(image: NDArray[np.generic]) -> str:
     """Return a sha256 over dtype, shape and pixels: equal pixels, equal digest, whatever the file format."""
     digest = hashlib.sha256(f"{image.dtype.str}{image.shape}".encode())
@@ -90,7 +109,7 @@ def write_mask(path: Path, mask: Mask) -> None:
 
 
 def _size(shape: tuple[int, ...], width: int) -> tuple[int, int]:
-    return width, max(1, round(shape[0] * width / shape[1]))
+    return working_size(shape[0], shape[1], width)[::-1]
 
 
 def _decoded(path: Path, convert: Callable[[Image.Image], T]) -> T:
@@ -99,24 +118,42 @@ def _decoded(path: Path, convert: Callable[[Image.Image], T]) -> T:
             # Odd metadata is not worth a line a file; a bomb is never decoded.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if path.exists() and not path.is_file():
+                raise ValueError("it is no plain file")  # noqa: TRY301  (a pipe would be waited for, for ever)
             with Image.open(path, formats=FORMATS) as image:
                 _refuse_huge(image)
                 return convert(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(
-            f"{path}: the picture is too large: {error}",
+            f"{printable(path)}: the picture is too large: {error}",
             advice=f"at most {MAX_PIXELS:,} pixels are read: shrink it",
         ) from error
     except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file") from error
+        raise InputError(f"{printable(path)}: there is no such file") from error
     except PermissionError as error:
-        raise InputError(f"{path}: may not be read", advice="grant this user read permission") from error
+        raise InputError(
+            f"{printable(path)}: may not be read", advice="grant this user read permission"
+        ) from error
+    except MemoryError:  # says nothing about the picture
+        raise
     # Decoders meet hostile bytes here, and what they raise is not limited to OSError.
     except Exception as error:
+        if getattr(error, "errno", None) in _FAILURES:
+            raise TryAgain(
+                f"{printable(path)}: {error}",
+                advice="look after the disk or the mount, then run the same command",
+            ) from error
         raise InputError(
-            f"{path}: cannot be decoded as {', '.join(FORMATS)}: {error or type(error).__name__}",
+            f"{printable(path)}: cannot be decoded as {', '.join(FORMATS)}: {_why(error)}",
             advice="open it in a viewer: if it is whole, save it as PNG; if it is cut short, copy it again",
         ) from error
+
+
+def _why(error: Exception) -> str:
+    # Pillow's own words repeat the path, where a person looks for a reason.
+    if isinstance(error, UnidentifiedImageError):
+        return "its content is of no such format"
+    return str(error) or type(error).__name__
 
 
 def _refuse_huge(image: Image.Image) -> None:

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from job.checks.evidence import Leak
 from job.data.samples import UNLABELLED, Sample
+from job.progress import SILENT, Progress, Task
 
 OTHER: Final = "other:"
 """How the split of an image begins that belongs to a further dataset, whose name follows."""
@@ -23,7 +24,7 @@ _CLIP = 3.0
 _INSIDE = 0.88
 _DARK = 0.15
 _FRAGMENTS = 0.1
-_BLOCK = 256
+_BLOCK = 64
 
 Float = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -56,7 +57,9 @@ def fingerprint(image_HWC: NDArray[np.uint8]) -> Float:
     return vector
 
 
-def find_leaks(samples: Sequence[Sample], fingerprints_ND: Float, threshold: float = 0.0) -> list[Leak]:
+def find_leaks(
+    samples: Sequence[Sample], fingerprints_ND: Float, threshold: float = 0.0, progress: Progress = SILENT
+) -> list[Leak]:
     """Pair each held-out image with what it resembles most in each split that was seen before.
 
     Validation images are compared with those to learn from (`train`, `unlabelled`), test images and those of
@@ -68,21 +71,22 @@ def find_leaks(samples: Sequence[Sample], fingerprints_ND: Float, threshold: flo
     """
     splits = sorted({sample.split for sample in samples if sample.split is not None})
     rows_of = {split: [i for i, s in enumerate(samples) if s.split == split] for split in splits}
-    leaks = [
-        Leak(samples[row].name, held_out, samples[nearest].name, seen, similarity)
-        for held_out in splits
-        for seen in splits
-        if _order(seen) < _order(held_out)
-        for row, nearest, similarity in _nearest(rows_of[held_out], rows_of[seen], fingerprints_ND)
-        if similarity > threshold
-    ]
-    leaks += [
-        Leak(samples[row].name, split, samples[nearest].name, split, similarity)
-        for split in splits
-        if split != UNLABELLED
-        for row, nearest, similarity in _nearest_before(rows_of[split], samples, fingerprints_ND)
-        if similarity > threshold
-    ]
+    pairs = [(held_out, seen) for held_out in splits for seen in splits if _order(seen) < _order(held_out)]
+    within = [split for split in splits if split != UNLABELLED]
+    n_rows = sum(len(rows_of[held_out]) for held_out, _ in pairs) + sum(len(rows_of[s]) for s in within)
+    with progress.task("looking for copies", n_rows, "images") as task:
+        leaks = [
+            Leak(samples[row].name, held_out, samples[nearest].name, seen, similarity)
+            for held_out, seen in pairs
+            for row, nearest, similarity in _nearest(rows_of[held_out], rows_of[seen], fingerprints_ND, task)
+            if similarity > threshold
+        ]
+        leaks += [
+            Leak(samples[row].name, split, samples[nearest].name, split, similarity)
+            for split in within
+            for row, nearest, similarity in _nearest_before(rows_of[split], samples, fingerprints_ND, task)
+            if similarity > threshold
+        ]
     return sorted(leaks, key=lambda leak: (-leak.similarity, leak.held_out_split, leak.held_out))
 
 
@@ -99,11 +103,12 @@ def find_copies(fingerprints_ND: Float, threshold: float) -> Iterator[tuple[int,
 
 
 def _nearest(
-    held_out: Sequence[int], seen: Sequence[int], fingerprints_ND: Float
+    held_out: Sequence[int], seen: Sequence[int], fingerprints_ND: Float, task: Task
 ) -> Iterator[tuple[int, int, float]]:
     """Yield each held-out row with the seen row most like it, and how alike they are."""
     seen_MD = fingerprints_ND[list(seen)]
     for block in _blocks(held_out):
+        task.advance(len(block))
         similar_BM = _similarity(fingerprints_ND[block], seen_MD)
         for row, similar_M in zip(block, similar_BM, strict=True):
             nearest = int(similar_M.argmax())
@@ -111,12 +116,13 @@ def _nearest(
 
 
 def _nearest_before(
-    rows: Sequence[int], samples: Sequence[Sample], fingerprints_ND: Float
+    rows: Sequence[int], samples: Sequence[Sample], fingerprints_ND: Float, task: Task
 ) -> Iterator[tuple[int, int, float]]:
     """Yield each row with the one before it, of another patient, that is most like it."""
     _, patient_M = np.unique([samples[row].patient for row in rows], return_inverse=True)
     rows_M = np.asarray(rows)
     for block in _blocks(range(1, len(rows))):
+        task.advance(len(block))
         similar_BM = _similarity(fingerprints_ND[rows_M[block]], fingerprints_ND[rows_M[: block[-1]]])
         for position, similar_M in zip(block, similar_BM, strict=True):
             others_M = np.where(patient_M[:position] != patient_M[position], similar_M[:position], -np.inf)

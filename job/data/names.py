@@ -39,8 +39,12 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 
 
 def printable(path: Path | str) -> str:
-    """Return a path as text that any UTF-8 stream takes: bytes that are not UTF-8 come as `\\xf3`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """Return a path as text for one line of any UTF-8 stream.
+
+    Bytes that are not UTF-8 come as `\\xf3`, line breaks and other control characters as `\\n`.
+    """
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def is_utf8(text: str) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from job.doctor.findings import HIDDEN, Finding
-from job.spec.showing import is_secret, redact
+from job.doctor.findings import Finding
+from job.spec.secrets import HIDDEN, SHORTEST, known, redact
 
 STEERING = (
     "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE",
@@ -31,8 +31,6 @@ PROVIDERS = {
 }
 """boto3's names of where it found credentials."""
 
-SHORTEST_SECRET = 8
-"""A shorter one could be any word: hiding it would spoil the text and hide nothing."""
 SHOWN = 4
 
 _USER_INFO = re.compile(r"[^/\s]*@")
@@ -64,15 +62,12 @@ def credentials() -> Iterator[Finding]:
 
 def secrets(*, ask_chain: bool) -> set[str]:
     """Return what a finding must not repeat: secrets of the environment and, if asked, of boto3's chain."""
-    # A file of credentials has a name that may be told.
-    values = {v for name, v in os.environ.items() if is_secret((name,)) and name not in STEERING}
-    for name in STEERING:
-        values |= set(re.findall(r"//([^/@\s]+)@", os.environ.get(name, "")))
+    values = known()
     if ask_chain:
         with suppress(Exception):  # whatever is wrong with them has been said, and then there is none to hide
             found = _from_chain()
             values |= {found.access_key, found.secret_key, found.token} if found is not None else set()
-    return {value for value in values if len(value) >= SHORTEST_SECRET}
+    return {value for value in values if len(value) >= SHORTEST}
 
 
 @dataclass(frozen=True)

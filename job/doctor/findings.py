@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from job.errors import EXIT_OK, InputError
+from job.spec.secrets import HIDDEN
 from job.spec.showing import printable
 
 Severity = Literal["ok", "warning", "error"]
-HIDDEN = "***"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from job import memory as memories
 from job.device import available_cpus, processor_name
 from job.doctor.findings import Finding
 
@@ -58,13 +59,8 @@ def cpu(threads: int | None = None) -> Iterator[Finding]:
 
 def memory(root: Path = Path("/")) -> Iterator[Finding]:
     """Compare what is free with what a job takes, within the container's limit where it has one."""
-    total, free = _machine_memory(root)
-    where = "of the machine"
-    for limit, used in _cgroups(root):
-        if limit < total:
-            total, where = limit, "of the container's limit"
-        free = min(free, max(0, limit - used))
-    what = f"{_gib(free)} free {where}, {_gib(total)}"
+    found = memories.memory(root)
+    free, what = found.free, f"{_gib(found.free)} free {found.limit}, {_gib(found.total)}"
     if free >= LEAST_MEMORY:
         yield Finding("ok", "memory", what)
     else:
@@ -175,40 +171,6 @@ def _writes(folder: Path) -> bool:
         except OSError:
             return False
     return True
-
-
-def _machine_memory(root: Path) -> tuple[int, int]:
-    """Return what the kernel says of the whole machine: bytes in all and available."""
-    lines = (_text(root / "proc/meminfo") or "").splitlines()
-    sizes = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
-    total, available = (int(sizes[name][0]) << 10 for name in ("MemTotal", "MemAvailable"))
-    return total, available
-
-
-def _cgroups(root: Path) -> Iterator[tuple[int, int]]:
-    """Yield limit and use of every control group around this process that has a limit (version 2, then 1).
-
-    Files that were read and could be dropped count as used by the kernel's figure, not by this one.
-    """
-    groups = (_text(root / "proc/self/cgroup") or "0::/").splitlines()
-    for _, controllers, path in (line.split(":", 2) for line in groups):
-        if controllers == "":
-            mount, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            mount = root / "sys/fs/cgroup/memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
-        inner = mount / path.lstrip("/")
-        for folder in (inner, *(parent for parent in inner.parents if parent.is_relative_to(mount))):
-            limit, used = _text(folder / names[0]), _text(folder / names[1])
-            if limit and used and limit.isdigit():
-                yield int(limit), int(used) - _statistic(folder / "memory.stat", names[2])
-
-
-def _statistic(path: Path, name: str) -> int:
-    lines = (line.split() for line in (_text(path) or "").splitlines())
-    return next((int(words[1]) for words in lines if words[:1] == [name]), 0)
 
 
 def _text(path: Path) -> str | None:

@@ -7,7 +7,8 @@ from typing import Any
 from job.doctor.findings import Finding
 from job.spec.job import JobSpec
 from job.spec.positions import Path as SpecPath
-from job.spec.showing import redact, show_path
+from job.spec.secrets import redact
+from job.spec.showing import show_path
 from job.storage import preflight
 from job.storage.local import local_path
 from job.storage.preflight import Preflight

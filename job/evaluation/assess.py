@@ -18,6 +18,7 @@ from job.metrics.statistics import (
     patient_interval,
     patient_means,
 )
+from job.progress import SILENT, Progress, track
 from job.reward.terms import METRICS
 from job.table import ActionTable
 
@@ -109,9 +110,10 @@ def assess(
     dropped: Mapping[str, Sequence[str]],
     smallest_effect: float,
     confidence: float,
+    progress: Progress = SILENT,
 ) -> Assessment:
     """Give every arm its row, and what ships its verdict."""
-    rows = _rows(arms, ships, valid, dropped, confidence)
+    rows = _rows(arms, ships, valid, dropped, confidence, progress)
     by_name = {row.candidate: row for row in rows}
     verdict = decide(
         valid=valid,
@@ -144,11 +146,17 @@ def images_of(arms: Arms, ships: str) -> list[ImageResult]:
 
 
 def _rows(
-    arms: Arms, ships: str, valid: bool, dropped: Mapping[str, Sequence[str]], confidence: float
+    arms: Arms,
+    ships: str,
+    valid: bool,
+    dropped: Mapping[str, Sequence[str]],
+    confidence: float,
+    progress: Progress,
 ) -> list[LadderRow]:
     patients = arms.patients
     dice = {arm.name: arm.test["dice"] for arm in arms.arms}
-    vs_noop = {name: paired_uplift(values, dice[NOOP], patients, confidence) for name, values in dice.items()}
+    compared = track(progress, "comparing with the no-op", dice.items(), len(dice), "candidates")
+    vs_noop = {name: paired_uplift(values, dice[NOOP], patients, confidence) for name, values in compared}
     experiments = [arm.name for arm in arms.arms if arm.experiment is not None]
     corrected = dict(zip(experiments, holm([vs_noop[name].p_value for name in experiments]), strict=True))
     mean = {name: float(patient_means(values, patients).mean()) for name, values in dice.items()}
@@ -170,7 +178,7 @@ def _rows(
             regret=mean[ORACLE] - mean[arm.name],
             gap_closed=(mean[arm.name] - mean[BEST_FIXED]) / gap if gap > TIE else None,
         )
-        for arm in arms.arms
+        for arm in track(progress, "judging candidates", arms.arms, len(arms.arms), "candidates")
     ]
 
 

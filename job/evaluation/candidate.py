@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from job.actions import ActionSpace, PostProcess, apply, apply_all
 from job.data.features import statistics_vector
@@ -21,7 +21,8 @@ from job.reward.calibration import quality_interval
 from job.reward.network import NetworkJudge
 from job.reward.terms import Judge, score
 from job.segmenters.protocol import Segmentation
-from job.spec.actions import SegmenterSpec
+from job.spec.actions import PostProcessSpec, Prompt, SegmenterSpec
+from job.storage.documents import parse_as, read_bytes
 from job.storage.local import write_atomic
 from job.storage.tensor_file import read_tensors, write_tensors
 
@@ -38,7 +39,7 @@ ChooserKind = Literal["fixed", "ridge", "ppo", "exact", "reward_net"]
 class CandidateFile(BaseModel):
     """`candidate.json`: everything that prediction needs besides the tensors beside it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     schema_version: Literal[1] = 1
     name: str
@@ -47,10 +48,10 @@ class CandidateFile(BaseModel):
     """Of the run that made it: improved, no-improvement or inconclusive."""
     segmenter: SegmenterSpec
     segmenter_key: str
-    width: int | None = Field(ge=1)
+    width: int | None = Field(ge=1, le=8192)
     """Width in pixels that images are worked on at; null: their own."""
-    prompts: list[str] = Field(min_length=1)
-    postprocess: list[dict[str, Any]] = Field(min_length=1)
+    prompts: list[Prompt] = Field(min_length=1, max_length=256)
+    postprocess: list[dict[str, Any]] = Field(min_length=1, max_length=256)
     chooser: ChooserKind
     action: int
     """The fixed action; for other choosers the best fixed one, to compare with."""
@@ -64,12 +65,10 @@ class CandidateFile(BaseModel):
 
     @model_validator(mode="after")
     def _action_exists(self) -> "CandidateFile":
-        try:
-            n_actions = len(self.space)
-        except TypeError as error:  # a post-processing with fields that there are not
-            raise ValueError(f"postprocess: {error}") from error
-        if not 0 <= self.action < n_actions:
-            raise ValueError(f"no action {self.action} among {n_actions}")
+        for settings in self.postprocess:
+            PostProcessSpec.model_validate(settings)  # the ranges that a spec allows
+        if not 0 <= self.action < len(self.space):
+            raise ValueError(f"no action {self.action} among {len(self.space)}")
         return self
 
     @property
@@ -195,15 +194,13 @@ def load(place: Path, device: str) -> Candidate:
     or statistics than candidate.json lists.
     """
     path = find(place)
-    try:
-        file = CandidateFile.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise IntegrityError(
-            f"{path}: not a candidate of this program: {problem}",
-            advice="fetch an undamaged copy of the run folder",
-        ) from error
+    file = parse_as(
+        CandidateFile,
+        read_bytes(path),
+        str(path),
+        what="a candidate of this program",
+        advice="fetch an undamaged copy of the run folder",
+    )
     folder = path.parent
     judge = NetworkJudge([network_file.load(_there(folder / NETWORK))], device)
     if file.chooser in ("ppo", "exact"):

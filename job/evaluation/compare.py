@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from job.errors import InputError, IntegrityError, SpecError
 from job.evaluation.arms import MEASURED, Arms
@@ -14,7 +13,9 @@ from job.metrics.statistics import Interval, Uplift, holm, paired_uplift, patien
 from job.publish.local_run import TRAINING_INFO, local_run
 from job.publish.training_info import TrainingInfo
 from job.reward.terms import METRICS
-from job.spec.showing import printable, redact
+from job.spec.secrets import redact
+from job.spec.showing import printable
+from job.storage.documents import parse_as, read_bytes
 from job.storage.manifest import MARKER
 
 CONFIDENCE = 0.95
@@ -179,14 +180,13 @@ class _Scores:
 
 def _info(folder: Path) -> TrainingInfo:
     path = folder / TRAINING_INFO
-    try:
-        info = TrainingInfo.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        raise IntegrityError(
-            f"{path}: not a record of this version: {'.'.join(map(str, first['loc']))}: {first['msg']}",
-            advice="run its spec again with this version: what has not changed is not computed again",
-        ) from error
+    info = parse_as(
+        TrainingInfo,
+        read_bytes(path),
+        str(path),
+        what="a record of this version",
+        advice="run its spec again with this version: what has not changed is not computed again",
+    )
     if info.results.verdict.verdict == "invalid":
         failed = [check.name for check in info.checks if check.failed and check.severity == "validity"]
         raise InputError(

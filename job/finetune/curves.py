@@ -2,13 +2,17 @@
 
 import json
 import math
+import os
+import platform
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.logger import KVWriter
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 ITERATION_TAGS = {
     "timesteps": "time/total_timesteps",
@@ -40,7 +44,10 @@ class Curves(KVWriter):
         for stale in folder.glob("events.out.tfevents.*"):
             stale.unlink()
         self.rows: list[Row] = []
-        self._writer = SummaryWriter(str(folder))
+        # Not SummaryWriter: it writes in a thread, whose errors (a full disk) come late and as a traceback.
+        name = f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}.0"
+        self._file = (folder / name).open("wb")
+        self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def replay(self, rows: Sequence[Row]) -> None:
         """Show kept rows, before any new one."""
@@ -57,14 +64,18 @@ class Curves(KVWriter):
 
     def close(self) -> None:
         """Close the event file."""
-        self._writer.close()
+        self._file.close()
 
     def _show(self, row: Row) -> None:
-        for tag, value in row["scalars"].items():
-            if tag not in row["hidden"]:
-                self._writer.add_scalar(tag, value, row["step"], walltime=row["wall_time"])
-        self._writer.flush()
+        shown = {tag: value for tag, value in row["scalars"].items() if tag not in row["hidden"]}
+        if shown:
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in shown.items()]
+            self._add(Event(wall_time=row["wall_time"], step=row["step"], summary=Summary(value=values)))
         self.rows.append(row)
+
+    def _add(self, event: Event) -> None:
+        RecordWriter(self._file).write(event.SerializeToString())  # type: ignore[no-untyped-call]
+        self._file.flush()
 
 
 def iterations(rows: Sequence[Row]) -> list[dict[str, float]]:

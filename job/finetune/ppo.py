@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -27,6 +26,7 @@ from job.finetune.outcomes import KeptOutcomes
 from job.finetune.policy import Policy
 from job.finetune.recorder import Recorder, check_finite, save_model
 from job.finetune.resume import CHECKPOINTS, ResumeFolder, ResumePoint, identity_of, restore
+from job.finetune.sb3_zip import read_policy_state
 from job.progress import Progress
 from job.spec.finetune import FinetuneSpec
 from job.storage.local import place
@@ -190,10 +190,8 @@ def read_zip(path: Path, observer: Observer, actions: Sequence[str]) -> Policy:
     if not path.is_file():
         raise InputError(f"{path}: no such file", advice=f"Point to a {FINAL_MODEL} or a checkpoint.")
     try:
-        _, parameters, _ = load_from_zip_file(path, load_data=False, device="cpu")
-        state = {name: values.numpy() for name, values in dict(parameters["policy"]).items()}
-        return Policy.from_state_dict(state, observer, actions)
-    except Exception as error:
+        return Policy.from_state_dict(read_policy_state(path), observer, actions)
+    except ValueError as error:
         raise IntegrityError(
             f"{path}: not a PPO model for these actions and features: {error}",
             advice="Use a model that was trained with this spec's actions, or its policy.safetensors.",
@@ -270,6 +268,8 @@ def _learn(
                 restore(point, model, envs)
                 curves.replay(point.rows)
                 task.advance(model.num_timesteps)
+            # An update takes minutes where rollouts are long, and stable-baselines3 calls nobody within.
+            model.policy.optimizer.register_step_post_hook(lambda *_: task.advance(0))
             with np.errstate(over="ignore", invalid="ignore"):  # the recorder judges what overflowed
                 model.learn(
                     total_timesteps - model.num_timesteps,

@@ -15,7 +15,7 @@ from job.metrics.overlap import Counts, Masks, Scores, check_masks
 
 EIGHT_CONNECTED = np.ones((3, 3), dtype=np.bool_)
 
-_skeleton: Callable[[Masks], Masks] = skeletonize
+_skeletonize: Callable[[Masks], Masks] = skeletonize
 
 
 def cldice(masks_BHW: Masks, truth_HW: Masks) -> Scores:
@@ -61,6 +61,12 @@ def _cldice(mask_HW: Masks, truth_HW: Masks, truth_skeleton_HW: Masks) -> float:
     if precision == 0.0 or sensitivity == 0.0:
         return 0.0
     return 2 * precision * sensitivity / (precision + sensitivity)
+
+
+def _skeleton(mask_HW: Masks) -> Masks:
+    # Pillow hands pictures of one bit over as booleans whose bytes are 255; scikit-image takes bytes for
+    # places in a table and reads beyond its end, which ends the process without a word.
+    return _skeletonize(mask_HW.view(np.uint8) != 0)
 
 
 def _euler_number(mask_HW: Masks) -> int:

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from job.errors import IntegrityError, Missing
 from job.metrics.statistics import Interval, Uplift
 from job.publish.pointers import CHAMPION, MODELS, RunPath
+from job.storage.documents import parse_as
 from job.storage.store import Changed, ObjectStore
 
 MOST_EARLIER = 50
@@ -114,15 +115,12 @@ def read_bytes(store: ObjectStore, name: str) -> tuple[bytes, str] | None:
 
 def parse(store: ObjectStore, name: str, data: bytes) -> ChampionFile:
     """Read the document; raises `IntegrityError` for one that is damaged or of another name."""
-    try:
-        record = ChampionFile.model_validate_json(data)
-        problem = "" if record.name == name else f"it is of {record.name!r}"
-    except ValidationError as error:
-        problem = first_mistake(error)
-    if problem:
+    where = f"{store.uri}/{key(name, CHAMPION)}"
+    advice = f"put a run in use, which writes it anew: {verb(store, name)} --to RUN_ID"
+    record = parse_as(ChampionFile, data, where, what="what this program writes", advice=advice)
+    if record.name != name:
         raise IntegrityError(
-            f"{store.uri}/{key(name, CHAMPION)} is not what this program writes: {problem}",
-            advice=f"put a run in use, which writes it anew: {verb(store, name)} --to RUN_ID",
+            f"{where} is not what this program writes: it is of {record.name!r}", advice=advice
         )
     return record
 
@@ -155,11 +153,3 @@ def verb(store: ObjectStore, name: str) -> str:
 def to_bytes(record: ChampionFile | LastFile) -> bytes:
     """Return a document as it is stored."""
     return (record.model_dump_json(indent=1) + "\n").encode()
-
-
-def first_mistake(error: ValidationError) -> str:
-    """Say in a line what is wrong with a document, without its values."""
-    first = error.errors(include_input=False, include_url=False)[0]
-    if first["loc"] == ("schema_version",):
-        return "it was written by another version of the program"
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")

@@ -8,7 +8,7 @@ from job.errors import InputError, IntegrityError
 from job.places import default_cache
 from job.publish import pointers
 from job.publish.published import PublishedRun, newest_run, open_run, require_unbroken, trusted_run
-from job.storage.local import local_path
+from job.storage.local import local_path, private_folder
 from job.storage.local_store import LocalStore
 from job.storage.store import ObjectStore
 from job.storage.uris import S3, is_remote, open_store, split_s3
@@ -37,7 +37,10 @@ def local_run(place: str, cache: Path | None = None, only: Sequence[str] | None 
     run = _run(store, kind, tail)
     if fold:
         only = [fold] if only is None else [f"{fold}/{part}" for part in only]
-    folder = run.bring(cache or default_cache(), only)
+    if cache is None:
+        cache = default_cache()
+        private_folder(cache)
+    folder = run.bring(cache, only)
     return folder / fold if fold else folder
 
 

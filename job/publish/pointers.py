@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from job.errors import InputError, IntegrityError, Missing
+from job.storage.documents import parse_as
 from job.storage.store import ObjectStore
 
 MODELS = "models"
@@ -115,17 +116,5 @@ def _current(store: ObjectStore, key: str, data: bytes) -> Pointer:
 
 
 def _parse(model: type[_Model], data: bytes, where: str) -> _Model:
-    try:
-        return model.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        if first["loc"] == ("schema_version",):
-            raise IntegrityError(
-                f"{where} was written by another version of the program",
-                advice="use that version, or promote a run by hand, which writes it anew",
-            ) from error
-        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
-        raise IntegrityError(
-            f"{where} is not what this program writes: {problem}",
-            advice="promote a run by hand, which writes it anew",
-        ) from error
+    advice = "promote a run by hand, which writes it anew"
+    return parse_as(model, data, where, what="what this program writes", advice=advice)

@@ -5,12 +5,9 @@ with. `models/<name>/last.json` remembers what the last promoting job has seen.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from job.errors import InputError, IntegrityError, InvalidResult, Missing, SpecError, TryAgain
 from job.evaluation.drift import PROFILE
@@ -30,6 +27,8 @@ from job.publish.published import PublishedRun, newest_run, trusted_run
 from job.publish.publishing import finished_in
 from job.publish.training_info import TrainingInfo
 from job.publish.versions import versions
+from job.storage import strict_json
+from job.storage.documents import parse_as, read_bytes
 from job.storage.local import sha256_file, sha256_json
 from job.storage.run_folder import utc_now
 from job.storage.store import ObjectStore
@@ -76,8 +75,7 @@ def with_segmenter(met: Incumbent, bring: Callable[[str], Path]) -> Incumbent:
 
     Raises what `bring` raises, with the champion named in it.
     """
-    document = json.loads((met.folder / CANDIDATE).read_bytes())
-    uri = str(document.get("segmenter", {}).get("uri", ""))
+    uri = _segmenter_uri(met.folder / CANDIDATE)
     if not is_remote(uri):
         return met
     try:
@@ -87,6 +85,16 @@ def with_segmenter(met: Incumbent, bring: Callable[[str], Path]) -> Incumbent:
             f"the segmenter of the champion {met.record.current.run} cannot be had: {error}",
             advice="bring it back to its place, or put another run in use: promote .../models/"
             f"{met.record.name} --to RUN_ID",
+        ) from error
+
+
+def _segmenter_uri(path: Path) -> str:
+    # Alone: the module that knows the whole document brings torch.
+    try:
+        return str(strict_json.parse(read_bytes(path)).get("segmenter", {}).get("uri", ""))
+    except (ValueError, AttributeError) as error:
+        raise IntegrityError(
+            f"{path}: not a candidate of this program: {error}", advice="fetch an undamaged copy of the run"
         ) from error
 
 
@@ -160,8 +168,8 @@ def by_hand(place: str, to: str | None = None) -> ChampionFile:
 def last(store: ObjectStore, name: str) -> LastFile | None:
     """Return what the last promoting job of a name has seen; None where nothing readable says so."""
     try:
-        return LastFile.model_validate_json(store.read(champions.key(name, LAST))[0])
-    except (Missing, ValidationError):
+        return parse_as(LastFile, store.read(champions.key(name, LAST))[0], LAST, advice="")
+    except (Missing, IntegrityError):
         return None  # it only saves a night's work: without it the job runs
 
 
@@ -308,13 +316,13 @@ def _info(run: PublishedRun) -> TrainingInfo:
             f"{run.uri}: {TRAINING_INFO} has other content than the manifest says",
             advice="run its spec again, which publishes it anew",
         )
-    try:
-        return TrainingInfo.model_validate_json(data)
-    except ValidationError as error:
-        raise IntegrityError(
-            f"{run.uri}: {TRAINING_INFO} is no record of this version: {champions.first_mistake(error)}",
-            advice="run its spec again with this version: what has not changed is not computed again",
-        ) from error
+    return parse_as(
+        TrainingInfo,
+        data,
+        f"{run.uri}: {TRAINING_INFO}",
+        what="a record of this version",
+        advice="run its spec again with this version: what has not changed is not computed again",
+    )
 
 
 def _model(place: str) -> tuple[ObjectStore, str]:

@@ -159,6 +159,19 @@ def open_run(store: ObjectStore, path: str, *, or_invalid: bool = False) -> Publ
     return run if seal.state is MarkerState.VALID or run.is_invalid else None
 
 
+def ended_run(store: ObjectStore, path: str) -> PublishedRun | None:
+    """Return a run that has ended, also `invalid`; None as well for an attempt whose manifest is none.
+
+    Raises `IntegrityError` for a manifest of another version of the program that its marker names.
+    """
+    try:
+        return open_run(store, path, or_invalid=True)
+    except IntegrityError:
+        if read_seal(store, path).state is MarkerState.VALID:
+            raise
+        return None
+
+
 def trusted_run(store: ObjectStore, path: str, *, or_invalid: bool = False) -> PublishedRun:
     """Return what `open_run` returns; raises `InputError` where no run is finished.
 

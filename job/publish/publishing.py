@@ -9,7 +9,7 @@ from pathlib import Path
 from job.errors import EXIT_OK, IntegrityError, TryAgain
 from job.logs import Log
 from job.progress import SILENT, Progress
-from job.publish.published import MarkerState, PublishedRun, Seal, differences, open_run, read_seal
+from job.publish.published import MarkerState, PublishedRun, Seal, differences, ended_run, read_seal
 from job.storage.manifest import MANIFEST, MARKER, FileFacts, Manifest
 from job.storage.run_folder import UNPUBLISHED, Finished, RunFolder
 from job.storage.store import Changed, ObjectStore, Upload
@@ -54,12 +54,7 @@ def finished_in(store: ObjectStore, path: str) -> Finished | None:
 
     Raises `IntegrityError` for a whole manifest of another version of the program.
     """
-    try:
-        run = open_run(store, path, or_invalid=True)
-    except IntegrityError:
-        if read_seal(store, path).state is MarkerState.VALID:
-            raise
-        return None
+    run = ended_run(store, path)
     return None if run is None else Finished.of(run.manifest)
 
 
@@ -230,7 +225,12 @@ class _Publishing:
         return f"{self.path}/{name}"
 
     def _beaten(self, found: _Found | None) -> TryAgain:
-        who = "another attempt" if found is None else f"attempt {found.run.manifest.attempt}"
+        if found is None:
+            return TryAgain(
+                f"{self.store.uri}/{self._key(MANIFEST)}: the store says it is written, and does not show it",
+                advice="run the same command again; `python -m job doctor` examines the store",
+            )
+        who = f"attempt {found.run.manifest.attempt}"
         return TryAgain(
             f"{self.store.uri}/{self.path}: {who} has published this run meanwhile",
             advice="run the same command again: it finds what was published",

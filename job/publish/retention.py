@@ -4,7 +4,6 @@ A run goes marker first, then manifest, then its files: a reader never sees half
 between leaves is no run any more, which the next sweep removes.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +12,9 @@ from dataclasses import dataclass, field
 from job.errors import IntegrityError, JobError, Missing
 from job.logs import Log
 from job.publish import pointers
-from job.publish.published import open_run
-from job.storage import lease
+from job.publish.published import ended_run
+from job.stopping import raise_if_stopped
+from job.storage import lease, strict_json
 from job.storage.local_store import LocalStore
 from job.storage.manifest import LEASE, MANIFEST, MARKER
 from job.storage.run_folder import RunFolder
@@ -76,7 +76,7 @@ def _victims(store: ObjectStore, name: str, keep: int, now: float) -> list[_Run]
     trusted, invalid, unfinished = [], [], []
     for run in runs.values():
         manifest, marker = run.at(MANIFEST), run.at(MARKER)
-        found = None if manifest is None else open_run(store, run.path, or_invalid=True)
+        found = None if manifest is None else ended_run(store, run.path)
         if found is None:
             unfinished.append(run)
         elif found.is_invalid:
@@ -94,6 +94,7 @@ def _victims(store: ObjectStore, name: str, keep: int, now: float) -> list[_Run]
 
 
 def _remove(store: ObjectStore, run: _Run, log: Log) -> bool:
+    raise_if_stopped()
     # Asked again for each run: somebody may have promoted it, or gone on with it, a moment ago.
     if run.path in pointers.named_runs(store) or _is_worked_on(store, run.path):
         return False
@@ -132,6 +133,7 @@ def _sweep_stages(store: ObjectStore, now: float) -> None:
         return  # it may be reading a stage that no record lists yet, and has no copy of its own
     used = _used_stages(store, runs)
     for (prefix, stage, fingerprint), stats in old.items():
+        raise_if_stopped()
         if (stage, fingerprint) not in used:
             keys = sorted((stat.key for stat in stats), key=lambda key: not key.endswith(f"/{_DONE}"))
             _delete(store, keys, below=prefix)
@@ -146,7 +148,7 @@ def _used_stages(store: ObjectStore, runs: dict[str, _Run]) -> set[tuple[str, st
 
 
 def _records_of(store: ObjectStore, path: str) -> list[str]:
-    run = open_run(store, path, or_invalid=True)
+    run = ended_run(store, path)
     files = run.manifest.files if run is not None else {}
     return [
         f"{path}/{facts.key}" for name, facts in files.items() if name.split("/")[-1] == "training_info.json"
@@ -155,7 +157,7 @@ def _records_of(store: ObjectStore, path: str) -> list[str]:
 
 def _stages_of(store: ObjectStore, key: str) -> list[tuple[str, str]]:
     try:
-        record = json.loads(store.read(key)[0])
+        record = strict_json.parse(store.read(key)[0])
         return [(stage["name"], stage["fingerprint"]) for stage in record["stages"]]
     except Missing:
         return []

@@ -28,6 +28,16 @@ class Provenance(Record):
     platform: str
 
 
+class BadImage(Record):
+    """An image that was left out because it cannot be used."""
+
+    dataset: str
+    """The field of the spec that names its folder."""
+    file: str
+    """What is wrong: an image, a mask or a field of view, below that folder."""
+    what: str
+
+
 class DataSummary(Record):
     """What was learned from and judged on."""
 
@@ -39,6 +49,8 @@ class DataSummary(Record):
     """Split -> patients."""
     digests: dict[str, str]
     """Split -> sha256 over its images and masks."""
+    bad_images: list[BadImage] = []
+    """Left out with `data.on_bad_image` skip; the counts are without them."""
 
 
 class StageSummary(Record):
@@ -49,7 +61,9 @@ class StageSummary(Record):
     reused: bool
     """True where a finished result of the same fingerprint was taken."""
     seconds: float
-    """Time that the stage took when it was computed."""
+    """Time that the stage took when it was computed: the last attempt's, where it was interrupted."""
+    machines: list[str] = []
+    """What computed it: device and threads; several where it was begun on one and finished on another."""
 
 
 class ActionSummary(Record):

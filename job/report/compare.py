@@ -12,7 +12,8 @@ from job.report.configuration import settings
 from job.report.numbers import count, figure, p_value, signed, spread
 from job.report.summary import wins_and_losses
 from job.report.words import LOWER_IS_BETTER, Judgement, Tone, candidate_name, judge, metric_name
-from job.spec.showing import printable, redact, shorten
+from job.spec.secrets import redact
+from job.spec.showing import printable, shorten
 from job.storage import strict_json
 
 DIGEST_DIGITS = 12

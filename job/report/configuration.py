@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from job.spec.positions import Path
-from job.spec.showing import is_secret, printable, redact, show_path
+from job.spec.secrets import redact
+from job.spec.showing import is_secret, printable, show_path
 
 
 @dataclass(frozen=True)

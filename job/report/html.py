@@ -10,11 +10,12 @@ from markupsafe import Markup
 
 from job.publish.training_info import TrainingInfo
 from job.report import numbers, summary
+from job.report.bad_images import bad_images_sentence, bad_images_table
 from job.report.champion import contest, drift_view
 from job.report.checks import check_groups, dropped, failures
 from job.report.configuration import settings
 from job.report.folds import folds_sentence, folds_table
-from job.report.images import image_rows, overlays
+from job.report.images import LEFT_OUT, image_rows, leaves_out_pictures, overlays
 from job.report.judges import coverage_sentence, judges_sentence, judges_table, review_sentence
 from job.report.ladder import dot_plot, metric_table, numbers_behind
 from job.report.measures import convention_table, protocol_list
@@ -70,6 +71,7 @@ def render_html(info: TrainingInfo, panels: Mapping[str, Panel]) -> str:
             protocol=protocol_list(results.protocol),
             conventions=convention_table(results.conventions, results.verdict.ships),
             others=other_datasets(results.other_datasets),
+            no_pictures=LEFT_OUT if leaves_out_pictures(info) else "",
             overlays=overlays(info, panels),
             images=image_rows(info, panels),
             curves=policy_curves(info.finetune.iterations, n_actions=len(info.actions)),
@@ -91,6 +93,8 @@ def render_html(info: TrainingInfo, panels: Mapping[str, Panel]) -> str:
             sweep=sweep_table(info.sweep),
             sweep_note=CHOSEN,
             chosen=chosen_actions(info),
+            bad_images=bad_images_table(info.data.bad_images),
+            bad_images_sentence=bad_images_sentence(info.data.bad_images),
             settings=settings(info.spec, info.origins),
             provenance=provenance(info),
             style=Markup(style),  # noqa: S704 - the package's own file

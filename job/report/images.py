@@ -44,6 +44,16 @@ class Overlay:
     tiles: tuple[Tile, ...]
 
 
+LEFT_OUT = (
+    "Photographs and masks are left out of this run's folder and report: its spec says `report.images` false."
+)
+
+
+def leaves_out_pictures(info: TrainingInfo) -> bool:
+    """Return whether a run was asked to show no image."""
+    return not info.spec.get("report", {}).get("images", True)
+
+
 def image_rows(info: TrainingInfo, panels: Mapping[str, Panel]) -> list[ImageRow]:
     """Return the test images, worst first."""
     labels = {action.index: action.label for action in info.actions}

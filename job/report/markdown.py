@@ -4,10 +4,11 @@ from collections.abc import Iterable, Sequence
 
 from job.evaluation.results import LadderRow
 from job.publish.training_info import TrainingInfo
+from job.report.bad_images import bad_images_sentence, bad_images_table
 from job.report.champion import action_table, contest, dice_table, shift_table
 from job.report.checks import check_groups
 from job.report.folds import folds_sentence, folds_table
-from job.report.images import by_dice
+from job.report.images import LEFT_OUT, by_dice, leaves_out_pictures
 from job.report.judges import coverage_sentence, judges_sentence, judges_table, review_sentence
 from job.report.ladder import numbers_behind, small_ladder
 from job.report.measures import convention_table, protocol_list
@@ -24,6 +25,7 @@ from job.report.words import LOWER_IS_BETTER, VERDICTS, candidate_name, metric_n
 ICONS = {"good": "✅", "neutral": "➖", "unsure": "❔", "bad": "❌"}
 OUTCOMES = {"passed": "✅", "failed": "❌", "unmeasured": "➖"}
 MOST_IMAGES = 5
+MOST_BAD_IMAGES = 20
 
 
 def render_markdown(info: TrainingInfo) -> str:
@@ -48,6 +50,7 @@ def render_markdown(info: TrainingInfo) -> str:
         *_section("Seeds", escape(seeds_sentence(info.finetune.seeds)), _seeds(info)),
         "## Images",
         _images(info),
+        *_bad_images(info),
         "## Actions chosen",
         _actions(info),
         *_reward(info),
@@ -207,7 +210,8 @@ def _images(info: TrainingInfo) -> str:
     if not images:
         return "No test image was judged."
     shown = images[:MOST_IMAGES]
-    text = f"The worst {len(shown)} of {count(len(images), 'test image')} after:\n\n"
+    text = f"{LEFT_OUT}\n\n" if leaves_out_pictures(info) else ""
+    text += f"The worst {len(shown)} of {count(len(images), 'test image')} after:\n\n"
     labels = {action.index: action.label for action in info.actions}
     return text + _table(
         ("Image", "Patient", "Before", "After", "Best possible", "Action"),
@@ -222,6 +226,17 @@ def _images(info: TrainingInfo) -> str:
             )
             for image in shown
         ],
+    )
+
+
+def _bad_images(info: TrainingInfo) -> list[str]:
+    bad = info.data.bad_images
+    more = f"and {count(len(bad) - MOST_BAD_IMAGES, 'other')}: training_info.json lists all"
+    return _section(
+        "Images left out",
+        escape(bad_images_sentence(bad)),
+        _drawn(bad_images_table(bad[:MOST_BAD_IMAGES])),
+        more if len(bad) > MOST_BAD_IMAGES else "",
     )
 
 

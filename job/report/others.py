@@ -7,7 +7,7 @@ from job.evaluation.results import OtherResults
 from job.report.ladder import small_ladder
 from job.report.tables import Table
 from job.report.words import VERDICTS, VerdictWords
-from job.spec.showing import redact
+from job.spec.secrets import redact
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from job.publish.training_info import TrainingInfo
 from job.report.numbers import count
-from job.spec.showing import redact
+from job.spec.secrets import redact
 
 
 def provenance(info: TrainingInfo) -> list[tuple[str, str]]:
@@ -23,10 +23,18 @@ def provenance(info: TrainingInfo) -> list[tuple[str, str]]:
         ("Segmentations", ", ".join(f"{n:,} {how}" for how, n in segmented.items())),
         ("Policy checkpoints", count(len(info.finetune.checkpoints), "file")),
         ("Device", f"{where.device}, {count(where.threads, 'CPU thread')}"),
+        *(("Also computed on", f"{machine} ({', '.join(stages)})") for machine, stages in _elsewhere(info)),
         ("Platform", where.platform),
         ("Commit", where.git_commit or "not from a checkout"),
         ("Results digest", info.results_digest),
     ]
+
+
+def _elsewhere(info: TrainingInfo) -> list[tuple[str, list[str]]]:
+    """Return other machines than the last attempt's, each with the stages that it worked on."""
+    here = f"{info.provenance.device}, threads: {info.provenance.threads}"
+    others = dict.fromkeys(machine for stage in info.stages for machine in stage.machines if machine != here)
+    return [(one, [stage.name for stage in info.stages if one in stage.machines]) for one in others]
 
 
 def images_of(info: TrainingInfo, split: str) -> str:

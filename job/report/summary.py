@@ -23,6 +23,7 @@ from job.report.words import (
     judge,
     judge_row,
 )
+from job.storage.documents import parse_as, read_bytes
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,10 @@ def print_answer(console: Console, run_folder: Path, uri: str) -> None:
     """
     rows, record = [], run_folder / "training_info.json"
     if record.is_file():
-        info = TrainingInfo.model_validate_json(record.read_text(encoding="utf-8"))
+        info = parse_as(
+            TrainingInfo, read_bytes(record), str(record), what="a record of this version",
+            advice="remove the run's folder and run the same command: what has not changed is taken over",
+        )  # fmt: skip
         rows = [*answer_table(info), ("Report", str(run_folder / "report.html"))]
     if uri != str(run_folder):
         rows.append(("Published", uri))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from job.publish.training_info import RewardSummary, TrainingInfo
 from job.report.charts import LineChart, line_chart
 from job.report.numbers import figure, significant
-from job.spec.showing import redact
+from job.spec.secrets import redact
 
 # Figure, title, note; the entropy's note depends on the number of actions.
 CURVES: tuple[tuple[str, str, str], ...] = (

@@ -95,19 +95,9 @@ def training_key(
     `facts` is whatever else the weights depend on.
     """
     weights = {name: tensor.cpu().numpy() for name, tensor in start.state_dict().items()}
-    seen = [[_digest(example) for example in images] for images in (examples, held_out)]
+    seen = [[example.digest for example in images] for images in (examples, held_out)]
     # Another version of torch may round otherwise, and half a training of each would be the bits of neither.
     return tensors_digest(weights, [torch.__version__, dict(facts), start.config.to_dict(), seen])
-
-
-def _digest(example: Example) -> str:
-    tensors = {
-        "channels": example.channels_CHW.numpy(),
-        "truth": example.truth_HW.numpy(),
-        "masks": example.masks_MHW.numpy(),
-        "dice": example.dice_M,
-    }
-    return tensors_digest(tensors, example.n_actions)
 
 
 def _captured(state: TrainingState) -> Tensors:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from job.progress import SILENT, Progress
 from job.reward import terms
 from job.reward.corruptions import corrupted
 from job.reward.inputs import image_channels, mask_coverage, working_size
+from job.storage.digests import tensors_digest
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,17 @@ class Example:
     masks_MHW: Tensor
     dice_M: NDArray[np.float64]
     n_actions: int
+
+    @cached_property
+    def digest(self) -> str:
+        """A sha256 over everything."""
+        tensors = {
+            "channels": self.channels_CHW.numpy(),
+            "truth": self.truth_HW.numpy(),
+            "masks": self.masks_MHW.numpy(),
+            "dice": self.dice_M,
+        }
+        return tensors_digest(tensors, self.n_actions)
 
     def coverage(self, which: slice | NDArray[np.intp], device: str = "cpu") -> Tensor:
         """Return the masks of the given rows as shares in 0..1: float32."""

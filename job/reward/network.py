@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from job.device import one_thread
+from job.errors import InvalidResult
 from job.reward.inputs import N_CHANNELS, image_channels, mask_coverage
 
 REVISION = 1
@@ -157,7 +158,10 @@ class NetworkJudge:
 
     @torch.inference_mode()
     def __call__(self, image_HWC: NDArray[np.uint8], masks_BHW: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Score masks `[B, H, W]` of one image `[H, W, 3]`: float64 `[B]` in [0, 1]."""
+        """Score masks `[B, H, W]` of one image `[H, W, 3]`: float64 `[B]` in [0, 1].
+
+        Raises `InvalidResult` when a network answers with what is no number.
+        """
         if masks_BHW.shape[1:] != image_HWC.shape[:2]:
             raise ValueError(f"masks {masks_BHW.shape} do not fit the image {image_HWC.shape}")
         total = np.zeros(len(masks_BHW))
@@ -167,6 +171,13 @@ class NetworkJudge:
                 masks = mask_coverage(masks_BHW, (channels.shape[1], channels.shape[2]))
                 scores = network(channels[None].to(self._device), masks[None].to(self._device))[0]
                 total += scores.double().cpu().numpy()
+        if not np.isfinite(total).all():
+            n_broken = int((~np.isfinite(total)).sum())
+            raise InvalidResult(
+                f"the reward network's score of {n_broken} of {len(total)} masks of an image is no number",
+                advice="train another network: lower reward.network.learning_rate, or leave out"
+                " reward.network.uri",
+            )
         return total / len(self._networks)
 
 

@@ -2,20 +2,27 @@
 
 import json
 import math
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from job.errors import InputError, IntegrityError
 from job.reward.network import REVISION, RewardNetwork, RewardNetworkConfig
+from job.storage import strict_json
+from job.storage.documents import open_plain
+from job.storage.tensor_header import Header, TensorFacts, UnsafeFile, read_array, read_header
 
 EMBEDDED = Path(__file__).with_name("embedded") / "model.safetensors"
 
 _METADATA_KEY = "reward_network"
 _MOST_BYTES = 64 * 2**20
+_MOST_HEADER_BYTES = 2**20
+_MOST_NUMBERS_A_LAYER = 2**26
+"""Of what the widest layer makes of an image, 256 MiB; the network that ships stays below 3 million."""
 _DTYPES = {torch.float32: "F32", torch.float16: "F16"}
 
 
@@ -28,7 +35,7 @@ def save(network: RewardNetwork, path: Path, *, dtype: torch.dtype = torch.float
     }
     about = {"revision": REVISION, "dtype": _DTYPES[dtype], "config": network.config.to_dict()}
     # One entry: safetensors writes several in an order of chance, and equal networks must have equal digests.
-    save_file(tensors, path, {_METADATA_KEY: json.dumps(about, sort_keys=True)})
+    path.write_bytes(to_bytes(tensors, {_METADATA_KEY: json.dumps(about, sort_keys=True)}))
 
 
 def save_state_dict(network: RewardNetwork, path: Path) -> None:
@@ -50,17 +57,21 @@ def load(path: Path) -> RewardNetwork:
             f"no reward network at {path}",
             advice="reward.network.uri must name a run, or the best_reward_net.safetensors that it wrote",
         )
-    if path.stat().st_size > _MOST_BYTES:
-        raise _refused(path, f"it has {path.stat().st_size} bytes, a reward network at most {_MOST_BYTES}")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except SafetensorError as error:
-        raise _refused(path, f"it is not a safetensors file ({error})") from error
-    config, dtype = _about(path, metadata)
+        with open_plain(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > _MOST_BYTES:
+                raise UnsafeFile(f"it has {size:,} bytes, a reward network at most {_MOST_BYTES:,}")  # noqa: TRY301
+            header = read_header(file, most_header_bytes=_MOST_HEADER_BYTES)
+            config, dtype = _about(header)
+            _check_shapes(header.tensors, config, dtype)
+            tensors = {
+                name: torch.from_numpy(read_array(file, facts)) for name, facts in header.tensors.items()
+            }
+        _check_values(tensors)
+    except UnsafeFile as error:
+        raise _refused(path, error) from error
     network = RewardNetwork(config)
-    _check_tensors(path, tensors, network.state_dict(), dtype)
     network.load_state_dict({name: value.to(torch.float32) for name, value in tensors.items()})
     return network.eval()
 
@@ -77,34 +88,46 @@ def scratch(seed: int, config: RewardNetworkConfig | None = None) -> RewardNetwo
         return RewardNetwork(config or RewardNetworkConfig())
 
 
-def _about(path: Path, metadata: dict[str, str]) -> tuple[RewardNetworkConfig, str]:
+def _about(header: Header) -> tuple[RewardNetworkConfig, str]:
     """Return configuration and dtype that the file claims."""
-    if _METADATA_KEY not in metadata:
-        raise _refused(path, "its metadata do not call it a reward network")
+    if _METADATA_KEY not in header.metadata:
+        raise UnsafeFile("its metadata do not call it a reward network")
     try:
-        about = json.loads(metadata[_METADATA_KEY])
-        revision, dtype = about["revision"], str(about["dtype"])
+        about = strict_json.parse(header.metadata[_METADATA_KEY])
+        revision, dtype, fields = about["revision"], str(about["dtype"]), about["config"]
         if revision != REVISION:
-            raise _refused(path, f"it is of revision {revision}, this program reads {REVISION}")
-        return RewardNetworkConfig.from_dict(about["config"]), dtype
+            raise UnsafeFile(f"it is of revision {str(revision)[:20]}, this program reads {REVISION}")  # noqa: TRY301
+        config = RewardNetworkConfig.from_dict(fields)
+    except UnsafeFile:
+        raise
     except (KeyError, TypeError, ValueError) as error:
-        raise _refused(path, f"its metadata cannot be read ({error})") from error
+        raise UnsafeFile(f"its metadata cannot be read ({str(error)[:200]})") from error
+    if max(config.widths) * config.max_side**2 > _MOST_NUMBERS_A_LAYER:
+        raise UnsafeFile(f"a network of this size needs too much memory: {config}")
+    return config, dtype
 
 
-def _check_tensors(path: Path, found: dict[str, Tensor], wanted: dict[str, Tensor], dtype: str) -> None:
+def _check_shapes(found: Mapping[str, TensorFacts], config: RewardNetworkConfig, dtype: str) -> None:
+    """Compare the header with the network that the configuration describes, before any memory is taken."""
+    with torch.device("meta"):
+        wanted = RewardNetwork(config).state_dict()
     if found.keys() != wanted.keys():
         missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-        raise _refused(path, f"tensors missing: {missing or 'none'}; unknown: {unknown or 'none'}")
-    for name, tensor in found.items():
-        if tensor.shape != wanted[name].shape:
-            raise _refused(path, f"{name} has shape {list(tensor.shape)}, not {list(wanted[name].shape)}")
-        if _DTYPES.get(tensor.dtype, "unknown") != dtype:
-            raise _refused(path, f"{name} is {tensor.dtype}, the file says {dtype}")
+        raise UnsafeFile(f"tensors missing: {missing[:5] or 'none'}; unknown: {unknown[:5] or 'none'}")
+    for name, facts in found.items():
+        if facts.shape != tuple(wanted[name].shape):
+            raise UnsafeFile(f"{name} has shape {list(facts.shape)}, not {list(wanted[name].shape)}")
+        if facts.dtype != dtype or facts.dtype not in _DTYPES.values():
+            raise UnsafeFile(f"{name} is {facts.dtype}, the file says {dtype[:20]}")
+
+
+def _check_values(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
         if not math.isfinite(float(tensor.to(torch.float32).abs().sum())):
-            raise _refused(path, f"{name} holds values that are not finite")
+            raise UnsafeFile(f"{name} holds values that are not finite")
 
 
-def _refused(path: Path, why: str) -> IntegrityError:
+def _refused(path: Path, why: UnsafeFile) -> IntegrityError:
     return IntegrityError(
         f"{path} is not a usable reward network: {why}",
         advice="name a best_reward_net.safetensors that this version wrote, or train a new network",

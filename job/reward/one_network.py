@@ -67,7 +67,7 @@ def train_network(
     InvalidResult when training diverges, and whatever `task` raises.
     """
     state = _begun(start, start_mse, settings, seed)
-    kept = _opened(checkpoint, start, examples, held_out, settings, seed, device)
+    kept = _opened(checkpoint, start, examples, held_out, settings, seed, device, task)
     kept.restore(state)
     steps = steps_an_epoch(examples, settings.batch_size)
     task.advance(state.epochs_done * steps + state.steps_done)
@@ -88,29 +88,31 @@ def train_network(
                 state.squared.append(mse)
             norm = float(torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0))
             if not math.isfinite(norm):
-                raise _diverged(epoch, norm, settings)
+                what = f"the gradient's norm is {norm} at step {state.steps_done + 1} of {steps}"
+                raise _diverged(epoch, what, settings)
             state.optimizer.step()
             state.steps_done += 1
             kept.save_if_due(state)
             task.advance(1, train_mse=state.squared[-1])
-        _end_epoch(state, mean_squared_error(state.network, held_out, device), settings)
+        _end_epoch(state, mean_squared_error(state.network, held_out, device, task), settings)
     kept.save(state)
     return TrainedNetwork(state.best.to("cpu").eval(), state.history, state.best_epoch)
 
 
-def mean_squared_error(network: RewardNetwork, examples: Sequence[Example], device: str) -> float:
+def mean_squared_error(network: RewardNetwork, examples: Sequence[Example], device: str, task: Task) -> float:
     """Return the mean over images and actions of (predicted - true Dice) squared."""
-    predicted, true = predictions(network, examples, device)
+    predicted, true = predictions(network, examples, device, task)
     return float(((predicted - true) ** 2).mean())
 
 
 @torch.inference_mode()
 def predictions(
-    network: RewardNetwork, examples: Sequence[Example], device: str
+    network: RewardNetwork, examples: Sequence[Example], device: str, task: Task
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return predicted and true Dice `[N, K]` of the actions' masks."""
+    """Return predicted and true Dice `[N, K]` of the actions' masks; raises what `task` raises."""
     predicted, true = [], []
     for example in examples:
+        task.advance(0)
         scores_M = network(
             example.channels_CHW[None].to(device), example.coverage(slice(0, example.n_actions), device)[None]
         )[0]
@@ -144,9 +146,13 @@ def _opened(
     settings: TrainingSettings,
     seed: int,
     device: str,
+    task: Task,
 ) -> Checkpoint:
     if path is None:
         return Checkpoint(None, "")
+    for example in (*examples, *held_out):
+        task.advance(0)
+        _ = example.digest  # kept by the example, which other networks share
     facts = {
         "epochs": settings.epochs,
         "batch_size": settings.batch_size,
@@ -166,7 +172,7 @@ def _set_rate(state: TrainingState, learning_rate: float) -> None:
 def _end_epoch(state: TrainingState, validation_mse: float, settings: TrainingSettings) -> None:
     epoch = state.epochs_done + 1
     if not math.isfinite(validation_mse):
-        raise _diverged(epoch, validation_mse, settings)
+        raise _diverged(epoch, f"the validation MSE is {validation_mse}", settings)
     if validation_mse < state.history[state.best_epoch]["validation_mse"]:
         state.best, state.best_epoch = copy.deepcopy(state.network), epoch
     train_mse = float(np.mean(state.squared))
@@ -217,8 +223,8 @@ def _annealed(n_steps: int) -> Callable[[int], float]:
     return rate
 
 
-def _diverged(epoch: int, value: float, settings: TrainingSettings) -> InvalidResult:
+def _diverged(epoch: int, what: str, settings: TrainingSettings) -> InvalidResult:
     return InvalidResult(
-        f"training the reward network diverged in epoch {epoch}: got {value}",
+        f"training the reward network diverged in epoch {epoch} of {settings.epochs}: {what}",
         advice=f"lower reward.network.learning_rate (now {settings.learning_rate:g})",
     )

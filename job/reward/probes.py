@@ -10,6 +10,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
+from job.progress import SILENT, Progress, track
 from job.reward.corruptions import disks_at, swap, unit_px
 from job.reward.terms import Judge, score
 
@@ -48,6 +49,7 @@ def probe(
     *,
     seed: int,
     most: int = 16,
+    progress: Progress = SILENT,
 ) -> list[Probe]:
     """Judge masks that a policy could learn to make if the judge liked them, made of the images' truths.
 
@@ -59,7 +61,7 @@ def probe(
         raise ValueError(f"need images with a truth each, got {len(images)} and {len(truths)}")
     chosen = _spread(len(images), most)
     judged: dict[tuple[ProbeKind, float], list[tuple[float, float]]] = {}
-    for position, i in enumerate(chosen):
+    for position, i in enumerate(track(progress, "fooling the judge", chosen, len(chosen), "images")):
         other = None if len(chosen) < 2 else truths[_another(chosen, position)]
         made = dict(_masks(truths[i], other, np.random.default_rng([seed, i])))
         scores = score(
@@ -84,6 +86,7 @@ def swap_effect(
     masks_of: Callable[[int], Masks],
     *,
     most: int = 16,
+    progress: Progress = SILENT,
 ) -> tuple[Scores, Scores]:
     """Score masks with their own image, and the same masks with another image: two `[M]`.
 
@@ -95,7 +98,7 @@ def swap_effect(
         raise ValueError(f"swapping needs two images, got {len(chosen)}")
     own: list[Scores] = []
     swapped: list[Scores] = []
-    for position, i in enumerate(chosen):
+    for position, i in enumerate(track(progress, "swapping images", chosen, len(chosen), "images")):
         masks_BHW = masks_of(i)
         masks_BHW = masks_BHW[_spread(len(masks_BHW), ACTIONS_TO_SWAP)]
         other = _resized(images[_another(chosen, position)], masks_BHW.shape[1:])

@@ -1,6 +1,7 @@
 """Training the reward network: cross-fitted by patient, the best epoch kept."""
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -12,7 +13,7 @@ from threading import Lock
 import numpy as np
 
 from job.device import one_thread
-from job.errors import InputError, JobError
+from job.errors import InputError, InvalidResult, JobError
 from job.progress import SILENT, Progress, Task
 from job.reward.calibration import JudgeQuality, judge_quality
 from job.reward.examples import Example, LabelledImages, prepare
@@ -73,7 +74,7 @@ def fit(
     and a call that goes on from what an interrupted one left in the folder `scratch` gives the same bits.
 
     Raises InputError without validation images or with fewer than two training patients, InvalidResult when
-    training diverges.
+    training diverges, or when `start` answers with what is no number.
     """
     if not validation.images:
         raise InputError(
@@ -131,11 +132,16 @@ def _fit(
             for fold in range(max(fold_of) + 1)
         ]
     start = copy.deepcopy(start).to(device)
-    start_mse = mean_squared_error(start, held_out, device)
     names = ["final", *(f"fold_{fold}" for fold in range(len(seen_by) - 1))]
     n_steps = settings.epochs * sum(steps_an_epoch(kept, settings.batch_size) for kept in seen_by)
     with progress.task("reward network", n_steps, "step") as task:
         shared = _SharedTask(task)
+        start_mse = mean_squared_error(start, held_out, device, shared)
+        if not math.isfinite(start_mse):
+            raise InvalidResult(
+                f"the network that the reward's training starts from is of no use: its MSE is {start_mse}",
+                advice="name another network as reward.network.uri, or leave it out",
+            )
 
         def train_on(kept: Sequence[Example], name: str) -> TrainedNetwork:
             return train_network(
@@ -152,6 +158,7 @@ def _fit(
 
         trainings = [partial(train_on, *of_one) for of_one in zip(seen_by, names, strict=True)]
         final, *folds = _side_by_side(trainings, n_threads if device == "cpu" else 1)
+        judged = predictions(copy.deepcopy(final.network).to(device), held_out, device, shared)
     return RewardFit(
         final=final.network,
         folds=[fold.network for fold in folds],
@@ -159,7 +166,7 @@ def _fit(
         history=final.history,
         best_epoch=final.best_epoch,
         fold_epochs=[fold.best_epoch for fold in folds],
-        validation=judge_quality(*predictions(copy.deepcopy(final.network).to(device), held_out, device)),
+        validation=judge_quality(*judged),
     )
 
 

@@ -2,10 +2,15 @@
 
 One safetensors file an image: a float16 tensor per prompt at the segmenter's own output size, and the image's
 embedding. Files are keyed by the segmenter's content key and the sha256 of the decoded pixels.
+
+Networks round otherwise in another batch, so a file also names the company that its image was asked in. Of a
+batch that a kill, or an upload at that moment, tore apart, whatever is left tells who was in it: asked for in
+the same company, the others get the bits that they had, or would have had.
 """
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -67,33 +72,29 @@ class SegmentationCache:
         """Return one segmentation an image, with logits for every prompt in order."""
         if self._keep and images:
             self._mirror.restore_cache(self._group)  # does something the first time alone
-        paths = [self._path(image) for image in images]
+        names = [pixel_digest(image) for image in images]
         # Equal pixels are one image, whatever their names: each is read, asked for and kept once.
-        first_of = {path: i for i, path in reversed(list(enumerate(paths)))}
-        found = {path: self._read(path) for path in first_of}
-        known = [found[path] for path in paths]
-        missing = [i for i in sorted(first_of.values()) if self._missing(known[i])]
+        first_of = {name: i for i, name in reversed(list(enumerate(names)))}
+        found = {name: self._read(self._path(name)) for name in first_of}
+        missing = {name for name, kept in found.items() if self._missing(kept)}
         computed = 0
         if missing:
             # All images of the call lack the same prompts in the usual cases (new image, new prompt), and a
             # batch of equal shape gives equal bits: so ask for the union.
-            prompts = [p for p in self.prompts if any(_name(p) not in known[i] for i in missing)]
-            answers = self.segmenter.segment([images[i] for i in missing], prompts)
-            for i, answer in zip(missing, answers, strict=True):
-                known[i] |= {_name(p): row for p, row in zip(prompts, answer.logits_PHW, strict=True)}
-                known[i][EMBEDDING] = answer.embedding_D
-                if self._keep:
-                    write_tensors(paths[i], known[i], {"prompts": self.prompts})
-            computed = len(missing) * len(prompts)
+            prompts = [p for p in self.prompts if any(_name(p) not in found[n].tensors for n in missing)]
+            asked = [
+                name
+                for name in sorted(first_of, key=first_of.__getitem__)
+                if name in missing or not missing.isdisjoint(found[name].company)
+            ]
+            answers = self.segmenter.segment([images[first_of[name]] for name in asked], prompts)
+            for name, answer in zip(asked, answers, strict=True):
+                if name in missing:
+                    found[name] = self._kept(name, found[name], prompts, answer, tuple(asked))
+            computed = len(asked) * len(prompts)
         self.computed += computed
-        self.cached += len(images) * len(self.prompts) - computed
-        return [
-            Segmentation(
-                np.stack([tensors[_name(p)] for p in self.prompts], dtype=np.float16),
-                np.asarray(tensors[EMBEDDING], dtype=np.float32),
-            )
-            for tensors in known
-        ]
+        self.cached += max(0, len(images) * len(self.prompts) - computed)
+        return [self._segmentation(found[name]) for name in names]
 
     @property
     def segmenter(self) -> Segmenter:
@@ -102,21 +103,53 @@ class SegmentationCache:
             self._segmenter = self._open_segmenter()
         return self._segmenter
 
-    def _missing(self, tensors: dict[str, NDArray[np.generic]]) -> bool:
-        return EMBEDDING not in tensors or any(_name(p) not in tensors for p in self.prompts)
+    def _kept(
+        self,
+        name: str,
+        before: "_Kept",
+        prompts: Sequence[str],
+        answer: Segmentation,
+        company: tuple[str, ...],
+    ) -> "_Kept":
+        """Add an answer to what was known of an image, and keep it."""
+        tensors = before.tensors | {_name(p): row for p, row in zip(prompts, answer.logits_PHW, strict=True)}
+        tensors[EMBEDDING] = answer.embedding_D
+        if self._keep:
+            write_tensors(self._path(name), tensors, {"prompts": self.prompts, "company": company})
+        return _Kept(tensors, company)
 
-    def _path(self, image: NDArray[np.uint8]) -> Path:
-        return self._folder / f"{pixel_digest(image)}.safetensors"
+    def _segmentation(self, kept: "_Kept") -> Segmentation:
+        return Segmentation(
+            np.stack([kept.tensors[_name(p)] for p in self.prompts], dtype=np.float16),
+            np.asarray(kept.tensors[EMBEDDING], dtype=np.float32),
+            kept.company,
+        )
 
-    def _read(self, path: Path) -> dict[str, NDArray[np.generic]]:
+    def _missing(self, kept: "_Kept") -> bool:
+        return EMBEDDING not in kept.tensors or any(_name(p) not in kept.tensors for p in self.prompts)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.safetensors"
+
+    def _read(self, path: Path) -> "_Kept":
         try:
-            return dict(read_tensors(path)[0])
+            tensors, document = read_tensors(path)
         except FileNotFoundError:
-            return {}
+            return _Kept()
         except IntegrityError:
             # Damaged by a crash or a failing disk: worth nothing, and can be computed again.
             path.unlink(missing_ok=True)
-            return {}
+            return _Kept()
+        return _Kept(dict(tensors), tuple(document.get("company", ())))
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What is known of one image."""
+
+    tensors: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    company: tuple[str, ...] = ()
+    """Of the last call that it was in."""
 
 
 def _name(prompt: str) -> str:

@@ -13,11 +13,13 @@ class Segmentation:
     """What a segmenter says of one image.
 
     `logits_PHW` is float16 `[prompts, height, width]` at the segmenter's own output size (which need not be
-    the image's); `embedding_D` is float32 `[D]`, the same D for every image.
+    the image's); `embedding_D` is float32 `[D]`, the same D for every image. `company` is who was in the same
+    call, this image included, as pixel digests in the order of the call; empty where nobody kept it.
     """
 
     logits_PHW: NDArray[np.float16]
     embedding_D: NDArray[np.float32]
+    company: tuple[str, ...] = ()
 
 
 class Segmenter(Protocol):

@@ -54,7 +54,7 @@ class HashSplit(Section):
 
 
 class PatientSplit(Section):
-    """Named patients on each side; patients that no side names are left out, and the log says which."""
+    """Named patients on each side; patients that no side names are left out, and the log says how many."""
 
     kind: Literal["patients"]
     train: list[str] = Field(min_length=1)
@@ -119,6 +119,11 @@ class DataSpec(Section):
     """Width in pixels that images and masks are resized to (aspect kept); null keeps them as they are."""
     split: Split = AutoSplit()
     """Which side each patient is on."""
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    """What a file that cannot be decoded, is too large, or does not fit its image means: `fail` ends the job
+    and names them, `skip` leaves those images out, and the report lists them."""
+    max_bad_share: float = Field(0.05, ge=0.0, le=0.5)
+    """Share of a data set's images that `skip` may leave out; with more the job ends."""
     synthetic: SyntheticSpec = SyntheticSpec()
     """What `synthetic:fundus` makes."""
 

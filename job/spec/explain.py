@@ -11,8 +11,9 @@ from pydantic_core import ErrorDetails
 
 from job.spec.fields import Located, known_paths, locate
 from job.spec.positions import JSON, Path
+from job.spec.secrets import redact
 from job.spec.section import RULE
-from job.spec.showing import is_secret, redact, shorten, show_path, show_value
+from job.spec.showing import is_secret, shorten, show_path, show_value
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from job.spec.actions import ActionsSpec, SegmenterSpec
 from job.spec.checks import ChecksSpec
 from job.spec.data import DataSpec, FoldSplit
 from job.spec.finetune import FinetuneSpec
+from job.spec.report_section import ReportSpec
 from job.spec.reward import RewardSpec, TableSpec
 from job.spec.runtime import CacheSpec, EvaluateSpec, OutputSpec, PromoteSpec, RuntimeSpec
 from job.spec.section import Section, broken_rule
@@ -46,6 +47,8 @@ class JobSpec(Section):
     combination is trained, and the one of the best validation Dice goes on."""
     evaluate: EvaluateSpec = EvaluateSpec()
     """How candidates are judged."""
+    report: ReportSpec = ReportSpec()
+    """What the run folder shows."""
     promote: PromoteSpec = PromoteSpec()
     """Whether what ships becomes the champion."""
     output: OutputSpec = OutputSpec()

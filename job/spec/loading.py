@@ -3,10 +3,12 @@
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path as FilePath
 
 from pydantic import ValidationError
 
+from job.spec import secrets
 from job.spec.explain import Complaint, explain
 from job.spec.job import JobSpec
 from job.spec.overrides import Override, merge
@@ -15,10 +17,16 @@ from job.spec.problems import Problem, SpecProblems
 from job.spec.showing import printable, show_line, show_path
 from job.storage.local import local_path
 from job.storage.uris import is_remote, open_store, parent_and_name
+from job.waiting import interruptibly
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 100
+MAX_VALUES = 20_000
 MAX_PROBLEMS = 100
+_MUST_NOT_HOLD = (
+    "holds what looks like a secret, and a spec is kept, shown and published; credentials belong into the"
+    " environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the Pod's role)"
+)
 _TOO_LARGE = f"larger than {MAX_BYTES:,} bytes; a spec names data, it does not hold them"
 
 
@@ -50,7 +58,9 @@ def load(source: str, *, overrides: Sequence[str] = ()) -> LoadedSpec:
         Problem(name, part.place.line, part.place.column, show_path(part.path), part.message)
         for part in refused
     ]
-    hidden = {part.path for part in refused if part.hides_value}
+    leaked = list(islice(secrets.find(merged), MAX_PROBLEMS + 1))
+    problems += [origin.problem(Complaint(path, _MUST_NOT_HOLD)) for path in leaked]
+    hidden = {*leaked, *(part.path for part in refused if part.hides_value)}
     spec, complaints = _validate(merged)
     problems += [origin.problem(complaint) for complaint in complaints if complaint.path not in hidden]
     if problems or spec is None:
@@ -133,7 +143,7 @@ def _parse(text: str, name: str) -> Document:
     if not text.strip():
         raise _single(name, 'the spec is empty; the smallest one is {"name": "x"}')
     try:
-        document = parse(text, max_depth=MAX_DEPTH)
+        document = parse(text, max_depth=MAX_DEPTH, max_values=MAX_VALUES)
     except MalformedError as error:
         line = show_line(error.line_text, error.place.column, error.path)
         message = error.message + (f"; the line reads: {line}" if line else "")
@@ -151,7 +161,7 @@ def _parse(text: str, name: str) -> Document:
 
 def _read(source: str) -> bytes:
     if is_remote(source):
-        return _read_object(source)
+        return interruptibly(lambda: _read_object(source))
     if "://" in source:
         source = str(local_path(source))
     try:
@@ -195,7 +205,8 @@ def _other_specs(folder: FilePath, like: str = "") -> str:
 
 
 def _read_stdin() -> tuple[str, str]:
-    return _decode(sys.stdin.buffer.read(MAX_BYTES + 1), "<stdin>"), "<stdin>"
+    content = interruptibly(lambda: sys.stdin.buffer.read(MAX_BYTES + 1))
+    return _decode(content, "<stdin>"), "<stdin>"
 
 
 def _decode(content: bytes, name: str) -> str:

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from job.spec.fields import default_container
 from job.spec.positions import JSON, MalformedError, Path, parse
 from job.spec.problems import Problem
-from job.spec.showing import is_secret, printable, redact, shorten, show_path, show_value
+from job.spec.secrets import redact
+from job.spec.showing import is_secret, printable, shorten, show_path, show_value
 
 EXAMPLE = "write it as --set finetune.learning_rate=5e-4"
 

@@ -77,12 +77,13 @@ class MalformedError(ValueError):
         self.line_text = line_text
 
 
-def parse(text: str, *, max_depth: int = 100) -> Document:
+def parse(text: str, *, max_depth: int = 100, max_values: int = 1_000_000) -> Document:
     """Parse `text` as strict JSON; of equal keys the last wins, as in the standard library.
 
-    Raises MalformedError at the first syntax error, and where objects and lists nest deeper than `max_depth`.
+    Raises MalformedError at the first syntax error, where objects and lists nest deeper than `max_depth`, and
+    after `max_values` values.
     """
-    parser = _Parser(text, max_depth)
+    parser = _Parser(text, max_depth, max_values)
     value, root = parser.document()
     return Document(value, root, tuple(parser.refused))
 
@@ -91,7 +92,9 @@ def parse(text: str, *, max_depth: int = 100) -> Document:
 class _Parser:
     text: str
     max_depth: int
+    max_values: int
     at: int = 0
+    values: int = 0
     refused: list[Refused] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -106,6 +109,11 @@ class _Parser:
         return value, node
 
     def value(self, path: Path, key: Place | None) -> tuple[JSON, Node]:
+        self.values += 1
+        if self.values > self.max_values:
+            raise self.error(
+                f"more than {self.max_values:,} values; a spec names data, it does not hold them", path
+            )
         place = self.place(self.at)
         here = self.text[self.at : self.at + 1]
         if here in ("{", "["):

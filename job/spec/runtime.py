@@ -1,10 +1,11 @@
 """`evaluate`, `output`, `cache` and `runtime`: the verdict, and what enters no fingerprint."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from job.spec.section import Section, Uri
+from job.spec.section import Section, Uri, broken_rule
+from job.stopping import GRACE_S
 
 
 class OtherDataset(Section):
@@ -20,7 +21,7 @@ class EvaluateSpec(Section):
     """How candidates are judged."""
 
     datasets: list[OtherDataset] = Field([], max_length=32)
-    """Further datasets to judge on, beside the test images of `data`."""
+    """Further datasets to judge on, beside the test images of `data`; each has a name of its own."""
 
     smallest_effect: float = Field(0.01, gt=0.0, lt=1.0)
     """Mean Dice difference below which a change is not worth having: decides `no-improvement`."""
@@ -28,6 +29,16 @@ class EvaluateSpec(Section):
     """Of every interval."""
     review_share: float = Field(0.2, gt=0.0, lt=1.0)
     """Share of validation images whose predicted quality would be flagged for review; sets predict's flag."""
+
+    @model_validator(mode="after")
+    def _no_name_twice(self) -> Self:
+        # They name files, on disks that may not tell cases apart.
+        names = [dataset.name.lower() for dataset in self.datasets]
+        for position, name in enumerate(names):
+            if name in names[:position]:
+                what = f"repeats the name of datasets[{names.index(name)}]; the report tells them apart by it"
+                raise broken_rule(what, "datasets", position, "name")
+        return self
 
 
 class OutputSpec(Section):
@@ -47,7 +58,8 @@ class CacheSpec(Section):
     """A folder on this machine; null is cache/ beside the runs or, where those go to a store, JOB_CACHE_DIR,
     else ~/.cache/segmenter-rl-job."""
     max_gb: float = Field(100.0, gt=0.0, le=1_000_000.0)
-    """Downloads kept for the next run, in GB (10^9 bytes): the longest unused go first."""
+    """Downloads kept for the next run, in GB (10^9 bytes), and as much of work for stores: the longest unused
+    goes first."""
 
 
 class PromoteSpec(Section):
@@ -69,3 +81,9 @@ class RuntimeSpec(Section):
     """Seconds between progress events when the output is not a terminal."""
     log_level: Literal["debug", "info", "warning"] = "info"
     """Lowest level that is written."""
+    interrupt_grace_s: float = Field(GRACE_S, gt=0.0, le=3600.0)
+    """Seconds in which a job that is told to stop saves, uploads and ends. A few less than the Pod's
+    `terminationGracePeriodSeconds`, 30 by default."""
+    deadline_s: float | None = Field(None, gt=0.0)
+    """Seconds after the start of the process when it saves its progress and ends with exit code 6; the same
+    command goes on from there. Null sets no limit."""

@@ -4,16 +4,10 @@ import json
 import re
 
 from job.spec.positions import JSON, Path
+from job.spec.secrets import names_secret, redact
 
 MAX_SHOWN = 60
-_MAX_URI = 1000
 
-_SECRET_KEY = re.compile(
-    r"passw|secret|token|credential|signature|(?:access|api|private|account)[_-]?key", re.IGNORECASE
-)
-_SECRET_TEXT = re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{12,}|\b(?:hf|ghp|gho|github_pat|sk)_\w{8,}|-----BEGIN ")
-_USER_INFO = re.compile(r"(?<=://)[^/?#\s]*@")
-_QUERY = re.compile(r"(?<=\?)[^\s#]*(?:sig|key|token|credential|secret|passw)[^\s]*", re.IGNORECASE)
 _PLAIN_KEY = re.compile(r"[A-Za-z_$][\w$-]{0,59}", re.ASCII)
 
 
@@ -43,16 +37,7 @@ def show_value(value: JSON, path: Path = ()) -> str:
 
 def is_secret(path: Path) -> bool:
     """Return whether a key on `path` names a secret."""
-    return any(isinstance(step, str) and _SECRET_KEY.search(step) for step in path)
-
-
-def redact(text: str) -> str:
-    """Return `text` without user names and signatures in its URIs; as `***` where it looks like a key."""
-    if "://" not in text:
-        return "***" if _SECRET_TEXT.search(text) else text
-    if _SECRET_TEXT.search(text) or len(text) > _MAX_URI:  # the cap bounds the patterns' backtracking
-        return "***"
-    return _QUERY.sub("***", _USER_INFO.sub("***@", text))
+    return any(isinstance(step, str) and names_secret(step) for step in path)
 
 
 def show_line(text: str, column: int, path: Path) -> str:

@@ -13,8 +13,9 @@ from job.spec.explain import explain
 from job.spec.fields import locate
 from job.spec.overrides import merge
 from job.spec.positions import Path
+from job.spec.secrets import redact
 from job.spec.section import RULE, broken_rule
-from job.spec.showing import redact, shorten
+from job.spec.showing import shorten
 
 if TYPE_CHECKING:
     from job.spec.job import JobSpec

@@ -14,6 +14,7 @@ from job.finetune.choosers import left_out_best_fixed
 from job.finetune.env import ActionChoiceEnv, TableRewards
 from job.finetune.observation import Observer
 from job.metrics import overlap
+from job.progress import track
 from job.reward.probes import ACTIONS_TO_SWAP, swap_effect
 from job.stages import pull, reward, table
 from job.stages.pull import open_dataset
@@ -63,7 +64,7 @@ STAGE = Stage("audit", 3, reads, ("numpy", "scipy", "gymnasium", "torch"), run)
 def load_checks(context: StageContext) -> list[CheckResult]:
     """Return what the checks said."""
     document = strict_json.loads((context.done["audit"].folder / CHECKS).read_text())
-    return [CheckResult(**check) for check in document]
+    return [CheckResult(**{**check, "about": tuple(check.get("about", ()))}) for check in document]
 
 
 def passed(context: StageContext) -> bool:
@@ -74,7 +75,11 @@ def passed(context: StageContext) -> bool:
 def tell(context: StageContext, results: list[CheckResult]) -> None:
     """Log what checks said."""
     for result in results:
-        context.log.info("check.result", **asdict(result))
+        told = asdict(result.without_names())
+        del told["about"]
+        context.log.info("check.result", **told)
+        if result.about:
+            context.log.debug("names", of=f"check.result {result.name}", names=list(result.about))
 
 
 def _evidence(context: StageContext, rows: ActionTable) -> ValidityEvidence:
@@ -134,7 +139,7 @@ def _baseline(context: StageContext, rows: ActionTable) -> NDArray[np.float64]:
     """Apply the first prompt and post-processing alone and score, past table and environment."""
     dataset, samples = _samples(context, rows)
     dice = []
-    for sample in samples:
+    for sample in track(context.progress, "segmenting past the table", samples, len(samples), "images"):
         loaded = dataset.load(sample)
         logits_PHW = context.segmentations.get([loaded.image])[0].logits_PHW
         mask = apply(context.space, 0, logits_PHW, (loaded.image.shape[0], loaded.image.shape[1]))
@@ -158,7 +163,9 @@ def _swapped(context: StageContext, rows: ActionTable) -> tuple[NDArray[np.float
         size = (image.shape[0], image.shape[1])
         return np.stack([apply(context.space, int(action), logits_PHW, size) for action in actions])
 
-    return swap_effect(lambda i: judge_of(samples[i]), images, masks_of, most=IMAGES_TO_SWAP)
+    return swap_effect(
+        lambda i: judge_of(samples[i]), images, masks_of, most=IMAGES_TO_SWAP, progress=context.progress
+    )
 
 
 def _samples(context: StageContext, rows: ActionTable) -> tuple[Dataset, list[Sample]]:

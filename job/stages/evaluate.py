@@ -128,7 +128,7 @@ def run(context: StageContext) -> Mapping[str, str]:
     }
 
 
-STAGE = Stage("evaluate", 3, reads, ("torch", "stable-baselines3", "numpy", "scipy", "scikit-image"), run)
+STAGE = Stage("evaluate", 4, reads, ("torch", "stable-baselines3", "numpy", "scipy", "scikit-image"), run)
 
 
 def load_results(context: StageContext) -> EvaluationResults:
@@ -174,6 +174,7 @@ def _assess(
         dropped=dropped,
         smallest_effect=settings.smallest_effect,
         confidence=settings.confidence,
+        progress=context.progress,
     )
 
 

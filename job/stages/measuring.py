@@ -3,6 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,11 @@ from job.evaluation.ladder import BEST_FIXED, NOOP
 from job.progress import track
 from job.reward.terms import METRICS, measure
 from job.stages.stage import StageContext
-from job.storage.local import sha256_json, write_atomic
+from job.storage import packs, tar_files
+from job.storage.local import sha256_json
 
-MASKS = "masks"
+MASKS = "masks.tar"
+BEFORE, AFTER = "before", "after"
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,28 @@ def _counted(loaded: Loaded, masks: Mapping[str, NDArray[np.bool_]], resolution:
 
 
 def keep_masks(context: StageContext, measured: Measured) -> None:
-    """Write the masks before and after as pictures."""
-    for name, before_HW, after_HW in measured.masks:
-        write_atomic(context.folder / MASKS / "before" / f"{name}.png", png_of(before_HW))
-        write_atomic(context.folder / MASKS / "after" / f"{name}.png", png_of(after_HW))
+    """Write the masks as pictures, `before/<name>.png` and `after/<name>.png`, of one archive.
+
+    To a store that is one object, in place of two an image.
+    """
+    masks = track(context.progress, "keeping masks", measured.masks, len(measured.masks), "images")
+    pictures = (
+        (f"{which}/{name}.png", png_of(mask_HW))
+        for name, before_HW, after_HW in masks
+        for which, mask_HW in ((BEFORE, before_HW), (AFTER, after_HW))
+    )
+    packs.write(context.folder / MASKS, pictures)
+
+
+def kept_masks(folder: Path) -> dict[tuple[str, str], NDArray[np.bool_]]:
+    """Return what `keep_masks` wrote below a stage's folder, by `BEFORE` or `AFTER` and the sample's name."""
+    archive = folder / MASKS
+    kept = {}
+    for member in tar_files.members(archive, str(archive)):
+        which, _, name = member.path.removesuffix(".png").partition("/")
+        with Image.open(io.BytesIO(member.file.read()), formats=("PNG",)) as image:
+            kept[which, name] = np.asarray(image, dtype=np.bool_)
+    return kept
 
 
 def png_of(mask_HW: NDArray[np.bool_]) -> bytes:

@@ -200,6 +200,7 @@ def _training_info(
             images={**dict.fromkeys(SPLITS, 0), "test": len(samples)},
             patients={**dict.fromkeys(SPLITS, 0), "test": len({s.patient for s in samples.values()})},
             digests={"test": sha256_json(sorted(info.data.digests["test"] for info in infos))},
+            bad_images=infos[0].data.bad_images,  # every fold has looked at every image
         ),
         segmenter=infos[0].segmenter,
         segmentations=_sums([info.segmentations for info in infos]),

@@ -7,15 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from job.errors import EXIT_OK, InvalidResult
 from job.evaluation.arms import MEASURED
 from job.evaluation.drift import PROFILE
 from job.evaluation.results import EvaluationResults
+from job.progress import track
 from job.publish.training_info import (
     ActionSummary,
+    BadImage,
     DataSummary,
     FinetuneSummary,
     Provenance,
@@ -30,8 +29,8 @@ from job.report.markdown import render_markdown
 from job.report.pictures import Panel
 from job.spec.loading import LoadedSpec
 from job.stages import audit, challenge, evaluate, finetune, reward, rewards
-from job.stages.measuring import MASKS
-from job.stages.pull import counts, open_dataset, patient_counts
+from job.stages.measuring import AFTER, BEFORE, MASKS, kept_masks
+from job.stages.pull import counts, load_bad, open_dataset, patient_counts
 from job.stages.stage import StageContext
 from job.storage.local import sha256_json
 from job.storage.run_folder import RunFolder, utc_now
@@ -95,7 +94,8 @@ def _place(context: StageContext, folder: RunFolder) -> None:
     folder.put("evaluation/results.json", done["evaluate"] / evaluate.RESULTS)
     folder.put("evaluation/measured.safetensors", done["evaluate"] / MEASURED)
     folder.put(f"evaluation/{PROFILE}", done["evaluate"] / PROFILE)
-    folder.put("evaluation/masks", done["evaluate"] / MASKS)
+    if context.spec.report.images:
+        folder.put(f"evaluation/{MASKS}", done["evaluate"] / MASKS)
     for relative in ("candidate.json", "ridge.safetensors", "exact_policy.safetensors"):
         if (done["evaluate"] / relative).exists():
             folder.put(relative, done["evaluate"] / relative)
@@ -122,6 +122,7 @@ def _training_info(context: StageContext, record: Record, results: EvaluationRes
             images=counts(list(dataset.samples)),
             patients=patient_counts(list(dataset.samples)),
             digests=dict(done["pull"].outputs),
+            bad_images=bad_images(context),
         ),
         segmenter={
             "kind": spec.segmenter.kind,
@@ -134,7 +135,13 @@ def _training_info(context: StageContext, record: Record, results: EvaluationRes
         },
         actions=action_summaries(context),
         stages=[
-            StageSummary(name=name, fingerprint=r.fingerprint, reused=r.reused, seconds=r.seconds)
+            StageSummary(
+                name=name,
+                fingerprint=r.fingerprint,
+                reused=r.reused,
+                seconds=r.seconds,
+                machines=list(r.machines),
+            )
             for name, r in done.items()
         ],
         checks=audit.load_checks(context),
@@ -157,6 +164,11 @@ def _training_info(context: StageContext, record: Record, results: EvaluationRes
     )
 
 
+def bad_images(context: StageContext) -> list[BadImage]:
+    """Return what was left out because it cannot be used."""
+    return [BadImage(dataset=one.dataset, file=one.file, what=one.what) for one in load_bad(context)]
+
+
 def provenance(context: StageContext) -> Provenance:
     """Return where a result comes from."""
     return Provenance(
@@ -177,21 +189,19 @@ def action_summaries(context: StageContext) -> list[ActionSummary]:
 
 
 def panels(context: StageContext) -> dict[str, Panel]:
-    """Return each test image with its truth and its masks before and after."""
+    """Return each test image with its truth and its masks before and after; none where none may be shown."""
+    if not context.spec.report.images:
+        return {}
     dataset = open_dataset(context)
-    masks = context.done["evaluate"].folder / MASKS
+    masks = kept_masks(context.done["evaluate"].folder)
     panels = {}
-    for sample in dataset.of("test"):
+    samples = dataset.of("test")
+    for sample in track(context.progress, "pictures for the report", samples, len(samples), "images"):
         loaded = dataset.load(sample)
         assert loaded.truth is not None
-        before, after = (_read(masks / which / f"{sample.name}.png") for which in ("before", "after"))
+        before, after = masks[BEFORE, sample.name], masks[AFTER, sample.name]
         panels[sample.name] = Panel(sample.name, sample.patient, loaded.image, loaded.truth, before, after)
     return panels
-
-
-def _read(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image, dtype=np.bool_)
 
 
 def git_commit(package: Path = Path(__file__).parents[1]) -> str | None:

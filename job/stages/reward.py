@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job.actions import apply_all
-from job.data.dataset import Dataset, Sample
+from job.data.dataset import Dataset, Loaded, Sample
 from job.errors import InputError
+from job.progress import track
 from job.reward import network_file
 from job.reward.examples import LabelledImages
 from job.reward.network import NetworkJudge, RewardNetwork
@@ -65,6 +66,12 @@ def run(context: StageContext) -> Mapping[str, str]:
     for figures in fitted.history:
         context.log.info("reward.epoch", **figures)
     context.log.info("reward.summary", **asdict(fitted.validation))
+    if fitted.best_epoch == 0 and len(fitted.history) > 1:
+        message = (
+            "training made the reward network worse in every epoch, by its MSE on validation: what it started"
+            " from is kept; lower reward.network.learning_rate, or set reward.network.epochs to 0"
+        )
+        context.log.warning("job.warning", message=message)
     scores_NK = _cross_fitted(context, dataset, list(rows.names), [s.name for s in train], fitted)
     network_file.save(fitted.final, context.folder / NETWORK)
     for fold, network in enumerate(fitted.folds):
@@ -114,10 +121,21 @@ def _probes(
     context: StageContext, dataset: Dataset, validation: list[Sample], fitted: RewardFit
 ) -> list[Probe]:
     """Try to fool the network that ships, on images that no gradient came from."""
-    loaded = [dataset.load(sample) for sample in validation]
+    loaded = _loaded(context, dataset, validation)
     judge = fitted.judge(context.machine.device)
     truths = [one.truth for one in loaded if one.truth is not None]
-    return probe(lambda i: judge, [one.image for one in loaded], truths, seed=context.spec.seed)
+    return probe(
+        lambda i: judge,
+        [one.image for one in loaded],
+        truths,
+        seed=context.spec.seed,
+        progress=context.progress,
+    )
+
+
+def _loaded(context: StageContext, dataset: Dataset, samples: list[Sample]) -> list[Loaded]:
+    tracked = track(context.progress, "loading images", samples, len(samples), "images")
+    return [dataset.load(sample) for sample in tracked]
 
 
 def _start(context: StageContext) -> RewardNetwork:
@@ -127,7 +145,7 @@ def _start(context: StageContext) -> RewardNetwork:
 
 
 def _labelled(context: StageContext, dataset: Dataset, samples: list[Sample]) -> LabelledImages:
-    loaded = [dataset.load(sample) for sample in samples]
+    loaded = _loaded(context, dataset, samples)
 
     def masks_of(i: int) -> NDArray[np.bool_]:
         image = loaded[i].image

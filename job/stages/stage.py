@@ -5,6 +5,7 @@ digests of the artifacts it takes, its `revision` and the versions of the librar
 finished fingerprint is never computed again, which is what resume is.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from job.progress import Progress
 from job.rows import RowCache
 from job.segmenters.cache import SegmentationCache
 from job.spec.job import JobSpec
-from job.storage.local import exclusive, sha256_json
+from job.storage.local import exclusive, naming_a_full_disk, sha256_json, write_atomic
 from job.storage.mirror import Mirror
 from job.storage.sealed_folder import read_sealed, seal
 
@@ -37,6 +38,8 @@ class StageResult:
     outputs: Mapping[str, str]
     seconds: float
     reused: bool
+    machines: tuple[str, ...] = ()
+    """What computed it: several where an attempt went on with what another had begun elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -127,14 +130,16 @@ def compute(stage: Stage, context: StageContext, root: Path, fingerprint: str) -
         shutil.rmtree(final, ignore_errors=True)  # without its record it is no result, and stands in the way
         folder.mkdir(parents=True)
         scratch.mkdir(exist_ok=True)
+        machines = _machines(scratch / "machines.json", context.machine)
         started = time.monotonic()
-        outputs = dict(stage.run(replace(context, folder=folder, scratch=scratch)))
-        seconds = round(time.monotonic() - started, 3)
-        record = {"stage": stage.name, "fingerprint": fingerprint, "outputs": outputs, "seconds": seconds}
-        seal(folder, record)
+        with naming_a_full_disk(folder):
+            outputs = dict(stage.run(replace(context, folder=folder, scratch=scratch)))
+            seconds = round(time.monotonic() - started, 3)
+            record = {"stage": stage.name, "fingerprint": fingerprint, "outputs": outputs, "seconds": seconds}
+            seal(folder, {**record, "machines": machines})
         folder.replace(final)
-        shutil.rmtree(partial)
-    return StageResult(stage.name, fingerprint, final, outputs, seconds, reused=False)
+        shutil.rmtree(partial, ignore_errors=True)  # whoever finds the result removes it as well
+    return StageResult(stage.name, fingerprint, final, outputs, seconds, False, tuple(machines))
 
 
 def find(name: str, root: Path, fingerprint: str) -> StageResult | None:
@@ -148,4 +153,19 @@ def find(name: str, root: Path, fingerprint: str) -> StageResult | None:
     record = read_sealed(folder, facts, needs=needs, advice=advice)
     if record is None:
         return None
-    return StageResult(name, fingerprint, folder, record["outputs"], record["seconds"], reused=True)
+    machines = tuple(record.get("machines", ()))
+    return StageResult(name, fingerprint, folder, record["outputs"], record["seconds"], True, machines)
+
+
+def clear(root: Path, fingerprint: str) -> None:
+    """Remove what a process that was killed as it finished a stage had no time to remove."""
+    shutil.rmtree(root / f"{fingerprint}.partial", ignore_errors=True)
+
+
+def _machines(path: Path, machine: Machine) -> list[str]:
+    """Return the machines that have worked on a stage, this one among them, and keep that."""
+    this = f"{machine.device} ({machine.device_name}), threads: {machine.threads}"
+    before = [str(one) for one in json.loads(path.read_bytes())] if path.exists() else []
+    if this not in before:
+        write_atomic(path, json.dumps([*before, this]))
+    return list(dict.fromkeys([*before, this]))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from job import rows, table
 from job.data.dataset import Dataset, Sample
 from job.reward.terms import TRUTH_TERMS, Judge
+from job.stages.memory_need import require_memory
 from job.stages.pull import open_dataset
 from job.stages.stage import Stage, StageContext
 
@@ -34,7 +35,8 @@ def reads(context: StageContext) -> Mapping[str, Any]:
 
 
 def run(context: StageContext) -> Mapping[str, str]:
-    """Build the action table."""
+    """Build the action table; raises `InputError` for pictures that do not fit into memory."""
+    require_memory(context)
     built = build(context, "train", "validation", "unlabelled", scored=terms(context))
     built.save(context.folder)
     context.log.info(

@@ -3,12 +3,14 @@
 A pack is `<sha256 of its bytes>.tar` with a sidecar `<same>.json` that lists its members. The sidecar is
 written last: a pack without one is invisible, and so is a sidecar whose pack is gone. Packs never change; a
 file that changes is packed again, and of several versions of a file the one that was packed last counts.
-Packs are deleted only by who has written their newest members into a larger one, so that any number of jobs
-may merge at once: what one deletes, another's list may still name, but some visible pack holds it.
+Packs are deleted only by who has written their newest members into a larger one, wherever else these may be,
+so that any number of jobs may merge at once: what one deletes, another's list may still name, but some
+visible pack holds it.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,10 @@ MERGED_BYTES = 1024**3
 SMALL_PACKS = 32
 """More packs than this that are smaller than half of `MERGED_BYTES` are worth merging."""
 READS_AT_ONCE = 8
+HALVES_STAY_S = 86_400.0
+"""A sidecar follows its pack within moments, unless whoever wrote it was killed in between."""
+_HALF = re.compile(r"([0-9a-f]{64})\.(tar|json)")
+_OTHER = {"tar": "json", "json": "tar"}
 LISTINGS = 5
 """How often a listing is taken again because a merge removed what it named."""
 
@@ -44,6 +50,11 @@ class Member(BaseModel):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     packed_at: float
     """When it was first packed, by the store's clock; merging keeps it."""
+
+    @property
+    def order(self) -> tuple[float, str]:
+        """Of two versions of a file the greater counts, in whichever packs they are."""
+        return self.packed_at, self.sha256
 
 
 class Sidecar(BaseModel):
@@ -93,7 +104,7 @@ class CacheGroup:
         """
         files = size_bytes = 0
         for _ in range(LISTINGS):
-            packs = self._packs()
+            packs = self._packs(self._stats())
             self._known = {name: pack.members[name] for name, pack in _newest(packs).items()}
             here = versions(self._folder)
             needed = [p for name, p in _newest(packs).items() if name not in here]
@@ -124,22 +135,33 @@ class CacheGroup:
                     self._add(target, {name: _member(one, now) for name, one in packed.items()}, advance)
                     yield Moved(len(packed), sum(one.version.size for one in packed.values()))
 
-    def merge(self) -> Moved:
-        """Write many small packs as few large ones, from the files on this disk, then delete them."""
-        packs = self._packs()
-        newest = _newest(packs)
+    def merge(self, advance: Advance = no_advance) -> Moved:
+        """Write many small packs as few large ones, from the files on this disk, then delete them.
+
+        What uploads and merges of more than a day ago left, packs or sidecars alone, is deleted as well.
+        """
+        stats = self._stats()
+        self._remove_halves(stats)
+        packs = self._packs(stats)
         small = [one for one in packs if one.stat.size < MERGED_BYTES // 2]
         if len(small) <= SMALL_PACKS:
             return Moved(0, 0)
         here = versions(self._folder)
+        newest = {name: one.members[name].order for name, one in _newest(packs).items()}
+        stays = {(n, member.order) for one in packs if one not in small for n, member in one.members.items()}
         members: dict[str, Member] = {}
         inputs: dict[str, dict[str, Member]] = {}
         for one in small:
-            alive = {name: member for name, member in one.members.items() if newest[name] is one}
+            # Of two packs with the same version each needs it: another job may be about to delete the other.
+            alive = {
+                name: member
+                for name, member in one.members.items()
+                if member.order == newest[name] and (name, member.order) not in stays
+            }
             if all(name in here and self._is(name, here[name], member) for name, member in alive.items()):
                 members |= alive
                 inputs[one.name] = alive
-        written = self._write_merged(members)
+        written = self._write_merged(members, advance)
         # An input may come out again, byte for byte; one whose files vanished meanwhile is still needed.
         done = {name for of in written.values() for name in of}
         old = [name for name, alive in inputs.items() if name not in written and alive.keys() <= done]
@@ -147,7 +169,7 @@ class CacheGroup:
         self._store.delete([f"{name}.tar" for name in old])
         return Moved(len(done), sum(members[name].size for name in done))
 
-    def _write_merged(self, members: dict[str, Member]) -> dict[str, dict[str, Member]]:
+    def _write_merged(self, members: dict[str, Member], advance: Advance) -> dict[str, dict[str, Member]]:
         written: dict[str, dict[str, Member]] = {}
         for names in _chunks({name: member.size for name, member in members.items()}, MERGED_BYTES):
             with staging(self._folder) as place:
@@ -159,7 +181,7 @@ class CacheGroup:
                 same = {n: members[n] for n, one in packed.items() if one.sha256 == members[n].sha256}
                 now = self._now(packed) if len(same) < len(packed) else 0.0
                 of_pack = {name: same.get(name) or _member(one, now) for name, one in packed.items()}
-                written[self._add(target, of_pack, no_advance)] = of_pack
+                written[self._add(target, of_pack, advance)] = of_pack
         return written
 
     def _add(self, tar: Path, members: dict[str, Member], advance: Advance) -> str:
@@ -203,9 +225,22 @@ class CacheGroup:
         before = (self._known[name].packed_at for name in names if name in self._known)
         return max(self._store.now(), max(before, default=0.0) + 0.001)
 
-    def _packs(self) -> list[_Pack]:
+    def _stats(self) -> dict[str, Stat]:
+        return {stat.key: stat for stat in self._store.entries()}
+
+    def _remove_halves(self, stats: Mapping[str, Stat]) -> None:
+        """Delete packs without a sidecar, and sidecars without a pack, that nobody is about to complete."""
+        halves = [
+            stat
+            for key, stat in stats.items()
+            if (match := _HALF.fullmatch(key)) and f"{match[1]}.{_OTHER[match[2]]}" not in stats
+        ]
+        if halves:
+            now = self._store.now()
+            self._store.delete([half.key for half in halves if half.modified < now - HALVES_STAY_S])
+
+    def _packs(self, stats: Mapping[str, Stat]) -> list[_Pack]:
         """Return the visible packs."""
-        stats = {stat.key: stat for stat in self._store.entries()}
         both = [stat for key, stat in stats.items() if key.endswith(".tar") and f"{key[:-4]}.json" in stats]
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
             found = list(pool.map(self._described, both))
@@ -268,7 +303,7 @@ def _newest(packs: Iterable[_Pack]) -> dict[str, _Pack]:
     for one in packs:
         for name, member in one.members.items():
             other = newest.get(name)
-            if other is None or (other.members[name].packed_at, other.name) < (member.packed_at, one.name):
+            if other is None or (other.members[name].order, other.name) < (member.order, one.name):
                 newest[name] = one
     return newest
 

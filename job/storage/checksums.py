@@ -1,6 +1,5 @@
 """Digests that a folder's author wrote down beside its files: what they promise, and whether it is kept."""
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -8,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from job.errors import IntegrityError
+from job.storage import strict_json
 
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
 SUFFIX = ".sha256"
-MOST_BYTES = 256 << 20
+MOST_BYTES = 64 << 20
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 _LINE = re.compile(r"([0-9a-fA-F]{64})(?:[ \t]+\*?(\S.*))?", re.ASCII)
 
@@ -84,8 +84,8 @@ def _add(found: dict[str, tuple[str, str]], file: str, place: Path) -> None:
 
 def _of_manifest(file: str, text: str) -> dict[str, str]:
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        document = strict_json.parse(text, most_bytes=MOST_BYTES)
+    except ValueError as error:
         raise _Unusable(f"{file} is not JSON ({error})") from error
     entries = document.get("files", document) if isinstance(document, dict) else None
     if not isinstance(entries, dict):

@@ -13,7 +13,7 @@ from job.errors import InputError, IntegrityError, JobError, TryAgain
 from job.logs import Log, raise_if_stopped
 from job.progress import Progress
 from job.storage.beside import nothing_at
-from job.storage.local import sha256_json
+from job.storage.local import naming_a_full_disk, sha256_json
 from job.storage.object_cache import ObjectCache
 from job.storage.store import Changed, ObjectStore, Stat
 from job.storage.uris import below, open_store, parent_and_name
@@ -111,7 +111,7 @@ class Fetcher:
         view = self._views.open(listing.digest, _wait)
         arrived: list[Stat] = []
         if not view.is_complete():
-            with view.building(_wait):
+            with naming_a_full_disk(view.folder), view.building(_wait):
                 if not view.is_complete():
                     arrived = self._build(listing, view)
         self._log.info(

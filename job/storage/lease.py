@@ -12,10 +12,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from job.errors import IntegrityError, JobError, Missing, StoreFailure, TryAgain
+from job.errors import JobError, Missing, StoreFailure, TryAgain
 from job.logs import Log
+from job.storage.documents import parse_as
 from job.storage.store import Changed, ObjectStore
 from job.storage.strict_json import plain
 
@@ -23,6 +24,8 @@ LOOKS = 10
 """How often a lease that changes under our eyes is looked at again."""
 SETTLE_S = 2.0
 """Without conditional writes: how long after our write the last of several writers is the one who stays."""
+MOST_TTL_S = 86_400.0
+"""A document that claims the run for longer, or for ever, is none of ours."""
 ENDING_S = 3.0
 """How long the end of the block waits for the store: one that is silent must not keep a process that was told
 to stop. The lease runs out by itself."""
@@ -38,7 +41,7 @@ class Document(BaseModel):
     schema_version: Literal[1] = 1
     holder: str
     attempt: int = Field(ge=1)
-    ttl_s: float = Field(gt=0)
+    ttl_s: float = Field(gt=0, le=MOST_TTL_S)
     released: bool
     facts: dict[str, Any]
     """What the holder last said of its work: state, stage, progress, eta_s, exit_code, verdict."""
@@ -292,13 +295,8 @@ def _encoded(holder: str, attempt: int, ttl_s: float, facts: Mapping[str, Any], 
 
 def _decoded(store: ObjectStore, key: str) -> tuple[Document, str]:
     data, etag = store.read(key)
-    try:
-        return Document.model_validate_json(data), etag
-    except ValidationError as error:
-        raise IntegrityError(
-            f"{_place(store, key)} is not what this program writes",
-            advice="make sure that nobody works on this run, then remove the object",
-        ) from error
+    advice = "make sure that nobody works on this run, then remove the object"
+    return parse_as(Document, data, _place(store, key), what="what this program writes", advice=advice), etag
 
 
 def _place(store: ObjectStore, key: str) -> str:

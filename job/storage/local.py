@@ -5,15 +5,17 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
-from job.errors import SpecError, TryAgain
+from job.errors import JobError, SpecError, TryAgain
+from job.stopping import raise_if_stopped
 
 LOCK_PATIENCE_S = 0.5
 """How long a held lock is tried again: `status` holds one for an instant to see whether it is free."""
@@ -63,15 +65,35 @@ def _at_home(path: Path) -> Path:
 
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write beside `path`, flush to the disk, then rename: a reader sees the old file or the new one."""
+    settle(write_beside(path, data), path)
+
+
+def write_beside(path: Path, data: bytes | str) -> Path:
+    """Write a file that `settle` brings to `path`; returns where it lies until then, seen by no reader."""
     partial = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
-    with _disk_full_is_transient(path):
+    with _removed_on_failure(partial, path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+    return partial
+
+
+def settle(partial: Path, path: Path) -> None:
+    """Flush a file that was written to the disk, then rename it to `path`."""
+    with _removed_on_failure(partial, path):
+        file = os.open(partial, os.O_RDONLY)
         try:
-            with partial.open("wb") as file:
-                file.write(data.encode() if isinstance(data, str) else data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
+            os.fsync(file)
+        finally:
+            os.close(file)
+        partial.replace(path)
+
+
+@contextmanager
+def _removed_on_failure(partial: Path, path: Path) -> Iterator[None]:
+    with naming_a_full_disk(path):
+        try:
+            yield
         except OSError:
             partial.unlink(missing_ok=True)
             raise
@@ -101,39 +123,82 @@ def sha256_text(text: str) -> str:
 def sha256_folder(folder: Path) -> str:
     """Return a digest of every file's relative path and bytes below `folder`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return sha256_json([(path.relative_to(folder).as_posix(), sha256_file(path)) for path in files])
+    digests = []
+    for path in files:
+        raise_if_stopped()
+        digests.append((path.relative_to(folder).as_posix(), sha256_file(path)))
+    return sha256_json(digests)
 
 
 def place(source: Path, target: Path) -> None:
     """Copy `source`: whoever edits the copy must not change the original, which other runs take over."""
-    with _disk_full_is_transient(target):
+    with naming_a_full_disk(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source, target)
+        shutil.copyfile(source, target)  # and not its mode: what is published is as open as the umask says
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder that its owner alone may look into; one that is there stays as it is."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
 
 
 @contextmanager
-def _disk_full_is_transient(path: Path) -> Iterator[None]:
+def naming_a_full_disk(path: Path) -> Iterator[None]:
+    """Within: a full disk is `TryAgain`, which names `path` and what is free there, whoever met it."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise TryAgain(
-                f"{path}: the disk is full", advice="free space, then run the same command"
-            ) from error
-        raise
+    except Exception as error:
+        # Libraries wrap it in errors of their own; this program's are more exact already.
+        if isinstance(error, JobError) or not _is_full(error):
+            raise
+        raise TryAgain(
+            f"{path}: the disk is full (too little is free: {_free_bytes(path):,} bytes)",
+            advice=f"free space on the disk of {_nearest(path)}, then run the same command: it goes on from"
+            " what is there",
+        ) from error
+
+
+def _is_full(error: Exception) -> bool:
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+
+
+def _free_bytes(path: Path) -> int:
+    return shutil.disk_usage(_nearest(path)).free
+
+
+def _nearest(path: Path) -> Path:
+    """Return the folder of `path`, or the nearest one above it that there is."""
+    return next(folder for folder in path.absolute().parents if folder.is_dir())
 
 
 @contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file; raises `TryAgain` when another process holds it. A killed process lets go of it."""
+    """Hold a lock file; raises `TryAgain` when another process holds it. A killed process lets go of it.
+
+    The file says who holds it, since when.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with path.open("a+") as file:
         if not _locked(file):
             raise TryAgain(
-                f"{what} is being worked on by another process ({path})",
+                f"{what} is being worked on by another process{_holder(file)} ({path})",
                 advice="wait for it to end, then run the same command: finished work is taken over",
             )
+        with suppress(OSError):  # on a full disk the lock holds as well; closing has nothing to write
+            file.truncate(0)
+            os.write(file.fileno(), f"{platform.node()} {os.getpid()} {time.time():.0f}\n".encode())
         yield
+
+
+def _holder(file: IO[str]) -> str:
+    """Return who holds a lock and for how long; nothing where it is only just being taken."""
+    file.seek(0)
+    host, _, facts = file.read(1000).strip().partition(" ")
+    pid, _, since = facts.partition(" ")
+    if not (pid.isdecimal() and since.isdecimal()):
+        return ""
+    return f": {host}, process {pid}, for {max(0.0, time.time() - int(since)):.0f} s"
 
 
 def _locked(file: IO[str]) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from job.errors import Denied, Missing
+from job.storage.documents import open_plain, require_small
 from job.storage.local import UNFINISHED, write_atomic
 from job.storage.store import Advance, Changed, Download, Stat, Upload, no_advance
 from job.storage.uris import below
@@ -65,8 +66,9 @@ class LocalStore:
         """Return a file's bytes and version."""
         path = below(self.folder, key)
         try:
-            with path.open("rb") as file:
+            with open_plain(path) as file:
                 found = os.fstat(file.fileno())
+                require_small(str(path), found.st_size)
                 return file.read(), _stat(key, found).etag
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise self._missing(key) from error

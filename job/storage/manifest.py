@@ -1,16 +1,18 @@
 """`manifest.json` of a run: every file that belongs to it, where it lies, and what it must contain."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from job.errors import IntegrityError
+from job.storage.documents import parse_as
+from job.storage.names import inner_name
 
 MANIFEST = "manifest.json"
 MARKER = "_SUCCESS"
 """Holds the sha256 of the manifest's bytes; written last. Readers trust nothing without it."""
 LEASE = "lease.json"
+Inner = Annotated[str, AfterValidator(inner_name)]
 
 
 class FileFacts(BaseModel):
@@ -18,7 +20,7 @@ class FileFacts(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    key: str
+    key: Inner
     """Where it lies, relative to the run's root: `attempt-2/report.html` in a store, else its own path."""
     size: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -36,24 +38,18 @@ class Manifest(BaseModel):
     """The lease's fencing token: which attempt published."""
     identity: str
     verdict: str
-    exit_code: int
+    exit_code: int = Field(ge=0, le=255)
     finished_at: str
     results_digest: str = ""
-    files: Mapping[str, FileFacts]
+    files: Mapping[Inner, FileFacts]
     """By path within the run folder."""
 
     @classmethod
     def parse(cls, data: bytes, where: str) -> "Manifest":
         """Read the document; raises `IntegrityError` that names `where` it lies and the first mistake."""
-        try:
-            return cls.model_validate_json(data)
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
-            raise IntegrityError(
-                f"{where} is not what this version of the program writes: {problem}",
-                advice="delete it and run the same command: finished stages are taken over",
-            ) from error
+        return parse_as(
+            cls, data, where, advice="delete it and run the same command: finished stages are taken over"
+        )
 
     def to_bytes(self) -> bytes:
         """Return the document as it is stored: the marker holds the sha256 of these bytes."""

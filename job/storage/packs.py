@@ -19,7 +19,7 @@ from typing import IO
 
 from job.errors import IntegrityError
 from job.storage import tar_files
-from job.storage.local import UNFINISHED
+from job.storage.local import UNFINISHED, naming_a_full_disk, settle
 from job.storage.strict_json import loads
 
 DIGESTS = ".digests.json"
@@ -99,6 +99,15 @@ def pack(
     return packed
 
 
+def write(target: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """Write files that are nowhere on the disk, by their names, into `target`, which appears whole."""
+    partial = target.with_name(f".{target.name}{UNFINISHED}")
+    with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in files:
+            archive.addfile(_header(name, len(data)), BytesIO(data))
+    settle(partial, target)
+
+
 def snapshot(folder: Path, target: Path, *, attempts: int = 5) -> dict[str, Version] | None:
     """Pack all finished files below `folder` as they were at one moment; None when they never hold still.
 
@@ -141,7 +150,10 @@ def staging(beside: Path) -> Iterator[Path]:
         with suppress(FileNotFoundError):
             if left.stat().st_mtime < time.time() - _LEFT_AFTER_S:
                 shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=_STAGING, dir=beside.parent) as place:
+    with (
+        naming_a_full_disk(beside),
+        tempfile.TemporaryDirectory(prefix=_STAGING, dir=beside.parent) as place,
+    ):
         yield Path(place)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from job.errors import Denied, InputError, IntegrityError, Missing
+from job.stopping import raise_if_stopped
 from job.storage.store import Changed, ObjectStore
 
 PROBE = ".probe"
@@ -32,10 +33,13 @@ def check(store: ObjectStore) -> Preflight:
     key, first, second = f"{PROBE}/{uuid.uuid4().hex}", b"written by a probe\n", b"and once more\n"
     next(iter(store.entries(PROBE)), None)  # its answer has a body: a wrong key, region or bucket has a name
     clock_skew_s = time.time() - store.now()
+    raise_if_stopped()
     store.write(key, first)
     try:
         _require_kept(store, key, first)
+        raise_if_stopped()
         honoured = _refuses(lambda: store.create(key, second))
+        raise_if_stopped()
         _, before = store.read(key)
         store.write(key, second)
         honoured = honoured and _refuses(lambda: store.replace(key, first, before))

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from job.errors import EXIT_OK, IntegrityError, InvalidResult, SpecError
+from job.stopping import raise_if_stopped
+from job.storage import strict_json
+from job.storage.documents import read_bytes
 from job.storage.local import UNFINISHED, place, sha256_file, write_atomic
 from job.storage.manifest import MANIFEST, MARKER, FileFacts, Manifest
 from job.storage.uris import below
@@ -75,10 +78,24 @@ class RunFolder:
         """
         path = self.path / MANIFEST
         try:
-            data = path.read_bytes()
+            data = read_bytes(path)
         except FileNotFoundError:
             return None
         return Manifest.parse(data, str(path)), sha256(data).hexdigest()
+
+    def damage(self) -> str:
+        """Return what is wrong with a run that was sealed here once; nothing for every other."""
+        marker = self._marker()
+        try:
+            found = self.manifest()
+        except IntegrityError:
+            return f"{MANIFEST} is none"
+        if found is None:
+            return f"{MANIFEST} is missing, though {MARKER} names it" if marker else ""
+        if marker and marker != found[1]:
+            return f"{MANIFEST} is not the one that {MARKER} names"
+        lost = [name for name, facts in found[0].files.items() if not self._has(facts)]
+        return f"{lost[0]} is missing, or has another size than {MANIFEST} says" if lost else ""
 
     def _has(self, facts: FileFacts) -> bool:
         path = below(self.path, facts.key)
@@ -106,7 +123,7 @@ class RunFolder:
     def status(self) -> dict[str, Any]:
         """Return the last written state, empty when there is none or the file holds something else."""
         try:
-            status = json.loads((self.path / STATUS).read_text())
+            status = strict_json.parse(read_bytes(self.path / STATUS))
         except (FileNotFoundError, ValueError):
             return {}
         return status if isinstance(status, dict) else {}
@@ -141,6 +158,7 @@ class RunFolder:
                 f"{source}: a stage's result is missing", advice="delete its folder and run the same command"
             )
         for file in files:
+            raise_if_stopped()
             target = self.path / relative
             place(file, target if source.is_file() else target / file.relative_to(source))
 
@@ -151,11 +169,16 @@ class RunFolder:
     def seal(
         self, *, exit_code: int, verdict: str, identity: str, results_digest: str = "", attempt: int = 1
     ) -> None:
-        """Write the manifest and then, for a run that may be trusted, the marker, each atomically."""
+        """Write the manifest and then, for a run that may be trusted, the marker, each atomically.
+
+        What a process that was killed while it wrote left unfinished is removed.
+        """
+        for unfinished in self.path.rglob(f".*{UNFINISHED}"):
+            unfinished.unlink(missing_ok=True)
         relative = {
             path.relative_to(self.path).as_posix(): path
             for path in sorted(self.path.rglob("*"))
-            if path.is_file() and self._is_published(path)
+            if path.is_file() and path.relative_to(self.path).as_posix() not in UNPUBLISHED
         }
         manifest = Manifest(
             name=self.name,
@@ -176,11 +199,6 @@ class RunFolder:
             self.write(MARKER, sha256_file(self.path / MANIFEST) + "\n")
         else:
             (self.path / MARKER).unlink(missing_ok=True)  # of a manifest before this one
-
-    def _is_published(self, path: Path) -> bool:
-        # A process that was killed while it wrote leaves a partial file behind.
-        is_partial = path.name.startswith(".") and path.name.endswith(UNFINISHED)
-        return not is_partial and path.relative_to(self.path).as_posix() not in UNPUBLISHED
 
 
 def utc_now() -> str:

@@ -8,8 +8,9 @@ from typing import Any
 
 from botocore import exceptions as boto
 
-from job.errors import JobError, Missing, StoreFailure
+from job.errors import InputError, JobError, Missing, StoreFailure
 from job.storage import s3_transfer
+from job.storage.documents import require_small
 from job.storage.s3_client import client, explained, pause, status_and_code, translated
 from job.storage.store import Advance, Changed, Download, Stat, Upload, no_advance
 
@@ -44,11 +45,17 @@ class S3Store:
 
     def stat(self, key: str) -> Stat | None:
         """Return what HEAD says; its answers have no body, so that a missing bucket is a missing object."""
+        place = {"Bucket": self.bucket, "Key": self.full_key(key)}
         try:
             with explained(self.name_of(key)):
-                answer = client().head_object(Bucket=self.bucket, Key=self.full_key(key))
+                answer = client().head_object(**place)
         except Missing:
             return None
+        except InputError:
+            # Nor does a body say why HEAD was refused: GET needs the same right, and its answers have one.
+            with explained(self.name_of(key)):
+                client().get_object(**place, Range="bytes=0-0")["Body"].close()
+            raise
         return Stat(key, int(answer["ContentLength"]), answer["ETag"], answer["LastModified"].timestamp())
 
     def entries(self, prefix: str = "") -> Iterator[Stat]:
@@ -79,6 +86,7 @@ class S3Store:
             try:
                 with explained(self.name_of(key)):
                     answer = client().get_object(Bucket=self.bucket, Key=self.full_key(key))
+                    require_small(self.name_of(key), answer["ContentLength"])
                     return answer["Body"].read(), str(answer["ETag"])
             except StoreFailure:
                 if attempt == ATTEMPTS - 1:

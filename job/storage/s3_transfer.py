@@ -16,7 +16,8 @@ import obstore
 from obstore.store import S3Store as Client
 
 from job.device import available_cpus
-from job.storage.local import UNFINISHED, sha256_file, write_atomic
+from job.storage.flushing import Flushing
+from job.storage.local import UNFINISHED, naming_a_full_disk, sha256_file
 from job.storage.s3_bulk import BrokenBody, bucket_client, persistently
 from job.storage.s3_client import explained
 from job.storage.store import Advance, Changed, Download, Upload
@@ -50,12 +51,13 @@ def download(store: "S3Store", items: Sequence[Download], advance: Advance) -> l
     }
     parts = [part for one in large.values() for part in one.missing_parts()]
     _all(parts, streams=max(4, min(16, available_cpus() // 2)), advance=advance)
-    small = {
-        i: partial(_small_download, client, store, item, advance)
-        for i, item in enumerate(items)
-        if i not in large
-    }
-    digests = dict(zip(small, _all(list(small.values()), SMALL_AT_ONCE, advance), strict=True))
+    with Flushing() as flushing:
+        small = {
+            i: partial(_small_download, client, store, item, flushing, advance)
+            for i, item in enumerate(items)
+            if i not in large
+        }
+        digests = dict(zip(small, _all(list(small.values()), SMALL_AT_ONCE, advance), strict=True))
     return [large[i].sha256 if i in large else digests[i] for i in range(len(items))]
 
 
@@ -97,7 +99,9 @@ def _all(jobs: Sequence[Callable[[], T]], streams: int, advance: Advance) -> lis
     return [future.result() for future in futures]
 
 
-def _small_download(client: Client, store: "S3Store", item: Download, advance: Advance) -> str:
+def _small_download(
+    client: Client, store: "S3Store", item: Download, flushing: Flushing, advance: Advance
+) -> str:
     key = store.full_key(item.source.key)
 
     def get() -> bytes:
@@ -109,7 +113,7 @@ def _small_download(client: Client, store: "S3Store", item: Download, advance: A
         return data
 
     data = persistently(store.name_of(item.source.key), get, advance)
-    write_atomic(item.target, data)
+    flushing.write(item.target, data)
     advance(len(data))
     return hashlib.sha256(data).hexdigest()
 
@@ -153,7 +157,7 @@ class _Large:
                 self._advance(0)
                 if position + len(block) > end:
                     raise BrokenBody
-                os.pwrite(file, block, position)
+                _write_whole(file, block, position)
                 position += len(block)
             if position != end:
                 raise BrokenBody
@@ -192,11 +196,12 @@ class _Large:
     @contextmanager
     def _opened(self) -> Iterator[int]:
         # For each part anew: there may be more large objects than a process may have open files.
-        file = os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            yield file
-        finally:
-            os.close(file)
+        with naming_a_full_disk(self._item.target):
+            file = os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                yield file
+            finally:
+                os.close(file)
 
     def _length(self, part: int) -> int:
         return min(PART, self._item.source.size - part * PART)
@@ -242,6 +247,14 @@ def _small_upload(client: Client, store: "S3Store", item: Upload, advance: Advan
     )
     advance(len(data))
     return hashlib.sha256(data).hexdigest()
+
+
+def _write_whole(file: int, block: bytes, position: int) -> None:
+    # A disk that becomes full takes a part of a block and says so by the count alone.
+    rest = memoryview(block)
+    while rest:
+        written = os.pwrite(file, rest, position)
+        rest, position = rest[written:], position + written
 
 
 def _large_upload(client: Client, store: "S3Store", item: Upload, size: int, advance: Advance) -> str:

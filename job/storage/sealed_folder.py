@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from job.errors import IntegrityError
+from job.storage import strict_json
+from job.storage.documents import read_bytes
 from job.storage.local import sha256_file, write_atomic
 
 RECORD = "done.json"
@@ -25,7 +27,7 @@ def read_sealed(
     what was written.
     """
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = strict_json.parse(read_bytes(folder / RECORD))
         promised: dict[str, str] = dict(record["files"])
         missing = set(needs) - record.keys()
         is_other = any(record[name] != value for name, value in facts.items())

@@ -8,6 +8,7 @@ A thread looks every `every_s` seconds for what is new. It reads and never chang
 """
 
 import math
+import os
 import shutil
 import threading
 import time
@@ -68,6 +69,7 @@ class StoreMirror:
         """Guards the five above."""
         self._bringing = threading.Lock()
         """Held by who uploads: the thread, or `flush`."""
+        self._is_flushing = False
         self._restoring = threading.Lock()
         self._closing = threading.Event()
         self._give_up_at = math.inf
@@ -83,6 +85,7 @@ class StoreMirror:
     def _restore_stage(self, stage: str, fingerprint: str) -> None:
         key, home = (stage, fingerprint), self._root / "stages" / stage
         if (home / fingerprint / RECORD).exists():
+            os.utime(home / fingerprint)  # it is used: see `WorkingCopy.make_room`
             if key not in self._brought and self._store.stat(_stage_key(key)) is None:
                 self.keep_stage(stage, fingerprint)  # who finished it was killed before it was uploaded
             return
@@ -146,11 +149,15 @@ class StoreMirror:
         with self._bringing:
             if self._fatal is not None:
                 raise self._fatal
-            self._bring()
-            for name, group in list(self._groups.items()):
-                started = self._clock()
-                merged = group.merge()
-                self._tell(self._uploaded, f"cache/{name}, merged", merged, started)
+            self._is_flushing = True
+            try:
+                self._bring()
+                for name, group in list(self._groups.items()):
+                    started = self._clock()
+                    merged = group.merge(self._advance)
+                    self._tell(self._uploaded, f"cache/{name}, merged", merged, started)
+            finally:
+                self._is_flushing = False
 
     def save(self, deadline_s: float) -> None:
         """Bring what can be brought in so many seconds, because the process is about to end; never raises."""
@@ -281,6 +288,8 @@ class StoreMirror:
         return self._root / "stages" / key[0] / f"{key[1]}{suffix}"
 
     def _advance(self, _: int) -> None:
+        if self._is_flushing:  # the work waits; after a stop it is `save` that brings what it can
+            raise_if_stopped()
         if self._clock() > self._give_up_at:
             raise StoreFailure("no time is left for uploads", advice="run the same command again")
 

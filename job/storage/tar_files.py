@@ -34,7 +34,7 @@ def members(archive: Path, name: str, *, most: int = MOST_MEMBERS) -> Iterator[M
     comes twice (in other case too), claims more bytes than the archive has, or is cut short; for compressed
     archives too. Folders are skipped. What was yielded before an error is to be thrown away.
     """
-    claimed, size = 0, archive.stat().st_size
+    claimed, at, size = 0, -1, archive.stat().st_size
     tree = _Tree(name)
     try:
         with (
@@ -44,7 +44,10 @@ def members(archive: Path, name: str, *, most: int = MOST_MEMBERS) -> Iterator[M
             count = 0
             while (info := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # it would remember them all
-                count += 1
+                # A size below zero, which base-256 can spell, would lead back to members before.
+                if info.size < 0 or tar.offset <= at:
+                    _refuse(name, info.name, "has a size that is none")
+                count, at = count + 1, tar.offset
                 if count > most:
                     _refuse(name, info.name, f"comes after {most:,} others, the most there may be")
                 path = tree.add(info)
@@ -59,7 +62,8 @@ def members(archive: Path, name: str, *, most: int = MOST_MEMBERS) -> Iterator[M
                 assert file is not None
                 yield Member(path, info.size, file)
             _require_end(archive, tar.offset, name)
-    except tarfile.TarError as error:
+    # `tarfile` reads what is said of a member's size, time and holes with more trust than it deserves.
+    except (tarfile.TarError, ValueError, ArithmeticError, RecursionError, LookupError) as error:
         raise IntegrityError(
             f"{name}: no uncompressed tar archive, or a damaged one ({error})",
             advice="write it with `tar -cf`, without compression, and upload it again",

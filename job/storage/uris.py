@@ -5,6 +5,7 @@ from pathlib import Path
 
 from job.errors import SpecError
 from job.storage.local import local_path
+from job.storage.names import inner_name
 from job.storage.store import ObjectStore
 
 S3 = "s3://"
@@ -66,11 +67,10 @@ def below(root: Path, key: str) -> Path:
     """
     from job.errors import IntegrityError
 
-    parts = key.split("/")
-    is_safe = all(part not in ("", ".", "..") for part in parts) and not re.search(r"[\x00-\x1f\\]", key)
-    if not is_safe:
+    try:
+        return root.joinpath(*inner_name(key).split("/"))
+    except ValueError as error:
         raise IntegrityError(
             f"the key {key!r} cannot be a file below {root}",
             advice="rename or remove the object: keys are parts of names with one / between them",
-        )
-    return root.joinpath(*parts)
+        ) from error

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from job.checks import CheckResult, Thresholds
-from job.checks.result import Outcome, advise, unmeasured
+from job.checks.result import NAMELESS, Outcome, advise, unmeasured
 from job.spec.checks import ChecksSpec
 
 
@@ -32,3 +32,17 @@ def test_advice_joins_the_cases_that_hold() -> None:
 def test_the_spec_names_every_threshold_with_its_default() -> None:
     """A threshold that a spec cannot set, or that it sets to another default, would be a trap."""
     assert ChecksSpec().model_dump() == dataclasses.asdict(Thresholds())
+
+
+def test_names_are_left_out_word_by_word() -> None:
+    """Those that the check says it is about, nothing within other words, in finding and advice."""
+    check = CheckResult(
+        "split_leak", 1.0, 0.5, "validity", "failed", "eye.1 (test) resembles eye (train), eyes do",
+        "see eye.1", about=("eye", "eye.1"),
+    )  # fmt: skip
+    nameless = check.without_names()
+    assert nameless.finding == f"{NAMELESS} (test) resembles {NAMELESS} (train), eyes do"
+    assert nameless.advice == f"see {NAMELESS}"
+    assert nameless.about == ()
+    plain = CheckResult("uplift", 1.0, 0.5, "candidate", "passed", "better by 0.1", "")
+    assert plain.without_names() == plain

@@ -15,11 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from job.data.annotations import KEYS, list_folder
+from job.data.annotations import KEYS, MOST_BYTES, list_folder
 from job.data.dataset import Dataset, listing_digest, read_folder, with_unlabelled
 from job.data.images import read_image, write_image, write_mask
 from job.data.samples import Polygons, content_digest
 from job.errors import InputError
+from tests.data.another_user import another_user, open_folder
+
+__all__ = ["open_folder"]
 
 SIZE = (64, 80)
 
@@ -275,16 +278,41 @@ def test_folders_that_may_not_be_read_are_named(
     assert f"{denied}: may not be read" in problem(tmp_path)
 
 
-def test_listed_files_behind_a_closed_folder_are_not_called_missing(tmp_path: Path) -> None:
+def test_listed_files_behind_a_closed_folder_are_not_called_missing(open_folder: Path) -> None:
     """A mask in a folder that may not be entered is refused for that reason."""
-    annotate(tmp_path, ours(tmp_path))
-    (tmp_path / "masks").chmod(0)
-    try:
-        if os.access(tmp_path / "masks", os.X_OK):
-            pytest.skip("this user may enter every folder")
-        assert "masks/a0.png: may not be read" in problem(tmp_path)
-    finally:
-        (tmp_path / "masks").chmod(0o755)
+    annotate(open_folder, ours(open_folder))
+    (open_folder / "masks").chmod(0)
+    with another_user():
+        assert "masks/a0.png: may not be read" in problem(open_folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[" + "0," * 2_000_000 + "0]", "lists 2,000,001 entries, more than 1,000,000"),
+        ("[" + "[]," * 5_000_000 + "0]", "holds more than 5,000,000 lists and objects"),
+        ('[{"image": "images/a0.png", "mask": null, "mask": 1}]', "an entry has the key 'mask' twice"),
+        ('[{"image": "images/a0.png", "patient": ' + "9" * 5000 + "}]", "a number of too many digits"),
+        ('[{"image": "images/a0.png", "patient": NaN}]', "annotations.json[0].patient: must be a name"),
+        ('[{"image": "images/a0.png", "split": ["train"]}]', "annotations.json[0].split: unknown split"),
+        ('[{"image": "images/a0.png", "split": "' + "x" * 10_000 + '"}]', "unknown split"),
+        ('{"a":' * 100_000, "nests lists or objects too deep"),
+    ],
+)
+def test_annotations_without_measure_are_refused_in_a_line(tmp_path: Path, text: str, expected: str) -> None:
+    """Too many, too deep, twice, too long: refused at once, and the message does not repeat the file."""
+    ours(tmp_path, 1)
+    annotate(tmp_path, text)
+    message = problem(tmp_path)
+    assert expected in message
+    assert len(message) < 1000
+
+
+def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
+    """What no list of images ever is would not fit into memory: its size is looked at first."""
+    with (tmp_path / "annotations.json").open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    assert "annotations.json: has more than 268,435,456 bytes" in problem(tmp_path)
 
 
 JSON = st.recursive(
@@ -316,7 +344,7 @@ def test_annotations_of_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "annotations.json").write_bytes(b"\xef\xbb\xbf" + text)
     assert len(read_folder(tmp_path)) == 1
     (tmp_path / "annotations.json").write_bytes(b"\xff\xfe[\0]\0")
-    assert "annotations.json: cannot be read" in problem(tmp_path)
+    assert "annotations.json: is not UTF-8 at byte 0" in problem(tmp_path)
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from job.data.annotations import FOV_ENDINGS, KEYS, MASK_ENDINGS
+from job.data.annotations import KEYS
 from job.data.dataset import Dataset, Sample, read_folder
+from job.data.folders import FOV_ENDINGS, MASK_ENDINGS
 from job.data.splits import assign
 from job.spec.data import AutoSplit
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage, signal, special
 
+from job.data import features
 from job.data.features import (
     IMAGE_STATISTICS,
     MAX_STATISTICS,
@@ -182,3 +183,17 @@ def test_the_vector_is_bounded(
     assert values[6] == pytest.approx((logits[0] > 0).mean())
     assert values.dtype == np.float32
     np.testing.assert_array_equal(values, statistics_vector(*photograph, logits)[1])
+
+
+@pytest.mark.parametrize("size", [(1100, 1300), (2050, 2060), (2601, 1507)])
+def test_a_large_picture_is_averaged_a_few_rows_at_a_time(size: tuple[int, int]) -> None:
+    """The numbers are, bit for bit, those of the whole picture averaged at once."""
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
+    field = np.ones(size, bool)
+    factor = -(-int(np.sqrt(field.sum()) * 1e6) // (1024 * 1_000_000))
+    h, w = size[0] // factor, size[1] // factor
+    whole = image.astype(np.float32)[: h * factor, : w * factor] / np.float32(255)
+    expected = whole.reshape(h, factor, w, factor, 3).mean(axis=(1, 3))
+    reduced, field_hw = features._reduced(image, field)
+    np.testing.assert_array_equal(reduced, expected)
+    assert field_hw.shape == (h, w)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from job.data.synthetic import make_dataset
+from job.progress import SILENT
 from job.publish.published import open_run
 from job.storage.store import ObjectStore
 from tests.e2e.child import ROOT, TINY
@@ -23,7 +25,7 @@ from tests.s3_server import Server
 
 PATIENCE_S = 300.0
 IMPATIENT = str(Path(__file__).with_name("impatient.py"))
-COUNTS = ("--train", "6", "--validation", "4", "--test", "6", "--size", "64")
+COUNTS = {"train": 6, "validation": 4, "test": 6, "size": 64}
 TRY_AGAIN = 10
 
 
@@ -35,7 +37,7 @@ class Attempt:
         self._errors = errors
         self._news = threading.Condition()
         self._is_over = False
-        self._started = time.monotonic()
+        self._started, self.started_at = time.monotonic(), time.time()
         self.seconds = 0.0
         with errors.open("w") as stderr:
             self.process = subprocess.Popen(
@@ -108,6 +110,7 @@ class Bench:
     ttl_s: float
     n_disks: int = 0
     started: list[Attempt] = field(default_factory=list)
+    spec: str = TINY
 
     @property
     def data(self) -> str:
@@ -125,8 +128,7 @@ class Bench:
     def fill(self) -> None:
         """Make the dataset and bring it to the bucket."""
         made = self.folder / "data"
-        done = self.command("dataset", "make", str(made), *COUNTS)
-        assert done.returncode == 0, done.stderr
+        make_dataset(made, **COUNTS, unlabelled=0, seed=0, annotation="by_clarity", progress=SILENT)
         client = self.server.client()
         for path in made.rglob("*"):
             if path.is_file():
@@ -143,9 +145,9 @@ class Bench:
         self, output: str, disk: Path, *more: str, run_id: str = "r", endpoint: str | None = None,
         ttl_s: float | None = None,
     ) -> Attempt:  # fmt: skip
-        """Start `python -m job specs/tiny.json` with data and output in the bucket."""
+        """Start `python -m job SPEC` with data and output in the bucket."""
         arguments = [
-            TINY, "--run-id", run_id, "--set", f"data.uri={self.data}", "--set", f"output.uri={output}",
+            self.spec, "--run-id", run_id, "--set", f"data.uri={self.data}", "--set", f"output.uri={output}",
             "--set", f"cache.uri={disk}", "--set", "runtime.threads=1", *more,
         ]  # fmt: skip
         command = [sys.executable, IMPATIENT, str(ttl_s or self.ttl_s), *arguments]

@@ -22,7 +22,7 @@ def test_a_run_leaves_every_named_deliverable(tiny: tuple[Path, Finished]) -> No
         "spec.json", "job.log.jsonl", "training_info.json", "report.html", "report.md", "candidate.json",
         "reward/best_reward_net.safetensors", "reward/best_reward_net.pth", "final_model.zip",
         "policy.safetensors", "checkpoints/sa2va_rl_32_steps.zip", "checkpoints/sa2va_rl_64_steps.zip",
-        "evaluation/results.json", "splits.json", "manifest.json", "_SUCCESS",
+        "evaluation/results.json", "evaluation/masks.tar", "splits.json", "manifest.json", "_SUCCESS",
     ):  # fmt: skip
         assert (run / name).is_file(), name
     assert list((run / "logs" / "PPO_1").glob("events.out.tfevents.*"))
@@ -266,7 +266,7 @@ def test_a_damaged_run_folder_is_published_again(
 
 
 def test_a_held_out_picture_among_the_unlabelled_is_a_leak(tmp_path: Path, job: Job) -> None:
-    """The same picture under another name must not be learned from: invalid, both names."""
+    """The same picture under another name must not be learned from: invalid; the report has both names."""
     data = tmp_path / "data"
     make = job(
         "dataset", "make", str(data), "--train", "6", "--validation", "4", "--test", "6", "--size", "64"
@@ -282,8 +282,11 @@ def test_a_held_out_picture_among_the_unlabelled_is_a_leak(tmp_path: Path, job: 
     assert done.code == 5
     leak = next(check for check in done.named("check.result") if check["name"] == "split_leak")
     assert leak["outcome"] == "failed"
-    assert "innocent (unlabelled)" in leak["finding"]
-    assert Path(held_out["image"]).stem in leak["finding"]
+    assert "(unlabelled)" in leak["finding"]
+    report = (done.run / "report.md").read_text()
+    for name in ("innocent", Path(held_out["image"]).stem):
+        assert name in report
+        assert name not in done.stdout
 
 
 def test_an_output_that_cannot_be_written_ends_with_3(tmp_path: Path, job: Job) -> None:

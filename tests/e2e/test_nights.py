@@ -20,10 +20,7 @@ from tests.e2e.child import Finished
 from tests.e2e.nights import PROMPTS, Album, Clinic, Night
 from tests.s3_server import Server
 
-pytestmark = [
-    pytest.mark.timeout(400),  # the first test pays for all the nights
-    pytest.mark.xdist_group("nights"),  # and no second worker should
-]
+pytestmark = pytest.mark.timeout(400)  # the first test pays for all the nights
 
 KNOWN, ALL = 32, 40
 NEW = range(KNOWN, ALL)

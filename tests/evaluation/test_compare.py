@@ -216,7 +216,7 @@ def test_damaged_records_are_refused(tmp_path: Path) -> None:
     """A record of another version, scores that are no numbers, and measures without what ships."""
     a, b, c = (write_run(tmp_path / name, BASE) for name in "abc")
     (b / "training_info.json").write_text('{"name": "b"}')
-    with pytest.raises(IntegrityError, match=r"training_info\.json: not a record of this version"):
+    with pytest.raises(IntegrityError, match=r"training_info\.json is not a record of this version"):
         compared(a, b)
     write_run(tmp_path / "nan", [math.nan, *BASE[1:]])
     with pytest.raises(IntegrityError, match="not of the same images"):

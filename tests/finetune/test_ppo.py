@@ -240,6 +240,15 @@ def test_divergence_ends_the_job_as_invalid(world, tmp_path):
     assert not (tmp_path / "final_model.zip").exists()
 
 
+def test_the_longest_steps_that_a_spec_may_ask_for_end_with_numbers(world, tmp_path):
+    """Clipped gradients keep the policy finite: it collapses onto few actions, for the ladder to judge."""
+    result = world.train(tmp_path, {"learning_rate": 1.0, "max_grad_norm": 1000.0, "total_timesteps": 512})
+    figures = [value for iteration in result.iterations for value in iteration.values()]
+    assert np.isfinite(figures).all()
+    assert result.iterations[-1]["entropy"] < 0.01
+    assert all(np.isfinite(values).all() for values in result.policy.to_state_dict().values())
+
+
 def test_from_the_prior_2048_steps_beat_the_best_fixed_action(make_world, tmp_path):
     """Where the best action depends on the image, quick's budget wins on new images for most seeds."""
     wins = 0

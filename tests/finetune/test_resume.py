@@ -1,4 +1,5 @@
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -84,6 +85,30 @@ def test_a_resume_takes_only_the_steps_that_were_lost(world, tmp_path, stops_at)
     assert len(asked) == 140
     world.train(tmp_path, SETTINGS, outcome=outcome)
     assert len(asked) == 140 + 160 - 128
+
+
+@pytest.mark.parametrize("question", [1, 7, 30])
+def test_a_stop_within_an_update_is_noticed_and_costs_its_rollout(world, tmp_path, question):
+    """An update of long rollouts takes minutes: it is left between two minibatches, and made again."""
+
+    class Asked:
+        def __init__(self):
+            self.within_updates = 0
+
+        @contextmanager
+        def task(self, what, total, unit):
+            yield self
+
+        def advance(self, steps=1, **figures):
+            self.within_updates += steps == 0
+            if self.within_updates == question:
+                raise Interrupted("stop requested")
+
+    expected = world.train(tmp_path / "whole", SETTINGS)
+    folder = tmp_path / "parts"
+    with pytest.raises(Interrupted):
+        world.train(folder, SETTINGS, progress=Asked())
+    assert_equal(folder, world.train(folder, SETTINGS), tmp_path / "whole", expected)
 
 
 def test_a_finished_training_called_again_takes_no_step(world, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 from skimage import measure, morphology
 
 from job.metrics.overlap import confusion, dice
@@ -151,3 +152,14 @@ def test_no_masks_give_no_scores():
     """A batch of no masks gives arrays of length zero."""
     none, truth_HW = np.zeros((0, 3, 3), bool), np.ones((3, 3), bool)
     assert cldice(none, truth_HW).shape == betti_errors(none, truth_HW)[1].shape == (0,)
+
+
+def test_a_mask_of_pillow_whose_true_is_255_is_a_mask():
+    """A picture of one bit becomes booleans of bytes 255: the skeleton of those crashed the process."""
+    truth_HW = np.zeros((40, 40), np.bool_)
+    truth_HW[5:9] = truth_HW[:, 20:23] = True
+    from_pillow_HW = np.asarray(Image.fromarray(truth_HW))
+    assert from_pillow_HW.view(np.uint8).max() == 255
+    other_HW = np.roll(truth_HW, 3, axis=0)
+    assert cldice(from_pillow_HW[None], other_HW) == cldice(truth_HW[None], other_HW)
+    assert cldice(other_HW[None], from_pillow_HW) == cldice(other_HW[None], truth_HW)

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,33 @@ def test_invalid_runs_do_not_drive_out_those_that_can_be_used(world: World) -> N
     for age in (4, 5, 6):
         world.run(f"good{age}", age)
     assert set(world.sweep(2)) == {"runs/vessels/bad3", "runs/vessels/good6"}
+
+
+def test_an_attempt_whose_manifest_is_none_is_an_unfinished_one(world: World) -> None:
+    """Without a marker nobody trusts it: it keeps no other run from going, and goes after a week itself."""
+    for age in range(1, 4):
+        world.run(f"r{age}", age)
+    world.put("stages/table/" + f"{7:032x}" + ("/data" if not world.is_far else ".tar"), 30)
+    for run_id, age in (("torn", 2), ("old", 8)):
+        world.put(f"runs/vessels/{run_id}/manifest.json", age)
+    with structlog.testing.capture_logs() as logs:
+        assert set(world.sweep(2)) == {"runs/vessels/r3", "runs/vessels/old"}
+    assert {log["event"] for log in logs} == {"run.removed"}
+    assert world.runs == {"vessels/r1", "vessels/r2", "vessels/torn"}
+    assert not any(key.startswith("stages/") for key in world.keys)
+
+
+def test_a_finished_run_of_another_version_stops_the_sweep(world: World) -> None:
+    """Its marker names a manifest that only that version understands: it may need anything."""
+    for age in range(1, 4):
+        path = world.run(f"r{age}", age)
+    manifest = b'{"schema_version": 2}'
+    world.local.write(f"{path}/manifest.json", manifest)
+    world.local.write(f"{path}/_SUCCESS", sha256(manifest).hexdigest().encode())
+    with structlog.testing.capture_logs() as logs:
+        assert world.sweep(1) == []
+    assert [log["event"] for log in logs] == ["job.warning"]
+    assert len(world.runs) == 3
 
 
 def test_unfinished_runs_go_after_a_week(world: World) -> None:

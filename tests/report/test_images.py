@@ -2,7 +2,9 @@ import math
 
 import pytest
 
-from job.report.images import by_dice, image_rows, overlays
+from job.report.html import render_html
+from job.report.images import LEFT_OUT, by_dice, image_rows, leaves_out_pictures, overlays
+from job.report.markdown import render_markdown
 from tests.report.factory import make_info, make_panels
 
 
@@ -51,3 +53,19 @@ def test_unknown_dice_comes_first() -> None:
     images = make_info(n_images=3).results.images
     unknown = images[2].model_copy(update={"after": {"dice": math.nan}})
     assert by_dice([images[0], images[1], unknown])[0] is unknown
+
+
+def test_a_report_without_pictures_says_why() -> None:
+    """Where the spec wants none, the page has no empty column and no legend; figures of every image stay."""
+    info = make_info(n_images=5)
+    silent = info.model_copy(update={"spec": {**info.spec, "report": {"images": False}}})
+    assert leaves_out_pictures(silent)
+    page = render_html(silent, {})
+    assert "`report.images` false" in page
+    assert "data:image" not in page
+    assert 'class="thumbs"' not in page
+    assert "fundus_0003" in page
+    assert LEFT_OUT in render_markdown(silent)
+    for other in (info, info.model_copy(update={"spec": {"name": "of an older version"}})):
+        assert not leaves_out_pictures(other)
+        assert LEFT_OUT not in render_html(other, {}) + render_markdown(other)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from job.data.fundus import sample
+from job.errors import InvalidResult
 from job.metrics import overlap
 from job.reward import terms
 from job.reward.network import NetworkJudge, Reading, RewardNetworkConfig
@@ -42,6 +43,20 @@ def test_a_score_depends_on_image_and_mask_alone(small: RewardNetworkConfig) -> 
         batch = network(channels, coverage)
         alone = torch.cat([network(channels[i : i + 1], coverage[i : i + 1]) for i in range(3)])
     assert torch.allclose(batch, alone, atol=1e-5)
+
+
+def test_a_judge_whose_answer_is_no_number_says_so(small: RewardNetworkConfig) -> None:
+    """Weights that are finite and too large: exit code 5, never a NaN in a table."""
+    network = scratch(0, small)
+    with torch.no_grad():
+        network.style.weight.fill_(1e38)
+        network.style.bias.copy_(
+            torch.tensor([1e38, -1e38] * len(network.style.bias))[: len(network.style.bias)]
+        )
+    image = np.random.default_rng(2).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    with pytest.raises(InvalidResult, match="3 of 3 masks of an image is no number") as caught:
+        NetworkJudge([network])(image, np.ones((3, 32, 32), np.bool_))
+    assert caught.value.exit_code == 5
 
 
 def test_a_judge_of_several_networks_is_their_mean(small: RewardNetworkConfig) -> None:

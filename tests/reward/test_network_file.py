@@ -61,7 +61,7 @@ def test_the_state_dict_is_readable_without_trust(tmp_path: Path, small: RewardN
 def test_a_pickle_is_refused(tmp_path: Path, small: RewardNetworkConfig) -> None:
     """A `.pth` could hold code: it is not opened, whatever it is called."""
     save_state_dict(scratch(5, small), tmp_path / "net.safetensors")
-    with pytest.raises(IntegrityError, match="not a safetensors file"):
+    with pytest.raises(IntegrityError, match=r"torch.save writes it, which can run code"):
         load(tmp_path / "net.safetensors")
 
 
@@ -122,8 +122,8 @@ def _of_another_shape(tensors: Tensors, about: About) -> None:
         (_without_one, r"missing: \['style.bias'\]"),
         (_with_another, r"unknown: \['extra'\]"),
         (_misshapen, r"style.bias has shape \[3\], not \[2\]"),
-        (_mistyped, "style.bias is torch.float64"),
-        (_mixed, "style.bias is torch.float16, the file says F32"),
+        (_mistyped, "style.bias is F64"),
+        (_mixed, "style.bias is F16, the file says F32"),
         (_not_finite, "style.bias holds values that are not finite"),
         (_of_another_revision, "revision 999"),
         (_without_configuration, "metadata cannot be read"),
@@ -166,7 +166,7 @@ def test_a_cut_off_file_is_refused(tmp_path: Path, small: RewardNetworkConfig) -
     path = tmp_path / "net.safetensors"
     save(scratch(5, small), path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(IntegrityError, match="not a safetensors file"):
+    with pytest.raises(IntegrityError, match="it is cut short"):
         load(path)
 
 

@@ -158,13 +158,37 @@ def test_learning_beats_predicting_the_mean(labelled: Make, small: RewardNetwork
 
 
 def test_divergence_is_an_invalid_result(labelled: Make, small: RewardNetworkConfig) -> None:
-    """Weights that are no numbers end the job with advice instead of a network of NaN."""
+    """Steps so long that the next answer overflows: exit code 5 with epoch, step and advice."""
+    settings = SETTINGS.model_copy(update={"epochs": 2, "learning_rate": 1e30})
+    with pytest.raises(InvalidResult, match=r"diverged in epoch 1 of 2: .* (nan|inf)") as caught:
+        fit(labelled(0, 4), labelled(4, 2), settings=settings, start=scratch(0, small), seed=0)
+    assert caught.value.exit_code == 5
+    assert "learning_rate (now 1e+30)" in caught.value.advice
+
+
+def test_the_longest_steps_that_a_spec_may_ask_for_end_with_numbers(
+    labelled: Make, small: RewardNetworkConfig
+) -> None:
+    """Gradients are clipped and outputs bounded: the best epoch, or the start, is what stays."""
+    settings = SETTINGS.model_copy(update={"epochs": 3, "learning_rate": 1.0})
+    result = fit(labelled(0, 4), labelled(4, 2), settings=settings, start=scratch(0, small), seed=0)
+    mse = [row["validation_mse"] for row in result.history]
+    assert np.isfinite(mse).all()
+    assert result.validation.mse == pytest.approx(min(mse))
+
+
+def test_a_start_that_answers_with_no_numbers_is_an_invalid_result(
+    labelled: Make, small: RewardNetworkConfig
+) -> None:
+    """With or without epochs to train: nothing could be compared with it, or published of it."""
     start = scratch(0, small)
     with torch.no_grad():
         start.style.bias.fill_(torch.nan)
-    with pytest.raises(InvalidResult, match="diverged") as caught:
-        fit(labelled(0, 4), labelled(4, 2), settings=SETTINGS, start=start, seed=0)
-    assert "learning_rate" in caught.value.advice
+    for epochs in (0, 1):
+        settings = SETTINGS.model_copy(update={"epochs": epochs})
+        with pytest.raises(InvalidResult, match="MSE is nan") as caught:
+            fit(labelled(0, 4), labelled(4, 2), settings=settings, start=start, seed=0)
+        assert "reward.network.uri" in caught.value.advice
 
 
 def test_a_stop_request_is_noticed_within_an_epoch(labelled: Make, small: RewardNetworkConfig) -> None:

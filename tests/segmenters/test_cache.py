@@ -5,10 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from job.data.images import pixel_digest
 from job.segmenters.cache import SegmentationCache
 from job.segmenters.protocol import Segmentation, Segmenter
 from job.storage.mirror import NoMirror
-from tests.segmenters.fakes import FakeSegmenter, cache_of, photographs, segmentation_of
+from tests.segmenters.fakes import (
+    FakeSegmenter,
+    SociableSegmenter,
+    cache_of,
+    photographs,
+    segmentation_of,
+)
 
 PROMPTS = ("vessels", "thin vessels")
 
@@ -74,14 +81,34 @@ def test_images_that_lack_different_prompts_are_asked_for_the_union(tmp_path: Pa
 
 @pytest.mark.parametrize("damage", [b"", b"\x00" * 7, None])
 def test_a_corrupt_file_is_computed_again_and_mended(tmp_path: Path, damage: bytes | None) -> None:
-    """Empty, too short for a header, or cut in the middle."""
+    """Empty, too short for a header, or cut in the middle; asked for in the company that it was asked in."""
     images = photographs(2)
     cache_of(tmp_path, PROMPTS)[0].get(images)
     broken = min(tmp_path.rglob("*.safetensors"))
     broken.write_bytes(broken.read_bytes()[:-20] if damage is None else damage)
     cache, segmenter = cache_of(tmp_path, PROMPTS)
     assert_right(cache.get(images), images, PROMPTS)
-    assert segmenter.calls == [(1, PROMPTS)]
+    assert segmenter.calls == [(2, PROMPTS)]
+    assert (cache.computed, cache.cached) == (4, 0)
+
+
+@pytest.mark.parametrize("left", [(0,), (2,), (0, 1), (1, 3), (0, 1, 2)])
+def test_of_a_batch_that_was_torn_apart_every_image_gets_the_bits_of_the_whole(
+    tmp_path: Path, left: tuple[int, ...]
+) -> None:
+    """Killed while answers were written: whoever is left tells who was in it. New images change nothing."""
+    images = photographs(4)
+    cache, _ = cache_of(tmp_path / "whole", PROMPTS, kind=SociableSegmenter)
+    whole = [answer.logits_PHW for answer in cache.get(images)]
+    torn, segmenter = cache_of(tmp_path / "torn", PROMPTS, kind=SociableSegmenter)
+    torn.get(images)
+    for i in set(range(4)) - set(left):
+        next((tmp_path / "torn").rglob(f"{pixel_digest(images[i])}.safetensors")).unlink()
+    for answer, logits_PHW in zip(torn.get(images), whole, strict=True):
+        np.testing.assert_array_equal(answer.logits_PHW, logits_PHW)
+    assert segmenter.calls == [(4, PROMPTS)] * 2
+    torn.get([*images, *photographs(2, seed=1)])
+    assert segmenter.calls[2:] == [(2, PROMPTS)]
 
 
 def test_keeping_nothing_writes_nothing_and_answers_the_same(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from job.data.fundus import Fundus, render
+from job.segmenters.promptable_unet import modelling
 from job.segmenters.promptable_unet.adapter import (
     EMBEDDED_CHECKPOINT,
     PromptableUNetSegmenter,
@@ -210,3 +211,16 @@ def test_tokens_are_words_without_case_or_punctuation() -> None:
     tokenizer = build_tokenizer(["blood", "vessels"])
     encoded = tokenizer(["Blood-Vessels!", "blood clots", "  "])["input_ids"]
     assert encoded == [[2, 3], [2, 1], []]
+
+
+def test_large_images_are_computed_in_stripes_with_equal_logits(
+    segmenter: PromptableUNetSegmenter, pictures: list[Fundus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each stripe sees the rows beyond it that its own look at: borders leave no trace, at any size."""
+    image = np.ascontiguousarray(np.pad(pictures[0].image_HWC, ((0, 5), (0, 17), (0, 0)), mode="reflect"))
+    (whole,) = segmenter.segment([image], [ALL, FINE])
+    for pixels in (145 * 40, 145 * 7, 1):
+        monkeypatch.setattr(modelling, "_PIXELS_OF_A_STRIPE", pixels)
+        (striped,) = segmenter.segment([image], [ALL, FINE])
+        np.testing.assert_allclose(striped.logits_PHW, whole.logits_PHW, rtol=1e-3, atol=4e-3)  # a step
+        np.testing.assert_allclose(striped.embedding_D, whole.embedding_D, atol=1e-5)

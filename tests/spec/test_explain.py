@@ -79,6 +79,10 @@ def explained(document: dict[str, Any]) -> list[str]:
         ),
         ({"actions": {"prompts": ["a", "b", "a"]}}, "actions.prompts[2]: repeats prompts[0]; remove one"),
         (
+            {"evaluate": {"datasets": [{"name": "hrf", "uri": "a"}, {"name": "HRF", "uri": "b"}]}},
+            "evaluate.datasets[1].name: repeats the name of datasets[0]; the report tells them apart by it",
+        ),
+        (
             {"actions": {"postprocess": [{"low": 0.9}]}},
             "actions.postprocess[0].low: low (0.9) must be below threshold (0.5)",
         ),

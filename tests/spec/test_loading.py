@@ -215,7 +215,7 @@ def test_secrets_in_a_wrong_spec_stay_out_of_every_message(folder: Path) -> None
         )
     )
     options = [f"data.token={canary}", f"cache.uri.x=https://u:{canary}@h", f"seed=https://h?sig={canary}"]
-    assert len(problem_lines("x.json", *options)) == 6
+    assert len(problem_lines("x.json", *options)) == 8
     assert canary not in "\n".join(problem_lines("x.json", *options))
     Path("y.json").write_text(f'{{"access_key": "{canary}" "uri": 1}}')
     assert canary not in problem_lines("y.json")[0]

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.spec.showing import MAX_SHOWN, is_secret, redact, show_line, show_path, show_value
+from job.spec.showing import MAX_SHOWN, is_secret, show_line, show_path, show_value
 
 
 @pytest.mark.parametrize(
@@ -58,23 +58,6 @@ def test_values_under_keys_that_name_secrets_are_hidden(key: str) -> None:
     """Nothing of the value is shown, however deep below the key it lies."""
     assert is_secret((key,))
     assert show_value("hunter2", ("storage", key, 0)) == "a hidden value"
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("s3://bucket/key", "s3://bucket/key"),
-        ("https://me:hunter2@host/x", "https://***@host/x"),
-        ("https://host/x?X-Amz-Signature=abc&b=1#f", "https://host/x?***"),
-        ("https://host/x?page=2", "https://host/x?page=2"),
-        ("key AKIAABCDEFGHIJKLMNOP", "***"),
-        ("https://" + "a" * 2000 + ":b@host", "***"),
-        ("user@example.org", "user@example.org"),
-    ],
-)
-def test_redaction_keeps_what_helps_and_drops_what_leaks(text: str, shown: str) -> None:
-    """Users, passwords and signatures leave a URI; the place it names stays."""
-    assert redact(text) == shown
 
 
 def test_a_quoted_line_is_cut_around_its_column_and_left_out_when_it_may_leak() -> None:

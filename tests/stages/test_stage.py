@@ -17,7 +17,7 @@ from job.logs import Output
 from job.progress import SILENT
 from job.rows import RowCache
 from job.spec.job import JobSpec
-from job.stages.stage import Stage, StageContext, action_space, compute, find
+from job.stages.stage import Stage, StageContext, action_space, clear, compute, find
 from job.storage.local import exclusive, sha256_file
 from tests.segmenters.fakes import cache_of
 
@@ -97,6 +97,34 @@ def test_an_interrupted_stage_leaves_no_result_and_goes_on_from_its_scratch(
     assert (result.folder / "table").read_text() == "xxx"
     assert not (result.folder / "stale").exists()
     assert sorted(path.name for path in root.iterdir()) == [KEY, f"{KEY}.lock"]
+
+
+def test_a_stage_that_goes_on_on_another_machine_says_so(context: StageContext, tmp_path: Path) -> None:
+    """Its result may have the bits of neither: each machine that worked on it is named, once."""
+    work, root = Work(), tmp_path / "s"
+    work.died_of = Interrupted("stop")
+    for threads in (1, 4, 1):
+        with pytest.raises(Interrupted):
+            compute(stage_of(work), replace(context, machine=Machine("cpu", "x", threads)), root, KEY)
+    work.died_of = None
+    result = compute(stage_of(work), replace(context, machine=Machine("cuda", "y", 4)), root, KEY)
+    assert result.machines == ("cpu (x), threads: 1", "cpu (x), threads: 4", "cuda (y), threads: 4")
+    found = find("table", root, KEY)
+    assert found is not None
+    assert found.machines == result.machines
+
+
+def test_what_a_process_left_that_was_killed_as_it_finished_is_removed(
+    context: StageContext, tmp_path: Path
+) -> None:
+    """The result is there, its scratch still is: nobody would ever need it again."""
+    root = tmp_path / "s"
+    result = compute(stage_of(Work()), context, root, KEY)
+    (root / f"{KEY}.partial" / "scratch").mkdir(parents=True)
+    clear(root, KEY)
+    clear(root, KEY)
+    assert sorted(path.name for path in root.iterdir()) == [KEY, f"{KEY}.lock"]
+    assert find("table", root, KEY) == replace(result, reused=True)
 
 
 def test_another_fingerprint_is_another_result(context: StageContext, tmp_path: Path) -> None:
@@ -197,6 +225,7 @@ def test_a_record_is_plain_json(context: StageContext, tmp_path: Path) -> None:
     record = json.loads((result.folder / "done.json").read_text())
     assert record == {
         "stage": "table", "fingerprint": KEY, "outputs": {"table": "digest"}, "seconds": result.seconds,
+        "machines": list(result.machines),
         "files": {name: sha256_file(result.folder / name) for name in ("half", "table")},
     }  # fmt: skip
 

@@ -265,6 +265,52 @@ def test_many_small_packs_become_few(disks: Disks, monkeypatch: pytest.MonkeyPat
     assert a.bring() == b.bring() == []
 
 
+def test_of_two_packs_with_the_same_file_a_merge_takes_neither_for_superfluous(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One merge has written the file anew and is about to delete the old pack; another begins in between."""
+    monkeypatch.setattr(cache_group, "SMALL_PACKS", 1)
+    for text in "0123456789":  # which pack's name is the greater depends on what is in it
+        store = LocalStore(tmp_path / text / "store")
+        a, b, fresh = (Disk(store, tmp_path / text / name / "rows") for name in "abc")
+        for name in ("one", "other"):
+            a.write(name, text)
+            a.bring()
+
+        def meanwhile(operation: str, key: str, a: Disk = a, b: Disk = b) -> None:
+            if operation == "delete":
+                a.watch.hook = lambda operation, key: None
+                b.write("one", "newer")
+                b.bring()
+                b.group.merge()
+
+        a.watch.hook = meanwhile
+        a.group.merge()
+        fresh.group.restore()
+        assert fresh.files == {"one": "newer", "other": text}
+
+
+def test_halves_of_packs_that_nobody_completes_are_removed(local: Disks) -> None:
+    """What a killed upload left is seen by nobody. What is young may be completed, what is whole stays."""
+    a, b = local(), local()
+    a.write("row", "1")
+    a.bring()
+    whole = {stat.key for stat in a.store.entries()}
+    halves = {f"{'a' * 64}.tar", f"{'b' * 64}.json"}
+    for key in halves:
+        a.store.write(key, b"half")
+    a.store.write("note.json", b"of somebody else")
+    a.group.merge()
+    assert {stat.key for stat in a.store.entries()} == whole | halves | {"note.json"}
+    a.watch.later_s = cache_group.HALVES_STAY_S + 60
+    a.group.merge()
+    assert {stat.key for stat in a.store.entries()} == whole | {"note.json"}
+    asked = a.watch.count("now")
+    a.group.merge()
+    assert a.watch.count("now") == asked
+    assert b.group.restore().files == 1
+
+
 def test_merged_packs_are_bounded_and_large_ones_are_left(
     local: Disks, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,8 @@ import hashlib
 import json
 import multiprocessing
 import os
+import platform
+import re
 import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,6 +21,7 @@ from job.storage.local import (
     exclusive,
     local_path,
     place,
+    private_folder,
     sha256_file,
     sha256_folder,
     sha256_json,
@@ -165,7 +168,7 @@ def test_placing_copies_and_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert target.read_text() == "result"
     target.write_text("edited")
     assert source.read_text() == "result"
-    monkeypatch.setattr("shutil.copy2", no_space)
+    monkeypatch.setattr("shutil.copyfile", no_space)
     with pytest.raises(TryAgain):
         place(source, target)
 
@@ -177,7 +180,7 @@ def hold(path: Path, pipe: Connection) -> None:
 
 
 def test_one_process_holds_a_lock_until_it_ends_even_when_killed(tmp_path: Path) -> None:
-    """The second is told what is held and where; SIGKILL lets go of it."""
+    """The second is told what is held and where, by whom and for how long; SIGKILL lets go of it."""
     lock = tmp_path / "runs" / ".lock"
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
@@ -185,7 +188,8 @@ def test_one_process_holds_a_lock_until_it_ends_even_when_killed(tmp_path: Path)
     process.start()
     try:
         assert ours.poll(20)
-        with pytest.raises(TryAgain, match="run x") as caught, exclusive(lock, "run x"):
+        holder = rf"run x is .*: {re.escape(platform.node())}, process {process.pid}, for \d+ s "
+        with pytest.raises(TryAgain, match=holder) as caught, exclusive(lock, "run x"):
             pass
         assert str(lock) in str(caught.value)
     finally:
@@ -196,3 +200,23 @@ def test_one_process_holds_a_lock_until_it_ends_even_when_killed(tmp_path: Path)
         pass
     with exclusive(lock, "run x"):
         pass
+
+
+def test_a_placed_copy_is_as_open_as_the_umask_says(tmp_path: Path) -> None:
+    """A library may have made the original for its owner alone, or for everybody to write."""
+    for mode in (0o600, 0o666):
+        (tmp_path / "source").write_text("x")
+        (tmp_path / "source").chmod(mode)
+        place(tmp_path / "source", tmp_path / f"{mode}" / "target")
+        (tmp_path / "as-usual").touch()
+        usual = (tmp_path / "as-usual").stat().st_mode
+        assert (tmp_path / f"{mode}" / "target").stat().st_mode == usual
+
+
+def test_a_private_folder_is_its_owners_alone_unless_it_was_there(tmp_path: Path) -> None:
+    """Folders above it are made as usual; one that is there may be shared on purpose."""
+    private_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "shared").mkdir(mode=0o755)
+    private_folder(tmp_path / "shared")
+    assert (tmp_path / "shared").stat().st_mode & 0o777 == 0o755

@@ -37,10 +37,14 @@ def test_a_sealed_run_is_finished_and_every_byte_verifiable(run: RunFolder) -> N
     assert run.finished() == Finished(0, "improved", "me", manifest["finished_at"])
 
 
-def test_what_a_killed_process_left_half_written_is_not_published(run: RunFolder) -> None:
-    """Partial files have their own names and stay out of the manifest."""
-    (run.path / ".report.md.123.tmp").write_text("# Rep")
+def test_what_a_killed_process_left_half_written_is_removed(run: RunFolder) -> None:
+    """Partial files have names of their own: none is in the manifest, and none is left."""
+    (run.path / "sub").mkdir(exist_ok=True)
+    partial = [run.path / ".report.md.123.tmp", run.path / "sub" / ".data.bin.77.tmp"]
+    for path in partial:
+        path.write_text("# Rep")
     run.seal(exit_code=0, verdict="improved", identity="me")
+    assert not any(path.exists() for path in partial)
     assert list(json.loads((run.path / "manifest.json").read_text())["files"]) == ["report.md"]
 
 
@@ -103,11 +107,13 @@ def test_a_finished_run_without_status_still_knows_its_inputs(run: RunFolder) ->
 
 
 def test_a_manifest_that_names_files_elsewhere_is_refused(run: RunFolder) -> None:
-    """Looking for them must not leave the folder."""
+    """Looking for them must not leave the folder, whatever the marker says."""
     run.seal(exit_code=0, verdict="improved", identity="me")
     document = json.loads((run.path / "manifest.json").read_text())
     document["files"]["report.md"]["key"] = "../secret"
     run.write("manifest.json", json.dumps(document))
+    assert run.finished() is None
+    run.write("_SUCCESS", hashlib.sha256((run.path / "manifest.json").read_bytes()).hexdigest())
     with pytest.raises(IntegrityError, match=r"\.\./secret"):
         run.finished()
 

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from job import stopping
-from job.errors import Denied, StoreFailure, TryAgain
+from job.errors import Denied, Interrupted, StoreFailure, TryAgain
 from job.storage.local import exclusive
 from job.storage.local_store import LocalStore
 from job.storage.sealed_folder import read_sealed, seal
@@ -294,6 +295,24 @@ def test_a_dying_process_saves_what_it_can_and_raises_nothing(local: Machines) -
     c = local()
     c.mirror.restore_stage("table", FP)
     assert (c.scratch / "state").read_text() == "1"
+
+
+def test_a_stop_is_noticed_while_the_run_waits_for_uploads(
+    local: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`flush` ends at once, however much there is; `save` brings what there is time for."""
+    a = local()
+    a.mirror.restore_stage("table", FP)
+    a.finish()
+    monkeypatch.setattr(stopping, "_received", [signal.SIGTERM])
+    with pytest.raises(Interrupted):
+        a.mirror.flush()
+    a.mirror.save(30.0)
+    a.mirror.close()
+    monkeypatch.undo()
+    b = local()
+    b.mirror.restore_stage("table", FP)
+    assert b.result() == "result"
 
 
 def test_the_thread_brings_by_itself_until_it_is_closed(local: Machines) -> None:

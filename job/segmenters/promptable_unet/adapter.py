@@ -1,6 +1,7 @@
 """The embedded network, or a user's own checkpoint of its kind, as a segmenter."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,17 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
 
+from job.segmenters.promptable_unet import checkpoint_folder
 from job.segmenters.promptable_unet.modelling import PromptableUNet
 from job.segmenters.protocol import Segmentation
+from job.storage.documents import open_plain
 
 REVISION = 1
 EMBEDDED_CHECKPOINT = Path(__file__).parent / "checkpoint"
 
-_CONTENT_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 _CODE_FILES = ("adapter.py", "modelling.py", "processing.py")
+_BLOCK_BYTES = 1 << 20
 _MAX_TOKENS = 64
 _PIXELS_PER_BATCH = 512 * 512
 _LARGEST = float(np.finfo(np.float16).max)
@@ -43,16 +44,9 @@ class PromptableUNetSegmenter:
         """Load a checkpoint folder: config.json, model.safetensors, tokenizer.json, tokenizer_config.json.
 
         Only files are read, no network is asked and no code of the checkpoint is run. Raises
-        FileNotFoundError naming what the folder lacks.
+        FileNotFoundError naming what the folder lacks, `IntegrityError` for what is not safe or damaged.
         """
-        missing = [name for name in _CONTENT_FILES if not (folder / name).is_file()]
-        if missing:
-            raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}")
-        with _no_progress_bar():
-            network = PromptableUNet.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-            )
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        network, tokenizer = checkpoint_folder.load(folder)
         # Channels last: a fifth faster on CPUs.
         network = network.to(device).eval().to(memory_format=torch.channels_last)
         return cls(network, tokenizer, content_key(folder), device)
@@ -99,14 +93,17 @@ class PromptableUNetSegmenter:
 def content_key(folder: Path) -> str:
     """Return the sha256 that names what a checkpoint computes: its files, this code, revision and dtype.
 
-    Raises FileNotFoundError when the folder is no checkpoint of this kind.
+    Raises FileNotFoundError when the folder is no checkpoint of this kind, `IntegrityError` when it holds
+    code, which nothing of the folder's content is worth.
     """
+    checkpoint_folder.require_usable(folder)
     digest = hashlib.sha256(f"promptable_unet revision {REVISION} float32\n".encode())
     code = [Path(__file__).with_name(name) for name in _CODE_FILES]
-    for path in [*(folder / name for name in _CONTENT_FILES), *code]:
-        content = path.read_bytes()
-        digest.update(f"{path.name} {len(content)}\n".encode())
-        digest.update(content)
+    for path in [*(folder / name for name in checkpoint_folder.FILES), *code]:
+        with open_plain(path) as file:
+            digest.update(f"{path.name} {os.fstat(file.fileno()).st_size}\n".encode())
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -120,18 +117,6 @@ def _batches(images: Sequence[NDArray[np.uint8]]) -> list[list[int]]:
         count = max(1, _PIXELS_PER_BATCH // (shape[0] * shape[1]))
         batches += [positions[start : start + count] for start in range(0, len(positions), count)]
     return batches
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Within: `transformers` draws no bar on the terminal that belongs to the job's own log."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A U-Net whose decoder is modulated by the encoded prompt: the embedded promptable segmentation network."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from job.segmenters.promptable_unet.processing import N_CHANNELS, channels
+
+_PIXELS_OF_A_STRIPE = 2**20
+"""Larger feature maps are computed stripe by stripe: whole ones took 700 bytes a pixel of the image."""
+_REACH = 2
+"""Rows that two 3x3 convolutions look beyond their output."""
 
 
 class PromptableUNetConfig(PretrainedConfig):  # type: ignore[misc]
@@ -85,6 +91,7 @@ class PromptableUNet(PreTrainedModel):  # type: ignore[misc]
         n_images = pixels_B3HW.shape[0]
         x = _pad_to_multiple(channels(pixels_B3HW).to(self.dtype), self.stride)
         features = self.encode(x)
+        del x  # 24 bytes a pixel
         prompts = self.encode_prompts(input_ids, attention_mask)
         if prompts.dim() == 2:
             prompts = prompts.expand(n_images, -1, -1)
@@ -96,7 +103,11 @@ class PromptableUNet(PreTrainedModel):  # type: ignore[misc]
     def _decode_all(self, features: list[Tensor], prompts_BPE: Tensor) -> Tensor:
         n_prompts = prompts_BPE.shape[1]
         if not self.training:  # prompt by prompt: a sixth of the memory, the same logits
-            return torch.cat([self.decode(features, prompts_BPE[:, p]) for p in range(n_prompts)], dim=1)
+            n_images, _, *size = features[0].shape
+            logits_BPHW = features[0].new_empty((n_images, n_prompts, *size))
+            for p in range(n_prompts):
+                logits_BPHW[:, p : p + 1] = self.decode(features, prompts_BPE[:, p])
+            return logits_BPHW
         # All prompts in one batch: normalisation must see their mixture, as its running statistics will.
         repeated = [torch.cat([level] * n_prompts) for level in features]
         logits = self.decode(repeated, prompts_BPE.transpose(0, 1).flatten(0, 1))
@@ -106,7 +117,7 @@ class PromptableUNet(PreTrainedModel):  # type: ignore[misc]
         """Return the features of each level, finest first."""
         features = []
         for level, block in enumerate(self.encoder):
-            x_BCHW = block(x_BCHW if level == 0 else F.max_pool2d(x_BCHW, 2))
+            x_BCHW = self._in_stripes(block, x_BCHW if level == 0 else F.max_pool2d(x_BCHW, 2))
             features.append(x_BCHW)
         features[-1] = self.context(features[-1])
         return features
@@ -122,10 +133,47 @@ class PromptableUNet(PreTrainedModel):  # type: ignore[misc]
         """Return logits `[B, 1, H, W]` for one prompt an image."""
         x = features[-1]
         for level in reversed(range(len(self.decoder))):
-            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-            x = self.decoder[level](torch.cat([x, features[level]], dim=1), prompt_BE)
-        logits: Tensor = self.head(x)
-        return logits
+            x = self._decode_level(level, x, features[level], prompt_BE)
+        return x
+
+    def _decode_level(self, level: int, coarse_BCHW: Tensor, skip_BCHW: Tensor, prompt_BE: Tensor) -> Tensor:
+        def rows(first: int, last: int) -> Tensor:
+            x = F.interpolate(coarse_BCHW[:, :, first // 2 : last // 2], scale_factor=2.0, mode="nearest")
+            x = torch.cat([x, skip_BCHW[:, :, first:last]], dim=1)
+            x = self.decoder[level](x, prompt_BE)
+            logits: Tensor = x if level else self.head(x)
+            return logits
+
+        return self._stripes(rows, skip_BCHW.shape[2], skip_BCHW.shape[3])
+
+    def _in_stripes(self, block: nn.Module, x_BCHW: Tensor) -> Tensor:
+        def rows(first: int, last: int) -> Tensor:
+            part: Tensor = block(x_BCHW[:, :, first:last])
+            return part
+
+        return self._stripes(rows, x_BCHW.shape[2], x_BCHW.shape[3])
+
+    def _stripes(self, rows: Callable[[int, int], Tensor], height: int, width: int) -> Tensor:
+        """Put together what `rows(first, last)` computes, a stripe of an even number of rows at a time.
+
+        Each stripe is given the rows beyond it that its own look at: nothing changes but rounding. While
+        training, normalisation must see all at once.
+        """
+        n_rows = max(_REACH, _PIXELS_OF_A_STRIPE // width // 2 * 2)
+        if self.training or n_rows >= height:
+            return rows(0, height)
+        whole = torch.empty(0)
+        for top in range(0, height, n_rows):
+            bottom = min(height, top + n_rows)
+            first, last = max(0, top - _REACH), min(height, bottom + _REACH)
+            stripe = rows(first, last)[:, :, top - first : bottom - first]
+            if not top:
+                size = (*stripe.shape[:2], height, width)
+                whole = torch.empty(
+                    size, dtype=stripe.dtype, device=stripe.device, memory_format=torch.channels_last
+                )
+            whole[:, :, top:bottom] = stripe
+        return whole
 
     def embed(self, features: list[Tensor]) -> Tensor:
         """Return `[B, D]`: mean of the bottleneck, and mean and deviation of the finest features.

@@ -1,0 +1,76 @@
+"""Whether the pictures fit into memory, told before hours of work: the kernel ends a job without a word."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from job.data.images import working_size
+from job.errors import InputError
+from job.memory import available_memory
+from job.stages.pull import load_sizes
+from job.stages.stage import StageContext
+
+BYTES_PER_PIXEL_OF_SEGMENTER = {("promptable_unet", "cpu"): 150}
+"""Of the host's memory, by kind and device: 182 were measured at 36 million pixels."""
+BYTES_PER_PIXEL = 16
+"""Of the image at work: itself, its masks, and a logit map as float32 with its components' labels."""
+BYTES_PER_HELD_PIXEL = 4
+"""The reward stage holds every training and validation image with its truth."""
+_NARROWEST = 32
+_TRIAL_WIDTH = 1024
+
+
+@dataclass(frozen=True)
+class Need:
+    """What pictures take at least: `largest` is (height, width) of the one that takes most."""
+
+    n_bytes: int
+    largest: tuple[int, int]
+
+
+def require_memory(context: StageContext, free: int | None = None) -> None:
+    """Raise `InputError` where the pictures surely do not fit, at the working width, into what is `free`.
+
+    `free` is asked of the system when None. A need that is only just met may still be too much: libraries and
+    other processes take their share too.
+    """
+    free = available_memory() if free is None else free
+    sizes, space, segmenter = load_sizes(context), context.space, context.spec.segmenter.kind
+    of_segmenter = BYTES_PER_PIXEL_OF_SEGMENTER.get((segmenter, context.machine.device), 0)
+
+    def need_of(sizes: Sequence[tuple[str, int, int]]) -> Need:
+        return memory_need(
+            sizes, n_prompts=len(space.prompts), n_actions=len(space), bytes_of_segmenter=of_segmenter
+        )
+
+    need = need_of(sizes)
+    if free is None or need.n_bytes <= free:
+        return
+    height, width = need.largest
+    # data.width makes all pictures equally wide, the small ones too; memory goes with its square.
+    trial = need_of([(split, *working_size(h, w, _TRIAL_WIDTH)) for split, h, w in sizes])
+    fitting = math.floor(_TRIAL_WIDTH * math.sqrt(0.8 * free / trial.n_bytes)) // _NARROWEST * _NARROWEST
+    narrower = f"set data.width, to {fitting} or less" if fitting >= _NARROWEST else "set data.width"
+    raise InputError(
+        f"the pictures are too large for the memory that is free: the largest, {width} x {height} pixels at"
+        f" the working width, and those held with it take {need.n_bytes / 2**30:.1f} GiB at least,"
+        f" {free / 2**30:.1f} GiB are free",
+        advice=f"{narrower}; or give the job more memory (of a Pod: resources.limits.memory), or offer fewer"
+        " actions",
+    )
+
+
+def memory_need(
+    sizes: Sequence[tuple[str, int, int]], *, n_prompts: int, n_actions: int, bytes_of_segmenter: int
+) -> Need:
+    """Return what pictures, given as (split, height, width), take at least in the stage that takes most."""
+    _, height, width = max(sizes, key=lambda row: row[1] * row[2])
+    pixels = height * width
+    held = sum(h * w for split, h, w in sizes if split in ("train", "validation")) * BYTES_PER_HELD_PIXEL
+    logits = BYTES_PER_PIXEL + 2 * n_prompts
+    segmenting = pixels * (logits + bytes_of_segmenter)
+    # The reward stage makes the masks of all actions of an image and, where it learns from them, a copy.
+    learning = held + max((h * w for split, h, w in sizes if split == "train"), default=0) * (
+        logits + 2 * n_actions
+    )
+    return Need(max(segmenting, learning), (height, width))

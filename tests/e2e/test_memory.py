@@ -1,0 +1,81 @@
+"""Memory that runs out in the middle of a job: exit 10 with advice, and the same command goes on."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from job.publish.published import open_run
+from job.storage.uris import open_store
+from tests.e2e.child import ROOT, TINY, Finished, run_job
+
+pytestmark = [
+    pytest.mark.timeout(300),  # a test is several runs, one after the other
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="limits of another process are set by Linux's prlimit"
+    ),
+]
+COMMAND = (TINY, "--set", "runtime.threads=1")
+MOMENTS = (
+    ({"event": "segmenter.loaded"}, []),
+    ({"event": "stage.started", "stage": "reward"}, ["pull"]),
+)
+"""When memory becomes short, and the stages that the attempt before had finished."""
+
+
+def run_without_more_memory(since: dict[str, str], place: Path) -> Finished:
+    """Run the job, which gets no more address space than it has from an event on."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "job", *COMMAND]
+    lines = []
+    with (place / "stderr").open("w+") as errors:
+        with subprocess.Popen(
+            command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                lines.append(line)
+                if since.items() <= json.loads(line).items():
+                    now = (
+                        int(Path(f"/proc/{child.pid}/statm").read_text().split()[0]) * resource.getpagesize()
+                    )
+                    resource.prlimit(child.pid, resource.RLIMIT_AS, (now, now))
+        errors.seek(0)
+        return Finished(child.returncode, "".join(lines), errors.read())
+
+
+def test_a_run_goes_on_where_memory_ran_out(tiny: tuple[Path, Finished], tmp_path: Path) -> None:
+    """In table and in reward: one message with what to change; stages before are kept, results are equal."""
+    for since, finished_before in MOMENTS:
+        ended = run_without_more_memory(since, tmp_path)
+        assert ended.code == 10, (since, ended.code, ended.stderr)
+        error, advice = ended.stderr.splitlines()
+        assert error.startswith("error: out of memory: ")
+        assert "resources.limits.memory" in advice
+        assert "data.width" in advice
+        (failed,) = ended.named("job.failed")
+        assert failed["exit_code"] == 10
+        assert [event["stage"] for event in ended.named("stage.reused")] == finished_before
+    again = run_job(*COMMAND, cwd=tmp_path)
+    assert again.code == 0, again.stderr
+    assert [event["stage"] for event in again.named("stage.reused")][:2] == ["pull", "table"]
+    assert again.info["results_digest"] == tiny[1].info["results_digest"]
+    run_of = open_run(open_store(str(tmp_path / "output")), f"runs/tiny/{again.info['run_id']}")
+    assert run_of is not None
+    assert run_of.verify() == []
+
+
+@pytest.mark.parametrize("megabytes", [60, 500])
+def test_too_little_memory_for_the_libraries_is_no_defect(megabytes: int, tmp_path: Path) -> None:
+    """The imports themselves fail, of numpy or of torch: exit 10 and advice, no traceback."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    limited = ["prlimit", f"--as={megabytes * 1_000_000}", sys.executable, "-m", "job", *COMMAND]
+    done = subprocess.run(limited, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 10, done.stderr
+    error, advice = done.stderr.splitlines()
+    assert error.startswith("error: out of memory: ")
+    assert "resources.limits.memory" in advice

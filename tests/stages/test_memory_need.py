@@ -1,0 +1,74 @@
+"""Pictures that do not fit into memory are refused before any work, with a width that would fit."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from job.device import Machine
+from job.errors import InputError
+from job.stages import pull
+from job.stages.memory_need import BYTES_PER_PIXEL_OF_SEGMENTER, memory_need, require_memory
+from job.stages.stage import StageContext
+from tests.stages.test_pull import context_of, make_folder, pulled
+
+MEGA = 1_000_000
+OF_SEGMENTER = BYTES_PER_PIXEL_OF_SEGMENTER["promptable_unet", "cpu"]
+
+
+def need_of(*sizes: tuple[str, int, int], n_actions: int = 48, of_segmenter: int = OF_SEGMENTER) -> int:
+    return memory_need(list(sizes), n_prompts=6, n_actions=n_actions, bytes_of_segmenter=of_segmenter).n_bytes
+
+
+def test_the_largest_picture_decides_whatever_its_side() -> None:
+    """Batches are cut by pixels, so that a thousand small ones take no more than one; a large one does."""
+    small = ("train", 100, 100)
+    assert need_of(("test", 6000, 6000), small) == need_of(("test", 6000, 6000), *[small] * 50)
+    assert need_of(("other:B", 6000, 6000), small) == need_of(("test", 6000, 6000), small)
+    per_pixel = need_of(("test", 6000, 6000), small) / 36e6
+    assert OF_SEGMENTER < per_pixel < OF_SEGMENTER + 50
+
+
+def test_what_learning_holds_counts() -> None:
+    """Images to learn from and choose on are held together; the masks of one image under every action too."""
+    many = [("train", 1000, 1000)] * 1000 + [("validation", 1000, 1000)] * 500
+    assert need_of(*many, of_segmenter=0) >= 1500 * 4 * MEGA
+    assert need_of(("train", 1000, 1000), n_actions=10_000) > 20_000 * MEGA
+    assert need_of(("test", 1000, 1000), n_actions=10_000) < 200 * MEGA
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> StageContext:
+    data = make_folder(tmp_path / "data")
+    context, _ = pulled(context_of(data, tmp_path, {}), tmp_path)
+    return replace(context, machine=Machine("cpu", "a processor", 1))
+
+
+def test_a_job_that_fits_goes_on(context: StageContext) -> None:
+    """64 pixels need next to nothing; where the system does not say what is free, nothing is refused."""
+    require_memory(context, free=10 * MEGA)
+    require_memory(context)
+
+
+def test_a_job_that_cannot_fit_is_told_a_width_that_does(context: StageContext) -> None:
+    """The advice holds: at the width that it names the same job fits."""
+    sizes = [["train", 64, 64], ["test", 6000, 9000]]
+    (context.done["pull"].folder / pull.SIZES_FILE).write_text(str(sizes).replace("'", '"'))
+    with pytest.raises(InputError, match="9000 x 6000 pixels") as caught:
+        require_memory(context, free=4000 * MEGA)
+    width = int(caught.value.advice.partition("data.width, to ")[2].partition(" ")[0])
+    assert 2000 < width < 9000  # all as wide, the square one is the largest then
+    narrower = context.spec.model_copy(update={"data": context.spec.data.model_copy(update={"width": width})})
+    require_memory(replace(context, spec=narrower), free=4000 * MEGA)
+    on_gpu = replace(context, machine=Machine("cuda", "a GPU", 1))
+    require_memory(on_gpu, free=4000 * MEGA)  # what the segmenter takes is the device's memory
+
+
+def test_asks_the_system_what_is_free(context: StageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a figure given it is that of the process, at the time of the call."""
+    monkeypatch.setattr("job.stages.memory_need.available_memory", lambda: 1000)
+    with pytest.raises(InputError, match="too large for the memory"):
+        require_memory(context)
+    monkeypatch.setattr("job.stages.memory_need.available_memory", lambda: cast("Any", None))
+    require_memory(context)
