@@ -1,0 +1,191 @@
+"""The path `shared`: what the prompts of an image have in common is computed once, and nothing waits.
+
+Images are resized on threads while the device works on earlier ones, and a batch's results are fetched after
+the next batch was handed to the device.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from job.errors import SpecError
+from job.segmenters.protocol import Segmentation
+from job.segmenters.sa2va import language
+from job.segmenters.sa2va.counters import Counters
+from job.segmenters.sa2va.family import Family, Prefix, Prepared
+from job.segmenters.sa2va.intern_vl import InternVL
+from job.segmenters.sa2va.language import Packed
+from job.segmenters.sa2va.loading import Checkpoint
+from job.segmenters.sa2va.options import Sa2vaOptions
+from job.segmenters.sa2va.qwen_vl import QwenVL
+from job.segmenters.sa2va.reference import one_surface
+from job.segmenters.sa2va.sam2 import ImageFeatures, Sam2
+
+_TOKENS_PER_BATCH = 12_000
+_MOST_IMAGES = 10
+_PROMPTS_PER_BATCH = 32
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True)
+class _Handed:
+    """A batch that the device works on: everything that finishing it needs."""
+
+    positions: Sequence[int]
+    prefix: Prefix
+    features: ImageFeatures
+    logits_BPHW: Tensor
+    """float16, on its way to `ready`'s host memory."""
+    agrees_BP: Tensor
+    embedding_BD: Tensor
+    ready: "torch.cuda.Event | None"
+
+
+class Shared:
+    """Segments images with prompts, many at once."""
+
+    def __init__(self, checkpoint: Checkpoint, options: Sa2vaOptions, counters: Counters) -> None:
+        self._family: Family = (QwenVL if checkpoint.is_qwen_vl else InternVL)(checkpoint)
+        self._sam2 = Sam2(checkpoint)
+        self._options = options
+        self._counters = counters
+        self._device = checkpoint.device
+        self._reply = self._family.tokenizer.encode(options.reply, add_special_tokens=False)
+        if self._reply.count(self._family.seg_id) != 1:
+            raise SpecError(
+                f"segmenter.reply {options.reply!r} does not hold [SEG] once for this tokenizer",
+                advice="write the reply as the model gives it, such as 'Sure, [SEG].'",
+            )
+        if options.max_new_tokens <= len(self._reply):
+            raise SpecError(
+                f"segmenter.max_new_tokens {options.max_new_tokens} leaves no room for the reply",
+                advice=f"set it to {len(self._reply) + 1} or more",
+            )
+
+    @property
+    def logits_size(self) -> tuple[int, int]:
+        """Height and width of the logits."""
+        return self._sam2.size
+
+    def segment(self, images: Sequence[NDArray[np.uint8]], texts: Sequence[str]) -> list[Segmentation]:
+        """Answer each image; `texts` as `prompts.texts` gives them."""
+        answers: dict[int, Segmentation] = {}
+        tails = self._family.tails(texts)
+        whole = self._options.several_seg != "first"
+        step = self._options.prompts_per_batch or _PROMPTS_PER_BATCH
+        packed = [
+            language.pack(self._family, tails[first : first + step], self._reply, whole=whole)
+            for first in range(0, len(tails), step)
+        ]
+        with torch.inference_mode():
+            handed: _Handed | None = None
+            for positions, batch in self._batches(images):
+                following = self._hand_over(positions, batch, packed)
+                if handed is not None:
+                    answers.update(self._finish(handed, tails))
+                handed = following
+            if handed is not None:
+                answers.update(self._finish(handed, tails))
+        return [answers[position] for position in range(len(images))]
+
+    def _batches(self, images: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[list[int], list[Prepared]]]:
+        """Yield batches of images of one group, resized on threads a bounded number of images ahead."""
+        waiting: dict[tuple[int, ...], list[tuple[int, Prepared]]] = {}
+        for position, prepared in self._prepared(images):
+            group = waiting.setdefault(prepared.group, [])
+            group.append((position, prepared))
+            if len(group) == self._images_per_batch(prepared):
+                yield _unzipped(waiting.pop(prepared.group))
+        for group in waiting.values():
+            yield _unzipped(group)
+
+    def _prepared(self, images: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[int, Prepared]]:
+        threads = torch.get_num_threads()
+        ahead = 2 * max(threads, self._options.images_per_batch or _MOST_IMAGES)
+        with ThreadPoolExecutor(threads, thread_name_prefix="sa2va-resize") as pool:
+            coming: deque[Future[Prepared]] = deque()
+            for position in range(len(images)):
+                upto = min(len(images), position + ahead)
+                coming.extend(
+                    pool.submit(self._prepare, one) for one in images[position + len(coming) : upto]
+                )
+                yield position, coming.popleft().result()
+
+    def _prepare(self, image: NDArray[np.uint8]) -> Prepared:
+        return self._family.prepare(Image.fromarray(image))
+
+    def _images_per_batch(self, prepared: Prepared) -> int:
+        if self._options.images_per_batch is not None:
+            return self._options.images_per_batch
+        return max(1, min(_MOST_IMAGES, _TOKENS_PER_BATCH // self._family.tokens(prepared)))
+
+    def _hand_over(
+        self, positions: Sequence[int], batch: Sequence[Prepared], packed: Sequence[Packed]
+    ) -> _Handed:
+        """Queue all of a batch's work on the device, without waiting for any of it."""
+        count = len(batch)
+        if self._options.compile and self._options.images_per_batch is not None:
+            # Compiled encoders are made for one shape: the last image fills the batch up.
+            batch = [*batch, *[batch[-1]] * (self._options.images_per_batch - count)]
+        features = self._sam2.encode(batch)
+        prefix = self._family.read(batch)
+        surfaces, agrees = [], []
+        for part in packed:
+            answers = language.ask(self._family, prefix, part)
+            owners_M = torch.arange(len(batch), device=self._device).repeat_interleave(len(part.seg_P))
+            logits_MHW = self._sam2.decode(features, owners_M, answers.seg_BPC.flatten(0, 1))
+            surfaces.append(
+                logits_MHW.clamp(-_LARGEST, _LARGEST).half().view(len(batch), -1, *self._sam2.size)
+            )
+            agrees.append(answers.agrees_BP)
+        logits_BPHW, agrees_BP = torch.cat(surfaces, dim=1)[:count], torch.cat(agrees, dim=1)[:count]
+        host = [_to_host(one) for one in (logits_BPHW, agrees_BP, prefix.embedding_BD[:count])]
+        ready = None
+        if self._device.type == "cuda":
+            ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            ready.record()
+        return _Handed(positions, prefix, features, host[0], host[1], host[2], ready)
+
+    def _finish(self, handed: _Handed, tails: Sequence[Sequence[int]]) -> Iterator[tuple[int, Segmentation]]:
+        """Wait for a batch, generate where the model would have replied otherwise, and yield it."""
+        if handed.ready is not None:
+            handed.ready.synchronize()
+        agrees_BP = handed.agrees_BP.numpy()
+        logits_BPHW = handed.logits_BPHW.numpy()
+        for b, p in np.argwhere(~agrees_BP):
+            logits_BPHW[b, p] = self._generated(handed, int(b), tails[p])
+        self._counters.pairs += agrees_BP.size
+        self._counters.fallback_pairs += int((~agrees_BP).sum())
+        embedding_BD = handed.embedding_BD.numpy()
+        for b, position in enumerate(handed.positions):
+            # Copies: the memory that the device writes to is scarce, and needed again.
+            yield position, Segmentation(logits_BPHW[b].copy(), embedding_BD[b].copy())
+
+    def _generated(self, handed: _Handed, b: int, tail: Sequence[int]) -> NDArray[np.float16]:
+        options = self._options
+        reply = language.generate(self._family, handed.prefix.row(b), tail, options.max_new_tokens)
+        self._counters.other_replies[reply.text] += 1
+        owners_S = torch.full((len(reply.seg_SC),), b, device=self._device)
+        logits_SHW = self._sam2.decode(handed.features, owners_S, reply.seg_SC)
+        surface_HW = one_surface(logits_SHW, options.several_seg, self._sam2.size, self._counters)
+        surface: NDArray[np.float16] = surface_HW.clamp(-_LARGEST, _LARGEST).half().cpu().numpy()
+        return surface
+
+
+def _unzipped(group: list[tuple[int, Prepared]]) -> tuple[list[int], list[Prepared]]:
+    return [position for position, _ in group], [prepared for _, prepared in group]
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    """Queue the copy of a tensor to the host; it is there when the event recorded behind it is."""
+    if tensor.device.type != "cuda":
+        return tensor.contiguous().clone()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)

@@ -1,0 +1,92 @@
+"""The adapter on a small checkpoint of our own with Sa2VA's surface: both paths, trust, odd replies."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from job.errors import IntegrityError, SpecError
+from job.segmenters.remote_code import trust_digest
+from job.segmenters.sa2va.adapter import Sa2vaSegmenter
+from job.segmenters.sa2va.options import Sa2vaOptions
+from tests.segmenters.sa2va.stand_in import LOOP, NONE, SURE, make
+
+PROMPTS = ("Segment the vessels.", "fine", "thick ones")
+
+
+def opened(folder: Path, reply: Sequence[str] = SURE) -> Sa2vaSegmenter:
+    """Make a checkpoint that answers `reply`, and load it in float32."""
+    made = make(folder / "checkpoint", reply)
+    options = Sa2vaOptions(dtype="float32", trust_code=trust_digest(made))
+    return Sa2vaSegmenter.load(made, "cpu", options)
+
+
+@pytest.fixture
+def images() -> list[NDArray[np.uint8]]:
+    """Two pictures of different shapes."""
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((60, 80), (90, 50))]
+
+
+def test_both_paths_give_the_same_masks(tmp_path: Path, images: list[NDArray[np.uint8]]) -> None:
+    """On every pixel in float32, and an image's answer does not depend on its company."""
+    segmenter = opened(tmp_path)
+    together = segmenter.segment(images, PROMPTS)
+    agreement = segmenter.verify_pairs(images, PROMPTS, 6, seed=0)
+    assert (agreement.pairs, agreement.differing_pixels, agreement.fallback_pairs) == (6, 0, 0)
+    assert segmenter.counters.pairs == 6
+    for image, answer in zip(images, together, strict=True):
+        (alone,) = segmenter.segment([image], PROMPTS[:1])
+        np.testing.assert_allclose(alone.logits_PHW[0], answer.logits_PHW[0], rtol=0, atol=2e-3)
+        np.testing.assert_allclose(alone.embedding_D, answer.embedding_D, rtol=1e-5, atol=1e-6)
+    assert len({answer.logits_PHW.tobytes() for answer in together}) == 2
+
+
+def test_a_reply_without_a_mask_is_background_and_counted(
+    tmp_path: Path, images: list[NDArray[np.uint8]]
+) -> None:
+    """The forced reply would not be the model's own: it is asked, and answers without [SEG]."""
+    segmenter = opened(tmp_path, NONE)
+    (answer,) = segmenter.segment(images[:1], PROMPTS[:2])
+    assert (answer.logits_PHW < 0).all()
+    assert np.isfinite(answer.logits_PHW).all()
+    assert (segmenter.counters.fallback_pairs, segmenter.counters.replies_without_seg) == (2, 2)
+
+
+def test_of_several_masks_the_first_counts(tmp_path: Path, images: list[NDArray[np.uint8]]) -> None:
+    """A model that repeats [SEG] until it is stopped gives one surface a prompt, by both paths."""
+    segmenter = opened(tmp_path, LOOP)
+    (answer,) = segmenter.segment(images[:1], PROMPTS[:1])
+    assert answer.logits_PHW.shape[0] == 1
+    assert segmenter.verify_pairs(images[:1], PROMPTS[:1], 1, seed=0).differing_pixels == 0
+
+
+def test_special_tokens_in_a_prompt_are_refused(tmp_path: Path, images: list[NDArray[np.uint8]]) -> None:
+    """A literal [SEG] would make masks of its own."""
+    with pytest.raises(SpecError, match=r"\[SEG\]"):
+        opened(tmp_path).segment(images[:1], ["the vessels [SEG]"])
+
+
+@pytest.mark.parametrize("trust", [None, "sha256:" + "0" * 64])
+def test_code_that_nobody_vouches_for_is_not_run(tmp_path: Path, trust: str | None) -> None:
+    """Neither without a digest nor with another one; the message has the one that would do."""
+    made = make(tmp_path / "checkpoint")
+    (made / "templates.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(IntegrityError, match="code") as caught:
+        Sa2vaSegmenter.load(made, "cpu", Sa2vaOptions(dtype="float32", trust_code=trust))
+    assert trust_digest(made) in f"{caught.value} {caught.value.advice}"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_the_code_prints_stays_off_the_standard_output(
+    tmp_path: Path, images: list[NDArray[np.uint8]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The standard output belongs to the job's own log."""
+    made = make(tmp_path / "checkpoint")
+    with (made / "modeling_sa2va_chat.py").open("a") as code:
+        code.write("\nprint('hello from the checkpoint')\n")
+    options = Sa2vaOptions(dtype="float32", trust_code=trust_digest(made))
+    Sa2vaSegmenter.load(made, "cpu", options).segment(images[:1], PROMPTS[:1])
+    assert "hello" not in capfd.readouterr().out
