@@ -157,7 +157,9 @@ def soak(place: Place, journal: Journal, n: int, seed: int) -> None:
         rng = random.Random(f"{seed} {number}")
         name, course = f"run-{number}", place.course(f"run-{number}", undisturbed)
         shutil.rmtree(place.root / name, ignore_errors=True)  # of a soak that was stopped itself
-        for blow in drawn(rng, [rng.choice(SIGNALS) for _ in range(2)])[: n - len(journal.blows)]:
+        for blow in [blow for stage in STAGES for blow in drawn(rng, rng.choices(SIGNALS, k=2), (stage,))]:
+            if len(journal.blows) == n:
+                break
             one = course.suffer(blow)
             journal.suffer(one)
             say(f"{len(journal.blows)}/{n} run {number}: {one.to_json()}")

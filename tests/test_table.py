@@ -14,11 +14,13 @@ from job.actions import ActionSpace, PostProcess, apply
 from job.data.dataset import Dataset, Sample
 from job.data.features import statistics_vector
 from job.data.images import write_image, write_mask
+from job.errors import Interrupted
 from job.metrics import overlap, topology
 from job.progress import SILENT
 from job.reward.terms import score
 from job.rows import RowCache
 from job.table import ActionTable, judge_table
+from tests.questions import Questions
 from tests.segmenters.fakes import (
     FakeSegmenter,
     SociableSegmenter,
@@ -350,6 +352,28 @@ def test_a_batch_that_a_kill_tore_apart_is_finished_with_the_same_bits(
     for path in (*rows[rows_left:], *logits[logits_left:]):
         path.unlink()
     assert build(tmp_path / "torn")[0].digest() == whole.digest()
+
+
+def test_a_stop_is_noticed_within_an_image(
+    world: World, built: ActionTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The masks of a large one take minutes to score; scored a few at a time they have the same scores."""
+    monkeypatch.setattr(table, "PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr(table, "FEWEST_AT_ONCE", 1)
+
+    def build(progress: Questions) -> ActionTable:
+        cache, _ = cache_of(world.root / "cache", SPACE.prompts, keep=False)
+        return table.build(
+            world.dataset, world.dataset.samples, SPACE, cache, terms=TERMS, batch_size=2,
+            memory_bytes=2**30, progress=progress,
+        )  # fmt: skip
+
+    questions = Questions()
+    assert build(questions).digest() == built.digest()
+    labelled = sum(sample.mask is not None for sample in world.dataset.samples)
+    assert questions.asked >= labelled * len(SPACE)
+    with pytest.raises(Interrupted):
+        build(Questions(stop_at=4))
 
 
 def test_judging_asks_each_image_s_own_judge_about_each_action_s_mask(world: World) -> None:

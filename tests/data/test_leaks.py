@@ -13,10 +13,13 @@ from scipy import ndimage
 
 from job.checks.result import Thresholds
 from job.data import fundus
+from job.data import leaks as leaks_module
 from job.data.images import read_image
 from job.data.leaks import find_copies, find_leaks, fingerprint
 from job.data.samples import Sample
+from job.errors import Interrupted
 from job.spec.checks import ChecksSpec
+from tests.questions import Questions
 
 Image8 = NDArray[np.uint8]
 THRESHOLD = Thresholds().max_image_similarity
@@ -99,6 +102,22 @@ def test_real_photographs(chase_db1: Path) -> None:
     for image in photographs[::7]:
         for copied in COPIES.values():
             assert likeness(image, copied(image)) > THRESHOLD + 0.07
+
+
+def test_a_stop_is_noticed_between_blocks_of_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of pictures against thousands take minutes; the size of a block changes nothing."""
+    prints_ND = np.stack([fingerprint(photograph(index, size=64)) for index in range(6)])
+    sides = ["train"] * 3 + ["test"] * 3
+    made = [Sample(str(i), str(i), side, Path(str(i))) for i, side in enumerate(sides)]
+    questions = Questions()
+    whole = find_leaks(made, prints_ND, progress=questions)
+    assert questions.asked == 3
+    monkeypatch.setattr(leaks_module, "_BLOCK", 1)
+    questions = Questions()
+    assert find_leaks(made, prints_ND, progress=questions) == whole
+    assert questions.asked == 3 + 2 + 2
+    with pytest.raises(Interrupted):
+        find_leaks(made, prints_ND, progress=Questions(stop_at=5))
 
 
 def test_likeness_is_the_cosine_of_the_better_of_eight_positions() -> None:

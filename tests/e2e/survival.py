@@ -24,9 +24,10 @@ STAGES = ("pull", "table", "reward", "audit", "finetune", "evaluate", "publish")
 KEEPING = ("table", "reward", "finetune", "evaluate")
 """Stages that go on where they were: the next attempt has less left of them."""
 INTERRUPTED = 75
-SPARE = 0.75
+SPARE = {"publish": 0.25}
+OFTEN_SPARE = 0.75
 """Share of a stage's time that all blows within it may use up: this attempt may be quicker than the measured
-one was."""
+one was, and a run that is all but published ends rather than being stopped."""
 GRACE_S = 24.0
 
 
@@ -68,7 +69,7 @@ def drawn(rng: random.Random, signals: Sequence[str], stages: Sequence[str] = ST
     blows = []
     for stage in stages:
         # What a stage has kept is time that the next attempt does not need.
-        most = SPARE / len(signals) if stage in KEEPING else SPARE
+        most = SPARE.get(stage, OFTEN_SPARE) / (len(signals) if stage in KEEPING else 1)
         blows += [Blow(stage, one, rng.uniform(0.0, most)) for one in rng.sample(signals, len(signals))]
     return blows
 

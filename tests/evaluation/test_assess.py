@@ -1,11 +1,13 @@
 """Rows and verdict, put together and recomputed."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from job.errors import Interrupted
 from job.evaluation.arms import Arms
 from job.evaluation.assess import (
     Assessment,
@@ -24,6 +26,7 @@ from job.metrics.statistics import paired_uplift
 from job.reward.terms import METRICS
 from job.table import ActionTable
 from tests.evaluation.conftest import World
+from tests.questions import Questions
 
 VALIDATION, TEST = range(12, 18), range(18, 24)
 EXPERIMENTS = ("best_fixed_prompt", "best_fixed_postprocess", "ppo")
@@ -95,6 +98,16 @@ def test_every_rung_chooses_on_both_tables(
         assert list(chosen) == [rung.name for rung in ladder.rungs]
         for rung in ladder.rungs:
             np.testing.assert_array_equal(chosen[rung.name], rung.choose(table))
+
+
+def test_a_stop_is_noticed_between_candidates(arms: Arms) -> None:
+    """Of thousands of patients each comparison takes a second."""
+    facts: Any = {"ships": "ridge", "valid": True, "dropped": {}, "smallest_effect": 0.01, "confidence": 0.9}
+    questions = Questions()
+    assert assess(arms, **facts, progress=questions) == assessed(arms)
+    assert questions.asked == 2 * len(arms.arms)
+    with pytest.raises(Interrupted):
+        assess(arms, **facts, progress=Questions(stop_at=3))
 
 
 def test_validation_alone_chooses_what_ships(

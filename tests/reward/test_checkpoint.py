@@ -18,6 +18,7 @@ from job.reward.network import RewardNetwork, RewardNetworkConfig
 from job.reward.network_file import scratch
 from job.reward.training import RewardFit, fit
 from job.spec.reward import RewardNetworkSpec
+from tests.questions import Questions
 
 Make = Callable[..., LabelledImages]
 Fit = Callable[..., RewardFit]
@@ -111,6 +112,20 @@ def test_an_interrupted_training_ends_with_the_same_bits(fitted: Fit, stops: lis
     assert_same(fitted(last), expected)
     assert last.taken_over == sum(stops)
     assert last.steps == STEPS - sum(stops)
+
+
+def test_a_stop_is_noticed_while_nothing_is_trained(fitted: Fit, tmp_path: Path) -> None:
+    """While examples are made, digested, predicted: stopped at any question, it ends with the same bits."""
+    questions = Questions()
+    expected = fitted(questions, scratch=None)
+    kept = Questions()
+    fitted(kept, scratch=tmp_path / "whole")
+    assert kept.asked > questions.asked > 2 * STEPS
+    for question in range(1, kept.asked, kept.asked // 5):
+        scratch_folder = tmp_path / str(question)
+        with pytest.raises(Interrupted):
+            fitted(Questions(stop_at=question), scratch=scratch_folder)
+        assert_same(fitted(scratch=scratch_folder), expected)
 
 
 def test_scratch_changes_no_bit(fitted: Fit) -> None:

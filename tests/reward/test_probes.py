@@ -8,10 +8,12 @@ import pytest
 from skimage import morphology
 
 from job.data.fundus import sample
+from job.errors import Interrupted
 from job.metrics import overlap
 from job.reward.network import NetworkJudge
 from job.reward.network_file import load_embedded
 from job.reward.probes import Probe, probe, swap_effect
+from tests.questions import Questions
 
 N_PROBES = 14
 
@@ -57,6 +59,16 @@ def test_a_judge_that_knows_the_truth_is_right_about_every_probe(images: list, t
     assert found["truth", 0].true == 1
     assert found["empty", 0].true == 0
     assert found["full", 0].true == pytest.approx(np.mean([2 * t.mean() / (1 + t.mean()) for t in truths]))
+
+
+def test_a_stop_is_noticed_between_images(images: list, truths: list) -> None:
+    """Masks of large photographs take seconds each to make and to judge."""
+    questions = Questions()
+    probe(knowing(truths), images, truths, seed=0, progress=questions)
+    swap_effect(lambda i: size_judge, images, lambda i: truths[i][None], progress=questions)
+    assert questions.asked == 2 * len(images)
+    with pytest.raises(Interrupted):
+        probe(knowing(truths), images, truths, seed=0, progress=Questions(stop_at=2))
 
 
 def test_true_dice_is_of_the_masks_that_scikit_image_makes(images: list, truths: list) -> None:
