@@ -111,7 +111,7 @@ def test_a_stage_goes_on_with_another_number_of_threads_and_says_so(tmp_path: Pa
     assert threads == {**before, "finetune": ["1", "2"], "evaluate": ["2"]}
     report = (tmp_path / "output" / PATH / "report.md").read_text()
     assert "threads: 1 (pull, table, reward, audit, finetune)" in report
-    assert again.named("progress", **training)[0]["done"] >= 96  # it went on
+    assert again.named("progress", **training)[0]["done"] > 64  # it went on behind its first rollout
 
 
 def test_a_log_that_nobody_reads_stops_no_run(tmp_path: Path) -> None:
