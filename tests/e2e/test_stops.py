@@ -17,6 +17,8 @@ from tests.e2e.child import ROOT, TINY
 from tests.fault_proxy import Delay, Fault, open_proxy
 from tests.s3_server import Server
 
+pytestmark = pytest.mark.timeout(300)  # each test is several processes, one after the other
+
 SEED = 5
 MOMENTS = 5
 GRACE_S = 4.0
