@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
     run = _verb(verbs, "run", "run the job that a spec describes, or go on with it", _run, spec=True)
-    run.add_argument("--run-id", help="name of the run; by default a digest of spec and inputs")
+    run.add_argument("--run-id", help="name of the run; else $JOB_RUN_ID, else a digest of spec and inputs")
     validate = _verb(verbs, "validate", "say everything that is wrong with a spec", _validate, spec=True)
     validate.add_argument("--format", choices=("text", "json"), default="text")
     _verb(verbs, "plan", "say what a run would do, compute and reuse", _plan, spec=True)

@@ -1,5 +1,6 @@
 """What a spec points at: found and checked before anything slow begins, known by content, fetched late."""
 
+import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ EMBEDDED_ROOT = Path(__file__).parent
 REWARD_NETWORK = "reward/best_reward_net.safetensors"
 POLICY = "policy.safetensors"
 TENSORS = ".safetensors"
+RUN_ID_VARIABLE = "JOB_RUN_ID"
+"""Names the run where the command line does not: a Pod's manifest sets it to the name of its Job."""
 _AT_ONCE = 8
 
 
@@ -176,9 +179,12 @@ def find(spec: JobSpec, places: Places) -> Found:
 
 
 def run_id_of(identity: str, given: str | None) -> str:
-    """Return the run's name: the given one, else 12 hex digits of its identity; raises `SpecError`."""
+    """Return the run's name: the given one, else `JOB_RUN_ID`, else 12 hex digits of its identity.
+
+    Raises `SpecError` for a name that is none.
+    """
     if given is None:
-        return identity[:12]
+        given = os.environ.get(RUN_ID_VARIABLE) or identity[:12]
     if not given.replace("-", "").replace("_", "").replace(".", "").isalnum() or given.startswith("."):
         raise SpecError(
             f"run id {given!r} cannot name a folder",

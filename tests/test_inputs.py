@@ -202,6 +202,18 @@ def test_a_run_is_named_by_its_identity_or_by_its_user() -> None:
     assert run_id_of(identity, "night-2025_01.02") == "night-2025_01.02"
 
 
+def test_the_environment_names_a_run_where_the_command_line_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JOB_RUN_ID, the name of a Pod's Job, names the run; --run-id goes before it, and empty means unset."""
+    monkeypatch.setenv("JOB_RUN_ID", "nightly-29374620")
+    assert run_id_of("0123456789abcdef", None) == "nightly-29374620"
+    assert run_id_of("0123456789abcdef", "by-hand") == "by-hand"
+    monkeypatch.setenv("JOB_RUN_ID", "")
+    assert run_id_of("0123456789abcdef", None) == "0123456789ab"
+    monkeypatch.setenv("JOB_RUN_ID", "../elsewhere")
+    with pytest.raises(SpecError, match="cannot name a folder"):
+        run_id_of("0123456789abcdef", None)
+
+
 @pytest.mark.parametrize("given", ["", ".", "..", ".hidden", "a/b", "../x", "a b", "a\n", "a:b", "---"])
 def test_a_run_id_that_cannot_name_a_folder_is_refused(given: str) -> None:
     """It would land beside the runs, or hide."""
