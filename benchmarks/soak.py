@@ -2,9 +2,10 @@
 
     python -m benchmarks.soak --n 200 [--spec specs/tiny.json] [--set ...] [--store] [--journal FILE]
 
-Runs are taken through all their stages, blow after blow: SIGTERM or kill -9, drawn, at a moment within each
-stage that is drawn too; then they are left in peace, and their results must be those of a run that nothing
-happened to. With `--store` the output is in a real S3 server on the loopback interface, and every attempt
+Runs are taken through all their stages, blow after blow: a SIGTERM and a kill -9 for each, in any order, at
+moments within the stage that are drawn; then they are left in peace, and their results must be those of a run
+that nothing happened to. Fewer blows than that are spread over all stages, one signal as often as the other.
+With `--store` the output is in a real S3 server on the loopback interface, and every attempt
 begins with an empty disk. What was done is kept in the journal: the same command goes on with it.
 
 Printed are blows by stage and signal, exit codes, the time from SIGTERM to the end, and the work that kill -9
@@ -30,6 +31,7 @@ from job.spec.loading import load
 from tests.e2e.attempts import Attempt, Bench
 from tests.e2e.survival import (
     STAGES,
+    Blow,
     Course,
     Suffered,
     Undisturbed,
@@ -157,9 +159,7 @@ def soak(place: Place, journal: Journal, n: int, seed: int) -> None:
         rng = random.Random(f"{seed} {number}")
         name, course = f"run-{number}", place.course(f"run-{number}", undisturbed)
         shutil.rmtree(place.root / name, ignore_errors=True)  # of a soak that was stopped itself
-        for blow in [blow for stage in STAGES for blow in drawn(rng, rng.choices(SIGNALS, k=2), (stage,))]:
-            if len(journal.blows) == n:
-                break
+        for blow in blows_of_a_run(rng, n - len(journal.blows)):
             one = course.suffer(blow)
             journal.suffer(one)
             say(f"{len(journal.blows)}/{n} run {number}: {one.to_json()}")
@@ -168,6 +168,14 @@ def soak(place: Place, journal: Journal, n: int, seed: int) -> None:
         journal.end(problems)
         say(f"run {number} ended: {'; '.join(problems) or 'like the undisturbed one'}")
         shutil.rmtree(place.root / name, ignore_errors=True)
+
+
+def blows_of_a_run(rng: random.Random, most: int) -> list[Blow]:
+    """Draw both signals for every stage, in the order of stages; of fewer blows each stage gets its share."""
+    stages, turns = rng.sample(STAGES, len(STAGES)), (SIGNALS, SIGNALS[::-1])
+    dealt = [(stage, turn[i % 2]) for turn in turns for i, stage in enumerate(stages)][:most]
+    of_stage = {stage: [name for one, name in dealt if one == stage] for stage in STAGES}
+    return [blow for stage in STAGES if of_stage[stage] for blow in drawn(rng, of_stage[stage], (stage,))]
 
 
 def table(journal: Journal, seed: int) -> str:

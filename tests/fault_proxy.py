@@ -76,6 +76,11 @@ class Delay(Effect):
 
 
 @dataclasses.dataclass(frozen=True)
+class Hold(Effect):
+    """Pass the request on when the proxy's `released` is set, however long that takes."""
+
+
+@dataclasses.dataclass(frozen=True)
 class PretendToStore(Effect):
     """Answer 200 with the right ETag to an upload, of which only the first bytes, or nothing, is stored."""
 
@@ -148,7 +153,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.seen: list[Seen] = []
         self.errors: list[Exception] = []
         self.listings: dict[str, Answer] = {}
-        self.closing = threading.Event()
+        self.closing, self.released = threading.Event(), threading.Event()
         self.lock = threading.Lock()
         self._open: set[socket.socket] = set()
 
@@ -184,6 +189,7 @@ class FaultProxy(ThreadingHTTPServer):
     def close(self) -> None:
         """Cut what is open, wait for the handlers, and raise what went wrong in them."""
         self.closing.set()
+        self.released.set()
         self.shutdown()
         with self.lock:
             for connection in self._open:
@@ -233,6 +239,9 @@ class _Handler(BaseHTTPRequestHandler):
                     self._list(stale=effect is not None)
                 case Delay():
                     self.server.closing.wait(effect.seconds)
+                    self._pass(None)
+                case Hold():
+                    self.server.released.wait()
                     self._pass(None)
                 case _:
                     self._pass(effect)

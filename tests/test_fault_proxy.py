@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import boto3
 import pytest
@@ -27,6 +28,7 @@ from tests.fault_proxy import (
     Fault,
     FaultProxy,
     FlipBit,
+    Hold,
     IgnoreConditions,
     PretendToStore,
     Refuse,
@@ -156,6 +158,20 @@ def test_delay_holds_a_request_back(s3_server: Server, stored: str) -> None:
         began = time.monotonic()
         assert read(s3_server, proxy, stored) == DATA
         assert time.monotonic() - began >= 0.3
+
+
+def test_a_held_request_passes_when_it_is_released(s3_server: Server, stored: str) -> None:
+    """It waits as long as the test wants, others pass, and then its answer is right."""
+    with open_proxy(s3_server, Fault(Hold())) as proxy, ThreadPoolExecutor() as pool:
+        held = pool.submit(read, s3_server, proxy, stored)
+        deadline = time.monotonic() + 60
+        while proxy.faults[0].times:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert read(s3_server, proxy, stored) == DATA
+        assert not held.done()
+        proxy.released.set()
+        assert held.result() == DATA
 
 
 @pytest.mark.parametrize("keep_bytes", [None, 0, 1000])

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from job.data.jpeg_scans import MOST_SCANS, has_too_many_scans
 from job.data.names import printable
 from job.errors import InputError, TryAgain
 
@@ -122,6 +123,7 @@ def _decoded(path: Path, convert: Callable[[Image.Image], T]) -> T:
                 raise ValueError("it is no plain file")  # noqa: TRY301  (a pipe would be waited for, for ever)
             with Image.open(path, formats=FORMATS) as image:
                 _refuse_huge(image)
+                _refuse_endless(path, image)
                 return convert(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(
@@ -159,6 +161,12 @@ def _why(error: Exception) -> str:
 def _refuse_huge(image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+
+
+def _refuse_endless(path: Path, image: Image.Image) -> None:
+    # Of all formats' decoding times these alone are bounded neither by the pixels nor by the bytes.
+    if image.format in ("JPEG", "MPO") and has_too_many_scans(path):
+        raise ValueError(f"it has more than {MOST_SCANS} scans, which would be decoded for very long")
 
 
 def _to_rgb(image: Image.Image) -> Image8:

@@ -4,7 +4,7 @@ Each takes a bool mask `[H, W]` and a generator, and returns a new mask. Lengths
 what breaks a vessel at 128 px breaks one at 512 px too.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +19,27 @@ _EIGHT_CONNECTED = np.ones((3, 3), dtype=np.bool_)
 
 
 def corrupted(truth_HW: Mask, others: Sequence[Mask], rng: np.random.Generator) -> Mask:
-    """Return masks `[C, H, W]`: each corruption once, two at once, another image's, empty, full, the truth.
+    """Return all masks of `corruptions_of` at once: `[C, H, W]`."""
+    return np.stack(list(corruptions_of(truth_HW, others, rng)))
+
+
+def corruptions_of(truth_HW: Mask, others: Sequence[Mask], rng: np.random.Generator) -> Iterator[Mask]:
+    """Yield masks `[H, W]`: each corruption once, two at once, another image's, empty, full, the truth.
 
     `others` are truths of other images, of any size; without any, no swapped mask is made.
     """
-    masks = [corrupt(truth_HW, rng) for corrupt in CORRUPTIONS.values()]
+    for corrupt in CORRUPTIONS.values():
+        yield corrupt(truth_HW, rng)
     first, second = rng.choice(list(CORRUPTIONS), 2, replace=False)
-    masks.append(CORRUPTIONS[first](CORRUPTIONS[second](truth_HW, rng), rng))
+    yield CORRUPTIONS[first](CORRUPTIONS[second](truth_HW, rng), rng)
     if others:
-        masks.append(swap(truth_HW, others[int(rng.integers(len(others)))]))
-    return np.stack([*masks, np.zeros_like(truth_HW), np.ones_like(truth_HW), truth_HW])
+        yield swap(truth_HW, others[int(rng.integers(len(others)))])
+    yield from (np.zeros_like(truth_HW), np.ones_like(truth_HW), truth_HW)
+
+
+def n_corruptions(others: Sequence[Mask]) -> int:
+    """Return how many masks `corruptions_of` yields."""
+    return len(CORRUPTIONS) + 4 + bool(others)
 
 
 def drop_thin(mask_HW: Mask, rng: np.random.Generator) -> Mask:

@@ -1,6 +1,6 @@
 """What the reward network learns from: images and masks on its working grid, with their true Dice."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,21 +9,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from job.data.on_demand import OnDemand
 from job.progress import SILENT, Progress
 from job.reward import terms
-from job.reward.corruptions import corrupted
+from job.reward.corruptions import corruptions_of, n_corruptions
 from job.reward.inputs import image_channels, mask_coverage, working_size
 from job.storage.digests import tensors_digest
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images `[H, W, 3]`, their truths `[H, W]`, their patients, the masks `[K, H, W]` of their actions."""
+    """Images `[H, W, 3]`, their truths `[H, W]`, their patients, their actions' masks.
+
+    Images and truths may be made when they are asked for, and `masks_of(i)` yields numbers of actions with
+    their masks `[B, H, W]` until all `n_actions` were there: nothing is as large as a data set.
+    """
 
     images: Sequence[NDArray[np.uint8]]
     truths: Sequence[NDArray[np.bool_]]
     patients: Sequence[str]
-    masks_of: Callable[[int], NDArray[np.bool_]]
+    sizes: Sequence[tuple[int, int]]
+    """(height, width) of every image, in any order."""
+    n_actions: int
+    masks_of: Callable[[int], Iterator[tuple[Sequence[int], NDArray[np.bool_]]]]
 
 
 @dataclass(frozen=True)
@@ -71,33 +79,68 @@ def prepare(
     A swapped mask comes from an image of the same group, so that no fold learns from another fold's truths.
     When the masks would not all fit into `memory_bytes`, every image keeps the same random choice of them.
     """
-    sizes = [working_size(image.shape[0], image.shape[1], max_side) for image in labelled.images]
-    room = max(fewest_masks, memory_bytes // (len(sizes) * max(height * width for height, width in sizes)))
+    grids = [working_size(height, width, max_side) for height, width in labelled.sizes]
+    largest = max((height * width for height, width in grids), default=1)
+    room = max(fewest_masks, memory_bytes // (max(1, len(grids)) * largest))
     examples = []
     with progress.task("reward examples", len(labelled.images), "image") as task:
         for i, (image, truth) in enumerate(zip(labelled.images, labelled.truths, strict=True)):
-            rng = np.random.default_rng([seed, 2, i])
-            masks = labelled.masks_of(i)
-            n_actions = len(masks)
+            rng, others, n_masks = np.random.default_rng([seed, 2, i]), None, labelled.n_actions
             if groups is not None:
-                others = [
-                    labelled.truths[j]
-                    for j, group in enumerate(groups)
-                    if group == groups[i] and labelled.patients[j] != labelled.patients[i]
-                ]
-                masks = np.concatenate([masks, corrupted(truth, others, rng)])
-            if len(masks) > room:
+                others = _others(labelled, groups, i)
+                n_masks += n_corruptions(others)
+            kept = np.arange(n_masks)
+            if n_masks > room:
                 # The same rows of each image: what is compared between images must be the same actions.
-                kept = np.sort(np.random.default_rng([seed, 3]).choice(len(masks), room, replace=False))
-                masks, n_actions = masks[kept], int((kept < n_actions).sum())
+                kept = np.sort(np.random.default_rng([seed, 3]).choice(n_masks, room, replace=False))
+            gathered = _Gathered(kept, truth, working_size(*truth.shape, max_side))
+            for actions, masks_BHW in labelled.masks_of(i):
+                gathered.add(actions, masks_BHW)
+                task.advance(0)
+            if others is not None:
+                for c, mask_HW in enumerate(corruptions_of(truth, others, rng)):
+                    gathered.add([labelled.n_actions + c], mask_HW[None])
+                    task.advance(0)
             examples.append(
                 Example(
                     channels_CHW=image_channels(image, max_side),
-                    truth_HW=mask_coverage(truth[None], sizes[i])[0],
-                    masks_MHW=(mask_coverage(masks, sizes[i]) * 255).round().to(torch.uint8),
-                    dice_M=terms.score(masks, truth, ["dice"])["dice"],
-                    n_actions=n_actions,
+                    truth_HW=mask_coverage(truth[None], gathered.size)[0],
+                    masks_MHW=gathered.masks_MHW,
+                    dice_M=gathered.dice_M,
+                    n_actions=int((kept < labelled.n_actions).sum()),
                 )
             )
             task.advance()
     return examples
+
+
+def _others(labelled: LabelledImages, groups: Sequence[int], i: int) -> Sequence[NDArray[np.bool_]]:
+    """Return the truths of other patients' images in the group of image `i`."""
+    of_group = [
+        j
+        for j, group in enumerate(groups)
+        if group == groups[i] and labelled.patients[j] != labelled.patients[i]
+    ]
+    return OnDemand(len(of_group), lambda n: labelled.truths[of_group[n]])
+
+
+class _Gathered:
+    """Those masks of an image that are kept, on the working grid, with their true Dice."""
+
+    def __init__(self, kept_M: NDArray[np.intp], truth_HW: NDArray[np.bool_], size: tuple[int, int]) -> None:
+        self.masks_MHW = torch.empty((len(kept_M), *size), dtype=torch.uint8)
+        self.dice_M = np.full(len(kept_M), np.nan)
+        self.size = size
+        self._truth_HW = truth_HW
+        self._place_of = {int(number): place for place, number in enumerate(kept_M)}
+
+    def add(self, numbers: Sequence[int], masks_BHW: NDArray[np.bool_]) -> None:
+        """Take over those masks `[B, H, W]` of the given numbers that are kept."""
+        wanted = [b for b, number in enumerate(numbers) if number in self._place_of]
+        if not wanted:
+            return
+        masks_BHW = masks_BHW if len(wanted) == len(numbers) else masks_BHW[wanted]
+        places = [self._place_of[numbers[b]] for b in wanted]
+        coverage = (mask_coverage(masks_BHW, self.size) * 255).round().to(torch.uint8)
+        self.masks_MHW[places] = coverage
+        self.dice_M[places] = terms.score(masks_BHW, self._truth_HW, ["dice"])["dice"]

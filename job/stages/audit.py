@@ -1,6 +1,6 @@
 """audit: before the first PPO step, on training and validation images, whether learning can work at all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from job.actions import apply
 from job.checks import VALIDITY, CheckResult, GapEvidence, Thresholds, ValidityEvidence, oracle_gap
 from job.data.dataset import Dataset, Sample
+from job.data.on_demand import OnDemand
 from job.finetune.choosers import left_out_best_fixed
 from job.finetune.env import ActionChoiceEnv, TableRewards
 from job.finetune.observation import Observer
@@ -152,7 +153,7 @@ def _swapped(context: StageContext, rows: ActionTable) -> tuple[NDArray[np.float
     """Let each image's judge score some of its masks, with the image and with another one."""
     dataset, samples = _samples(context, rows)
     judge_of = reward.load_judges(context)
-    images = _Images(dataset, samples)
+    images = OnDemand(len(samples), lambda i: dataset.load(samples[i]).image)
 
     # A few actions spread over all tell as much as every one, and post-processing is what costs.
     actions = np.unique(np.linspace(0, len(context.space) - 1, ACTIONS_TO_SWAP).round().astype(int))
@@ -172,16 +173,3 @@ def _samples(context: StageContext, rows: ActionTable) -> tuple[Dataset, list[Sa
     dataset = open_dataset(context)
     by_name = {sample.name: sample for sample in dataset.of("train", "validation")}
     return dataset, [by_name[name] for name in rows.names]
-
-
-class _Images(Sequence[NDArray[np.uint8]]):
-    """The images of samples, each decoded when it is asked for."""
-
-    def __init__(self, dataset: Dataset, samples: list[Sample]) -> None:
-        self._dataset, self._samples = dataset, samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, i: int) -> NDArray[np.uint8]:  # type: ignore[override]
-        return self._dataset.load(self._samples[i]).image

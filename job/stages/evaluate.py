@@ -25,7 +25,7 @@ from job.spec.actions import SegmenterSpec
 from job.stages import audit, learned, pull, reward, table
 from job.stages.finetune import fit_observer
 from job.stages.judged import judge
-from job.stages.measuring import keep_masks, measure_masks
+from job.stages.measuring import keeping_masks, measure_masks
 from job.stages.pull import open_dataset
 from job.stages.rewards import scored_table
 from job.stages.stage import Stage, StageContext
@@ -85,8 +85,8 @@ def run(context: StageContext) -> Mapping[str, str]:
     checks = learned.candidate_checks(context, built, choices, validation)
     dropped = learned.dropped(checks, learned.exact_checks(context, built, choices, validation))
     ships = winner(built, choices, validation, valid=valid, dropped=dropped)
-    measured = measure_masks(context, dataset, samples, choices.test, ships)
-    keep_masks(context, measured)
+    with keeping_masks(context.folder) as keep:
+        measured = measure_masks(context, dataset, samples, choices.test, ships, keep)
     pixels = _pixels(context, dataset)
     profile = _profile(context, pixels, test, choices, ships, measured.metrics[ships]["dice"])
     profile.save(context.folder / PROFILE)

@@ -1,7 +1,8 @@
 """Measuring the masks of every rung on images with a truth, by every convention in use."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,15 +26,18 @@ from job.storage.local import sha256_json
 MASKS = "masks.tar"
 BEFORE, AFTER = "before", "after"
 
+Mask = NDArray[np.bool_]
+Keep = Callable[[str, Mask, Mask], None]
+"""Takes a sample's name, and its masks before and after."""
+
 
 @dataclass(frozen=True)
 class Measured:
-    """What masks scored: `metrics[rung][metric]` `[N]`, `counts[key]` `[N, 4]`; `masks` before and after."""
+    """What masks scored: `metrics[rung][metric]` `[N]`, `counts[key]` `[N, 4]`."""
 
     metrics: dict[str, dict[str, NDArray[np.float64]]]
     counts: dict[Key, Counts]
     pixels: list[str]
-    masks: list[tuple[str, NDArray[np.bool_], NDArray[np.bool_]]]
 
 
 def measure_masks(
@@ -42,11 +46,15 @@ def measure_masks(
     samples: Sequence[Sample],
     chosen: Mapping[str, NDArray[np.int64]],
     ships: str,
+    keep: Keep | None = None,
 ) -> Measured:
-    """Measure every rung's masks; the no-op's, the best fixed action's and what ships by all conventions."""
+    """Measure every rung's masks; the no-op's, the best fixed action's and what ships by all conventions.
+
+    `keep` gets the no-op's mask and that of what ships, image by image: together they may fit in no memory.
+    """
     metrics = {name: {metric: np.empty(len(samples)) for metric in METRICS} for name in chosen}
     counts: dict[Key, list[Counts]] = {}
-    measured = Measured(metrics, {}, [], [])
+    measured = Measured(metrics, {}, [])
     native = Dataset(samples) if dataset.width else None
     for i, sample in enumerate(track(context.progress, "measuring", samples, len(samples), "images")):
         loaded = dataset.load(sample)
@@ -67,7 +75,8 @@ def measure_masks(
         for key, count in found.items():
             counts.setdefault(key, []).append(count)
         measured.pixels.append(sha256_json([pixel_digest(loaded.image), pixel_digest(loaded.truth)]))
-        measured.masks.append((sample.name, shown[NOOP], shown[ships]))
+        if keep is not None:
+            keep(sample.name, shown[NOOP], shown[ships])
     truths_K4 = next(iter(counts.values()))
     if not any(tp + fn for tp, _, fn, _ in truths_K4):
         raise InputError(
@@ -84,32 +93,37 @@ def _counted(loaded: Loaded, masks: Mapping[str, NDArray[np.bool_]], resolution:
     return count_image(masks, loaded.truth, inside_HW, resolution)
 
 
-def keep_masks(context: StageContext, measured: Measured) -> None:
-    """Write the masks as pictures, `before/<name>.png` and `after/<name>.png`, of one archive.
+@contextmanager
+def keeping_masks(folder: Path) -> Iterator[Keep]:
+    """Write masks as pictures, `before/<name>.png` and `after/<name>.png`, of one archive in `folder`.
 
     To a store that is one object, in place of two an image.
     """
-    masks = track(context.progress, "keeping masks", measured.masks, len(measured.masks), "images")
-    pictures = (
-        (f"{which}/{name}.png", png_of(mask_HW))
-        for name, before_HW, after_HW in masks
-        for which, mask_HW in ((BEFORE, before_HW), (AFTER, after_HW))
-    )
-    packs.write(context.folder / MASKS, pictures)
+    with packs.writing(folder / MASKS) as add:
+
+        def keep(name: str, before_HW: Mask, after_HW: Mask) -> None:
+            add(f"{BEFORE}/{name}.png", png_of(before_HW))
+            add(f"{AFTER}/{name}.png", png_of(after_HW))
+
+        yield keep
 
 
-def kept_masks(folder: Path) -> dict[tuple[str, str], NDArray[np.bool_]]:
-    """Return what `keep_masks` wrote below a stage's folder, by `BEFORE` or `AFTER` and the sample's name."""
-    archive = folder / MASKS
-    kept = {}
+def kept_masks(folder: Path) -> dict[tuple[str, str], bytes]:
+    """Return the pictures of `keeping_masks`, for `mask_of`, by `BEFORE` or `AFTER` and the sample's name."""
+    archive, kept = folder / MASKS, {}
     for member in tar_files.members(archive, str(archive)):
         which, _, name = member.path.removesuffix(".png").partition("/")
-        with Image.open(io.BytesIO(member.file.read()), formats=("PNG",)) as image:
-            kept[which, name] = np.asarray(image, dtype=np.bool_)
+        kept[which, name] = member.file.read()
     return kept
 
 
-def png_of(mask_HW: NDArray[np.bool_]) -> bytes:
+def mask_of(png: bytes) -> Mask:
+    """Return the mask that `png_of` made a picture of."""
+    with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+        return np.asarray(image, dtype=np.bool_)
+
+
+def png_of(mask_HW: Mask) -> bytes:
     """Return a mask as a PNG of one bit a pixel."""
     buffer = io.BytesIO()
     Image.fromarray(mask_HW).save(buffer, "PNG")

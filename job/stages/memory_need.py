@@ -14,8 +14,11 @@ BYTES_PER_PIXEL_OF_SEGMENTER = {("promptable_unet", "cpu"): 150}
 """Of the host's memory, by kind and device: 182 were measured at 36 million pixels."""
 BYTES_PER_PIXEL = 16
 """Of the image at work: itself, its masks, and a logit map as float32 with its components' labels."""
-BYTES_PER_HELD_PIXEL = 4
-"""The reward stage holds every training and validation image with its truth."""
+BYTES_PER_PIXEL_OF_LEARNING = 90
+"""Of an image that the reward stage works on, whatever the number of actions: measured at 4 million pixels,
+most of it the masks that are to fool the network."""
+BYTES_PER_HELD_PIXEL, GRID_PIXELS = 24, 256 * 256
+"""The reward stage holds every training and validation image on the network's grid."""
 _NARROWEST = 32
 _TRIAL_WIDTH = 1024
 
@@ -39,9 +42,7 @@ def require_memory(context: StageContext, free: int | None = None) -> None:
     of_segmenter = BYTES_PER_PIXEL_OF_SEGMENTER.get((segmenter, context.machine.device), 0)
 
     def need_of(sizes: Sequence[tuple[str, int, int]]) -> Need:
-        return memory_need(
-            sizes, n_prompts=len(space.prompts), n_actions=len(space), bytes_of_segmenter=of_segmenter
-        )
+        return memory_need(sizes, n_prompts=len(space.prompts), bytes_of_segmenter=of_segmenter)
 
     need = need_of(sizes)
     if free is None or need.n_bytes <= free:
@@ -55,22 +56,17 @@ def require_memory(context: StageContext, free: int | None = None) -> None:
         f"the pictures are too large for the memory that is free: the largest, {width} x {height} pixels at"
         f" the working width, and those held with it take {need.n_bytes / 2**30:.1f} GiB at least,"
         f" {free / 2**30:.1f} GiB are free",
-        advice=f"{narrower}; or give the job more memory (of a Pod: resources.limits.memory), or offer fewer"
-        " actions",
+        advice=f"{narrower}; or give the job more memory (of a Pod: resources.limits.memory)",
     )
 
 
-def memory_need(
-    sizes: Sequence[tuple[str, int, int]], *, n_prompts: int, n_actions: int, bytes_of_segmenter: int
-) -> Need:
+def memory_need(sizes: Sequence[tuple[str, int, int]], *, n_prompts: int, bytes_of_segmenter: int) -> Need:
     """Return what pictures, given as (split, height, width), take at least in the stage that takes most."""
     _, height, width = max(sizes, key=lambda row: row[1] * row[2])
     pixels = height * width
-    held = sum(h * w for split, h, w in sizes if split in ("train", "validation")) * BYTES_PER_HELD_PIXEL
-    logits = BYTES_PER_PIXEL + 2 * n_prompts
-    segmenting = pixels * (logits + bytes_of_segmenter)
-    # The reward stage makes the masks of all actions of an image and, where it learns from them, a copy.
-    learning = held + max((h * w for split, h, w in sizes if split == "train"), default=0) * (
-        logits + 2 * n_actions
-    )
+    logits = 2 * n_prompts
+    segmenting = pixels * (BYTES_PER_PIXEL + logits + bytes_of_segmenter)
+    learnt_from = [h * w for split, h, w in sizes if split in ("train", "validation")]
+    held = sum(min(one, GRID_PIXELS) for one in learnt_from) * BYTES_PER_HELD_PIXEL
+    learning = held + max(learnt_from, default=0) * (BYTES_PER_PIXEL_OF_LEARNING + logits)
     return Need(max(segmenting, learning), (height, width))

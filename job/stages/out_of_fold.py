@@ -63,8 +63,8 @@ def publish(folds: Sequence[Fold], record: Record) -> str:
     arms.save(record.folder.path / "evaluation" / MEASURED)
     record.folder.write("evaluation/results.json", results.model_dump_json(indent=1))
     info = _training_info(folds, found, record, results)
-    panels = {name: panel for fold in folds for name, panel in publishing.panels(fold.context).items()}
-    publishing.write_documents(record, info, panels)
+    with publishing.panels([fold.context for fold in folds]) as shown:
+        publishing.write_documents(record, info, shown)
     return results.verdict.verdict
 
 

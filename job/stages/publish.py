@@ -3,7 +3,8 @@
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from job.errors import EXIT_OK, InvalidResult
 from job.evaluation.arms import MEASURED
 from job.evaluation.drift import PROFILE
 from job.evaluation.results import EvaluationResults
-from job.progress import track
+from job.progress import Task
 from job.publish.training_info import (
     ActionSummary,
     BadImage,
@@ -29,7 +30,7 @@ from job.report.markdown import render_markdown
 from job.report.pictures import Panel
 from job.spec.loading import LoadedSpec
 from job.stages import audit, challenge, evaluate, finetune, reward, rewards
-from job.stages.measuring import AFTER, BEFORE, MASKS, kept_masks
+from job.stages.measuring import AFTER, BEFORE, MASKS, kept_masks, mask_of
 from job.stages.pull import counts, load_bad, open_dataset, patient_counts
 from job.stages.stage import StageContext
 from job.storage.local import sha256_json
@@ -55,7 +56,8 @@ def publish(context: StageContext, record: Record) -> str:
     results = evaluate.load_results(context)
     _place(context, record.folder)
     info = _training_info(context, record, results)
-    write_documents(record, info, panels(context))
+    with panels([context]) as shown:
+        write_documents(record, info, shown)
     return results.verdict.verdict
 
 
@@ -188,20 +190,55 @@ def action_summaries(context: StageContext) -> list[ActionSummary]:
     ]
 
 
-def panels(context: StageContext) -> dict[str, Panel]:
-    """Return each test image with its truth and its masks before and after; none where none may be shown."""
-    if not context.spec.report.images:
-        return {}
-    dataset = open_dataset(context)
-    masks = kept_masks(context.done["evaluate"].folder)
-    panels = {}
-    samples = dataset.of("test")
-    for sample in track(context.progress, "pictures for the report", samples, len(samples), "images"):
-        loaded = dataset.load(sample)
+@contextmanager
+def panels(contexts: Sequence[StageContext]) -> Iterator[Mapping[str, Panel]]:
+    """Lend each test image with its truth and its masks before and after; none where none may be shown.
+
+    A panel is made when it is asked for: all test images may fit in no memory. A stop request ends that.
+    """
+    parts = [_Part(context) for context in contexts if context.spec.report.images]
+    part_of = {name: part for part in parts for name in part.samples}
+    with contexts[0].progress.task("pictures for the report", len(part_of), "images") as task:
+        yield _Panels(part_of, task)
+
+
+class _Part:
+    """The test images of one context."""
+
+    def __init__(self, context: StageContext) -> None:
+        self._dataset = open_dataset(context)
+        self.samples = {sample.name: sample for sample in self._dataset.of("test")}
+        self._masks = kept_masks(context.done["evaluate"].folder)
+
+    def panel(self, name: str) -> Panel:
+        sample = self.samples[name]
+        loaded = self._dataset.load(sample)
         assert loaded.truth is not None
-        before, after = masks[BEFORE, sample.name], masks[AFTER, sample.name]
-        panels[sample.name] = Panel(sample.name, sample.patient, loaded.image, loaded.truth, before, after)
-    return panels
+        before, after = (mask_of(self._masks[which, name]) for which in (BEFORE, AFTER))
+        return Panel(name, sample.patient, loaded.image, loaded.truth, before, after)
+
+
+class _Panels(Mapping[str, Panel]):
+    """Test images by name, none held."""
+
+    def __init__(self, part_of: Mapping[str, _Part], task: Task) -> None:
+        self._part_of, self._task = part_of, task
+        self._made = set[str]()
+
+    def __getitem__(self, name: str) -> Panel:
+        panel = self._part_of[name].panel(name)
+        self._task.advance(name not in self._made)
+        self._made.add(name)
+        return panel
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._part_of  # without decoding it
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._part_of)
+
+    def __len__(self) -> int:
+        return len(self._part_of)
 
 
 def git_commit(package: Path = Path(__file__).parents[1]) -> str | None:

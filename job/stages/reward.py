@@ -1,23 +1,22 @@
 """reward: train the reward network, cross-fitted by patient, and score the whole table with it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from job.actions import apply_all
-from job.data.dataset import Dataset, Loaded, Sample
+from job.data.dataset import Dataset, Sample
+from job.data.on_demand import OnDemand
 from job.errors import InputError
-from job.progress import track
 from job.reward import network_file
 from job.reward.examples import LabelledImages
 from job.reward.network import NetworkJudge, RewardNetwork
 from job.reward.probes import Probe, probe
 from job.reward.training import RewardFit, fit
 from job.stages import judged, table
-from job.stages.pull import open_dataset
+from job.stages.pull import load_sizes, open_dataset
 from job.stages.stage import Stage, StageContext
 from job.storage import strict_json
 from job.storage.digests import tensors_digest
@@ -121,21 +120,23 @@ def _probes(
     context: StageContext, dataset: Dataset, validation: list[Sample], fitted: RewardFit
 ) -> list[Probe]:
     """Try to fool the network that ships, on images that no gradient came from."""
-    loaded = _loaded(context, dataset, validation)
+    images, truths = _pictures(dataset, validation)
     judge = fitted.judge(context.machine.device)
-    truths = [one.truth for one in loaded if one.truth is not None]
-    return probe(
-        lambda i: judge,
-        [one.image for one in loaded],
-        truths,
-        seed=context.spec.seed,
-        progress=context.progress,
-    )
+    return probe(lambda i: judge, images, truths, seed=context.spec.seed, progress=context.progress)
 
 
-def _loaded(context: StageContext, dataset: Dataset, samples: list[Sample]) -> list[Loaded]:
-    tracked = track(context.progress, "loading images", samples, len(samples), "images")
-    return [dataset.load(sample) for sample in tracked]
+def _pictures(
+    dataset: Dataset, samples: list[Sample]
+) -> tuple[Sequence[NDArray[np.uint8]], Sequence[NDArray[np.bool_]]]:
+    """Return images and truths of samples, decoded when they are asked for."""
+    loaded = OnDemand(len(samples), lambda i: dataset.load(samples[i]))
+
+    def truth_of(i: int) -> NDArray[np.bool_]:
+        truth = loaded[i].truth
+        assert truth is not None
+        return truth
+
+    return OnDemand(len(samples), lambda i: loaded[i].image), OnDemand(len(samples), truth_of)
 
 
 def _start(context: StageContext) -> RewardNetwork:
@@ -145,20 +146,25 @@ def _start(context: StageContext) -> RewardNetwork:
 
 
 def _labelled(context: StageContext, dataset: Dataset, samples: list[Sample]) -> LabelledImages:
-    loaded = _loaded(context, dataset, samples)
+    images, truths = _pictures(dataset, samples)
 
-    def masks_of(i: int) -> NDArray[np.bool_]:
-        image = loaded[i].image
-        segmentation = context.segmentations.get([image])[0]
-        return apply_all(context.space, segmentation.logits_PHW, (image.shape[0], image.shape[1]))
+    def masks_of(i: int) -> Iterator[tuple[Sequence[int], NDArray[np.bool_]]]:
+        return table.masks_of(context, images[i])
 
-    truths = [one.truth for one in loaded if one.truth is not None]
-    if not any(truth.any() for truth in truths):
-        raise InputError(
-            f"the masks of all {len(truths)} {samples[0].split} images are empty: nothing to learn from",
-            advice="check the masks' grey levels and the annotations: `dataset check` says more",
-        )
-    return LabelledImages([one.image for one in loaded], truths, [s.patient for s in samples], masks_of)
+    with context.progress.task("looking for structures", len(samples), "images") as task:
+        for truth in truths:
+            if truth.any():
+                break
+            task.advance()
+        else:
+            raise InputError(
+                f"the masks of all {len(truths)} {samples[0].split} images are empty: nothing to learn from",
+                advice="check the masks' grey levels and the annotations: `dataset check` says more",
+            )
+    sizes = [(h, w) for split, h, w in load_sizes(context) if split == samples[0].split]
+    return LabelledImages(
+        images, truths, [sample.patient for sample in samples], sizes, len(context.space), masks_of
+    )
 
 
 def _cross_fitted(

@@ -3,7 +3,7 @@
 Test images are not here: their truth is read by evaluate alone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,15 @@ def judge(
         dataset, samples, context.space, context.segmentations, judge_of,
         memory_bytes=_memory_bytes(context), progress=context.progress,
     )  # fmt: skip
+
+
+def masks_of(
+    context: StageContext, image: NDArray[np.uint8]
+) -> Iterator[tuple[list[int], NDArray[np.bool_]]]:
+    """Yield (actions, their masks `[B, H, W]`) of an image until every action was there, in little memory."""
+    logits_PHW = context.segmentations.get([image])[0].logits_PHW
+    size = (image.shape[0], image.shape[1])
+    return table.mask_blocks(context.space, logits_PHW, size, _memory_bytes(context))
 
 
 def terms(context: StageContext) -> list[str]:

@@ -10,7 +10,7 @@ import shutil
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -99,12 +99,12 @@ def pack(
     return packed
 
 
-def write(target: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    """Write files that are nowhere on the disk, by their names, into `target`, which appears whole."""
+@contextmanager
+def writing(target: Path) -> Iterator[Callable[[str, bytes], None]]:
+    """Lend a function that adds a file, by name and content, to `target`, which appears whole at the end."""
     partial = target.with_name(f".{target.name}{UNFINISHED}")
     with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as archive:
-        for name, data in files:
-            archive.addfile(_header(name, len(data)), BytesIO(data))
+        yield lambda name, data: archive.addfile(_header(name, len(data)), BytesIO(data))
     settle(partial, target)
 
 

@@ -19,11 +19,10 @@ from job.data.synthetic import make_dataset
 from job.progress import SILENT
 from job.publish.published import open_run
 from job.storage.store import ObjectStore
-from tests.e2e.child import ROOT, TINY
+from tests.e2e.child import PATIENCE_S, ROOT, TINY
 from tests.fault_proxy import SLOW_DOWN, Fault, FaultProxy
 from tests.s3_server import Server
 
-PATIENCE_S = 300.0
 IMPATIENT = str(Path(__file__).with_name("impatient.py"))
 COUNTS = {"train": 6, "validation": 4, "test": 6, "size": 64}
 TRY_AGAIN = 10
@@ -169,7 +168,9 @@ class Bench:
     def command(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """Run another verb to its end."""
         command = [sys.executable, "-m", "job", *words]
-        return subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=100)
+        return subprocess.run(
+            command, env=self.environment(), capture_output=True, text=True, timeout=PATIENCE_S
+        )
 
     def close(self) -> None:
         """Leave no process behind."""

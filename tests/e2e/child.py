@@ -11,6 +11,8 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = str(ROOT / "specs" / "tiny.json")
+PATIENCE_S = 300.0
+"""Until a child process is given up: nothing is measured by it, and a machine may be wanted by others too."""
 
 
 @dataclass(frozen=True)
@@ -48,5 +50,7 @@ Job = Callable[..., Finished]
 def run_job(*arguments: str, cwd: Path, python: tuple[str, ...] = ()) -> Finished:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *python, "-m", "job", *arguments]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     return Finished(done.returncode, done.stdout, done.stderr)

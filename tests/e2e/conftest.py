@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.child import TINY, Finished, Job, run_job
+from tests.e2e.child import PATIENCE_S, TINY, Finished, Job, run_job
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test here is whole processes: it hangs later than others do."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(2 * PATIENCE_S))
 
 
 @pytest.fixture

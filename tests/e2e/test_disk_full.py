@@ -21,9 +21,9 @@ from job import cli
 from job.publish.published import open_run
 from job.storage.local import UNFINISHED
 from job.storage.uris import open_store
-from tests.e2e.child import ROOT, TINY, Finished, run_job
+from tests.e2e.child import PATIENCE_S, ROOT, TINY, Finished, run_job
 
-pytestmark = pytest.mark.timeout(300)  # a test is several runs, one after the other
+pytestmark = pytest.mark.timeout(600)  # a test is several runs, one after the other
 
 MB = 1 << 20
 PAGE = 4096
@@ -214,7 +214,7 @@ def test_full_disks_beside_the_output_stop_no_run(
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(disk.path)}
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", shell, "sh", *words],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -11,10 +11,10 @@ import pytest
 
 from job.publish.published import open_run
 from job.storage.uris import open_store
-from tests.e2e.child import ROOT, TINY, Finished, run_job
+from tests.e2e.child import PATIENCE_S, ROOT, TINY, Finished, run_job
 
 pytestmark = [
-    pytest.mark.timeout(300),  # a test is several runs, one after the other
+    pytest.mark.timeout(600),  # a test is several runs, one after the other
     pytest.mark.skipif(
         sys.platform != "linux", reason="limits of another process are set by Linux's prlimit"
     ),
@@ -74,7 +74,9 @@ def test_too_little_memory_for_the_libraries_is_no_defect(megabytes: int, tmp_pa
     """The imports themselves fail, of numpy or of torch: exit 10 and advice, no traceback."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     limited = ["prlimit", f"--as={megabytes * 1_000_000}", sys.executable, "-m", "job", *COMMAND]
-    done = subprocess.run(limited, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        limited, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == 10, done.stderr
     error, advice = done.stderr.splitlines()
     assert error.startswith("error: out of memory: ")

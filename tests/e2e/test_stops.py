@@ -17,13 +17,15 @@ from tests.e2e.child import ROOT, TINY
 from tests.fault_proxy import Delay, Fault, open_proxy
 from tests.s3_server import Server
 
-pytestmark = pytest.mark.timeout(300)  # each test is several processes, one after the other
+pytestmark = pytest.mark.timeout(600)  # each test is several processes, one after the other
 
 SEED = 5
 MOMENTS = 5
 GRACE_S = 4.0
 ENDS_WITHIN_S = 30.0
 """Imports of a slow machine and the default grace."""
+LAST_WORDS_S = 2.0
+"""What a process that is cut short needs to say so and end, on a machine of its own."""
 
 
 class Stops:
@@ -143,16 +145,19 @@ def test_a_silent_store_holds_nobody_longer_than_the_grace(
     with open_proxy(s3_server) as proxy:
         started = time.monotonic()
         stopped = silenced("stopped")
-        deadline_s = round(2.0 * (time.monotonic() - started) + 5.0)
+        until_work_s = time.monotonic() - started
+        deadline_s = round(2.0 * until_work_s + 5.0)
+        # Where others want the machine, starting took longer, and so does ending.
+        most_s = GRACE_S + max(LAST_WORDS_S, until_work_s)
         stopped.send(signal.SIGTERM)
         asked = time.monotonic()
         assert stopped.end() == 75, stopped.stderr
-        assert time.monotonic() - asked < GRACE_S + 2.0
+        assert time.monotonic() - asked < most_s
         proxy.faults.clear()
         started = time.monotonic()
         late = silenced("late", "--set", f"runtime.deadline_s={deadline_s}")
         assert late.end() == 6, late.stderr
-        assert deadline_s <= time.monotonic() - started < deadline_s + GRACE_S + 2.0
+        assert deadline_s <= time.monotonic() - started < deadline_s + most_s
     for attempt, code in ((stopped, 75), (late, 6)):
         assert f"(exit code {code})" in stops.message(attempt)
         assert attempt.stderr.count("error:") == 1

@@ -19,11 +19,13 @@ from tests.e2e.attempts import TRY_AGAIN, Attempt, Bench, Reader, kill_after, mo
 from tests.fault_proxy import SLOW_DOWN, Delay, Fault, open_proxy
 from tests.s3_server import Server
 
-pytestmark = pytest.mark.timeout(300)  # each test is several runs, one after the other
+pytestmark = pytest.mark.timeout(600)  # each test is several runs, one after the other
 
 TTL_S = 3.0
 PULL_S, PUBLISH_S = 4.0, 2.0
 """What pull, with its imports, and publish take at least behind the slow proxy."""
+COURSES = 3
+"""Where this process got its turn so late that the training was over, another run is stopped."""
 SLOW = (Fault(Delay(0.25), "GetObject", "data/*", None), Fault(Delay(0.15), "*", "*/runs/*", None))
 
 
@@ -151,7 +153,8 @@ def test_of_two_attempts_at_once_exactly_one_publishes(bench: Bench) -> None:
 def test_an_attempt_that_wakes_up_after_its_lease_ran_out_publishes_nothing(bench: Bench) -> None:
     """It was stopped while it published; another took over and ended: it notices before it writes."""
     reader = reader_of(bench, "warm", "stalled")
-    with open_proxy(bench.server, *SLOW) as proxy, reader.reading():
+    slower = Fault(Delay(1.0), "PutObject", "*/stalled/attempt-1/*", None)
+    with open_proxy(bench.server, slower, *SLOW) as proxy, reader.reading():
         out, disk = bench.output("warm"), bench.folder / "warm"
         one = bench.start(out, disk, run_id="stalled", endpoint=proxy.endpoint)
         assert one.wait_for("stage.reused", stage="evaluate")
@@ -175,14 +178,19 @@ def test_sigterm_brings_the_work_to_the_store_and_lets_go_of_the_run(bench: Benc
         "--set=finetune.checkpoint_every=1000", "--set=runtime.progress_every_s=0.2",
     )  # fmt: skip
     training = {"what": "training the policy"}
-    first = bench.start(bench.output("warm"), bench.folder / "warm", *longer, run_id="stopped")
-    assert first.wait_until(lambda: any(one["done"] > 600 for one in first.named("progress", **training)))
-    asked = time.monotonic()
-    first.send(signal.SIGTERM)
-    assert first.end() == 75, first.stderr
-    assert time.monotonic() - asked < 25
+    for number in range(COURSES):
+        settings = (*longer, f"--set=finetune.learning_rate={1e-3 * (1 + number)}")  # not trained yet
+        run_id = f"stopped-{number}"
+        first = bench.start(bench.output("warm"), bench.folder / "warm", *settings, run_id=run_id)
+        assert first.wait_until(lambda: any(one["done"] > 600 for one in first.named("progress", **training)))  # noqa: B023
+        asked = time.monotonic()
+        first.send(signal.SIGTERM)
+        assert first.end() == 75, first.stderr
+        assert time.monotonic() - asked < 25
+        if not first.named("stage.finished", stage="finetune"):
+            break
 
-    again = bench.start(bench.output("warm"), bench.disk(), *longer, run_id="stopped")
+    again = bench.start(bench.output("warm"), bench.disk(), *settings, run_id=run_id)
     assert again.end() == 0, again.stderr
     assert again.named("lease.acquired") == again.named("lease.acquired", attempt=2, taken_over=False)
     assert [e["stage"] for e in again.named("stage.reused")] == ["pull", "table", "reward", "audit"]

@@ -4,14 +4,16 @@ Single requests are in tests/storage/test_s3_faults.py; kills and races in tests
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from job.errors import IntegrityError
 from job.publish.published import open_run
 from job.storage import s3_client
 from job.storage.uris import open_store
-from tests.e2e.attempts import Attempt, Bench
+from tests.e2e.attempts import Attempt, Bench, poll
 from tests.fault_proxy import (
     ACCESS_DENIED,
     CLOCK_SKEW,
@@ -22,13 +24,14 @@ from tests.fault_proxy import (
     Delay,
     Fault,
     FlipBit,
+    Hold,
     PretendToStore,
     Refuse,
     open_proxy,
 )
 from tests.s3_server import Server
 
-pytestmark = pytest.mark.timeout(300)  # a test is several runs, one after the other
+pytestmark = pytest.mark.timeout(600)  # a test is several runs, one after the other
 
 TTL_S = 60.0
 
@@ -69,6 +72,19 @@ def require_one_readable_message(attempt: Attempt) -> None:
     assert failed["message"] in lines[0]
     assert not attempt.named("run.published")
     assert not attempt.named("job.finished")
+
+
+def is_deleted(client: Any, bucket: str) -> bool:
+    """Delete a bucket with all that is in it; the job may have written more meanwhile."""
+    for one in client.list_objects_v2(Bucket=bucket).get("Contents", []):
+        client.delete_object(Bucket=bucket, Key=one["Key"])
+    try:
+        client.delete_bucket(Bucket=bucket)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "BucketNotEmpty":
+            raise
+        return False
+    return True
 
 
 def test_what_passes_is_not_noticed_in_the_results(bench: Bench) -> None:
@@ -144,11 +160,12 @@ def test_an_input_that_changes_while_it_is_fetched_ends_the_run(bench: Bench) ->
         source = f"{bucket}/{one['Key']}"
         client.copy_object(Bucket=bucket, Key=f"moving/{one['Key']}", CopySource=source)
     last = max(one["Key"] for one in objects if "/images/" in one["Key"])
-    with open_proxy(bench.server, Fault(Delay(2.0), "GetObject", f"moving/{last}")) as proxy:
+    with open_proxy(bench.server, Fault(Hold(), "GetObject", f"moving/{last}")) as proxy:
         data = f"--set=data.uri=s3://{bucket}/moving/data"
         job = bench.start(bench.output("moving"), bench.disk(), data, endpoint=proxy.endpoint)
         assert job.wait_for("job.started")
         client.put_object(Bucket=bucket, Key=f"moving/{last}", Body=b"not what it was")
+        proxy.released.set()
         assert job.end() == 10, job.stderr
     require_one_readable_message(job)
     assert "changed while it was being downloaded" in job.stderr
@@ -160,10 +177,7 @@ def test_a_bucket_that_is_deleted_ends_the_run(bench: Bench) -> None:
     client.create_bucket(Bucket="doomed")
     job = bench.start("s3://doomed/results", bench.disk())
     assert job.wait_for("stage.started", stage="table")
-    found = client.list_objects_v2(Bucket="doomed").get("Contents", [])
-    for one in found:
-        client.delete_object(Bucket="doomed", Key=one["Key"])
-    client.delete_bucket(Bucket="doomed")
+    poll(lambda: is_deleted(client, "doomed"))
     assert job.end() == 3, job.stderr
     require_one_readable_message(job)
     assert "there is no such bucket" in job.stderr

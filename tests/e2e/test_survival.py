@@ -96,20 +96,24 @@ def test_a_stage_goes_on_with_another_number_of_threads_and_says_so(tmp_path: Pa
         "finetune.n_steps=32",
         "runtime.progress_every_s=0.01",
     )
-    first = start_locally(TINY, tmp_path, *longer, "runtime.threads=1")
     training = {"what": "training the policy"}
-    assert first.wait_until(lambda: any(one["done"] > 100 for one in first.named("progress", **training)))
-    first.send(signal.SIGTERM)
-    assert first.end() == 75, first.stderr
-    again = start_locally(TINY, tmp_path, *longer, "runtime.threads=2")
+    for number in range(COURSES):
+        root = tmp_path / str(number)
+        first = start_locally(TINY, root, *longer, "runtime.threads=1")
+        assert first.wait_until(lambda: any(one["done"] > 100 for one in first.named("progress", **training)))  # noqa: B023
+        first.send(signal.SIGTERM)
+        assert first.end() == 75, first.stderr
+        if not first.named("stage.finished", stage="finetune"):
+            break
+    again = start_locally(TINY, root, *longer, "runtime.threads=2")
     assert again.end() == 0, again.stderr
-    info = json.loads((tmp_path / "output" / PATH / "training_info.json").read_text())
+    info = json.loads((root / "output" / PATH / "training_info.json").read_text())
     threads = {
         one["name"]: [machine.rpartition(": ")[2] for machine in one["machines"]] for one in info["stages"]
     }
     before = {stage: ["1"] for stage in STAGES[:4]}
     assert threads == {**before, "finetune": ["1", "2"], "evaluate": ["2"]}
-    report = (tmp_path / "output" / PATH / "report.md").read_text()
+    report = (root / "output" / PATH / "report.md").read_text()
     assert "threads: 1 (pull, table, reward, audit, finetune)" in report
     assert again.named("progress", **training)[0]["done"] > 64  # it went on behind its first rollout
 

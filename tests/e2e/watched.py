@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.e2e.child import ROOT, Finished
+from tests.e2e.child import PATIENCE_S, ROOT, Finished
 
-PATIENCE_S = 300.0
 LOOK_EVERY_S = 0.1
 LISTENING = "0A"
 """Of /proc/net/tcp: the state of a socket that waits for connections."""

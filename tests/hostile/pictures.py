@@ -139,6 +139,7 @@ PICTURES = (
                 ),
             ),
             "GIF of 65,535 x 65,535": file("a.gif", _gif(65_535, 65_535)),
+            "JPEG of 100,000 scans": file("a.jpg", valid.scans(100_000)),
             "JPEG cut short": file("a.jpg", valid.picture((256, 256), kind="JPEG")[:700]),
             "BMP of negative sizes": file(
                 "a.bmp",

@@ -36,6 +36,15 @@ def picture(size: tuple[int, int] = (32, 32), mode: str = "RGB", kind: str = "PN
     return buffer.getvalue()
 
 
+def scans(n: int) -> bytes:
+    """Return a progressive JPEG that paints its picture over and over again, `n` scans more than it needs."""
+    buffer = io.BytesIO()
+    Image.new("L", (64, 64), 128).save(buffer, "JPEG", progressive=True)
+    last = buffer.getvalue().rindex(b"\xff\xda")
+    head, scan, end = buffer.getvalue()[:last], buffer.getvalue()[last:-2], buffer.getvalue()[-2:]
+    return head + scan * (n + 1) + end
+
+
 def dataset(folder: Path) -> Path:
     """Write a dataset folder of three images with their masks."""
     for name in ("images", "masks"):

@@ -19,6 +19,7 @@ from job.reward.network_file import scratch
 from job.reward.training import RewardFit, fit
 from job.spec.reward import RewardNetworkSpec
 from tests.questions import Questions
+from tests.reward.blocks import with_masks
 
 Make = Callable[..., LabelledImages]
 Fit = Callable[..., RewardFit]
@@ -177,7 +178,7 @@ def test_what_another_training_left_is_not_taken(
         "seed": {"seed": 1},
         "start": {"start": scratch(1, small)},
         "a truth": {"train": replace(train, truths=[~train.truths[0], *train.truths[1:]])},
-        "a mask": {"train": replace(train, masks_of=lambda i: train.masks_of(i) ^ (i == 0))},
+        "a mask": {"train": with_masks(train, lambda i, masks: masks ^ (i == 0))},
         "an image": {"train": replace(train, images=[255 - train.images[0], *train.images[1:]])},
         "a validation truth": {
             "validation": replace(validation, truths=[~validation.truths[0], validation.truths[1]])

@@ -1,5 +1,6 @@
 """Training: cross-fitted without leaks, reproducible, never worse than its start, and better than a guess."""
 
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from job.data.on_demand import OnDemand
 from job.errors import InputError, Interrupted, InvalidResult
 from job.progress import Task
 from job.reward.examples import LabelledImages, prepare
@@ -19,6 +21,7 @@ from job.reward.network import RewardNetwork, RewardNetworkConfig
 from job.reward.network_file import scratch
 from job.reward.training import RewardFit, assign_folds, fit
 from job.spec.reward import RewardNetworkSpec
+from tests.reward.blocks import all_masks, with_masks
 
 Make = Callable[..., LabelledImages]
 SETTINGS = RewardNetworkSpec(epochs=1, batch_size=32, learning_rate=3e-3, folds=2)
@@ -41,15 +44,15 @@ def test_a_network_never_learns_from_its_own_fold(labelled: Make, small: RewardN
         train,
         truths=[~truth if bad else truth for truth, bad in zip(train.truths, is_poisoned, strict=True)],
         images=[255 - image if bad else image for image, bad in zip(train.images, is_poisoned, strict=True)],
-        masks_of=lambda i: ~train.masks_of(i) if is_poisoned[i] else train.masks_of(i),
     )
+    poisoned = with_masks(poisoned, lambda i, masks: ~masks if is_poisoned[i] else masks)
     spoilt = fit(poisoned, validation, settings=SETTINGS, start=start, seed=0)
     assert spoilt.fold_of == clean.fold_of
     assert equal(spoilt.folds[poisoned_fold], clean.folds[poisoned_fold])
     assert not equal(spoilt.folds[1 - poisoned_fold], clean.folds[1 - poisoned_fold])
     assert clean.fold_epochs == [1, 1]  # otherwise equality would prove nothing
-    judged = clean.judge_for(0)(train.images[0], train.masks_of(0))
-    assert np.array_equal(judged, spoilt.judge_for(0)(train.images[0], train.masks_of(0)))
+    judged = clean.judge_for(0)(train.images[0], all_masks(train, 0))
+    assert np.array_equal(judged, spoilt.judge_for(0)(train.images[0], all_masks(train, 0)))
 
 
 @given(
@@ -228,7 +231,7 @@ def test_examples_hold_what_was_scored(labelled: Make) -> None:
         assert np.allclose(example.dice_M[:5], _true(train)[i])
         assert example.dice_M[-1] == 1
         assert example.masks_MHW.shape == (len(example.dice_M), 48, 48)
-        boxes = train.masks_of(i).reshape(5, 48, 2, 48, 2).mean((2, 4))
+        boxes = all_masks(train, i).reshape(5, 48, 2, 48, 2).mean((2, 4))
         assert np.allclose(example.coverage(slice(0, 5)).numpy(), boxes, atol=0.5 / 255)
         assert np.allclose(
             example.truth_HW.numpy(), example.coverage(slice(-1, None))[0].numpy(), atol=0.5 / 255
@@ -248,6 +251,37 @@ def test_memory_bounds_the_masks_of_every_image(labelled: Make) -> None:
     assert all(np.array_equal(rows, kept[0]) for rows in kept)
 
 
+@pytest.mark.parametrize("memory_bytes", [2**30, 4 * 48 * 48 * 9])
+def test_masks_may_come_in_any_blocks(labelled: Make, memory_bytes: int) -> None:
+    """One after the other, all at once, in any order, and where only some are kept: the same bits."""
+    ways = [[(0, 1, 2, 3, 4)], [(4,), (2,), (0,), (1,), (3,)], [(1, 3), (0, 2, 4)]]
+    made = [
+        prepare(labelled(0, 4, size=96, blocks=blocks), 48, [0, 0, 1, 1], seed=0, memory_bytes=memory_bytes)
+        for blocks in ways
+    ]
+    assert len(made[0][0].dice_M) == (9 if memory_bytes < 2**30 else 19)
+    assert len({tuple(example.digest for example in examples) for examples in made}) == 1
+
+
+def test_no_more_than_a_few_images_are_held_at_a_time(labelled: Make) -> None:
+    """What is made when it is asked for is let go: four times the images take no more memory at full size."""
+    train = labelled(0, 16, size=192)
+    peaks = []
+    for n in (4, 16):
+        some = replace(
+            train,
+            images=OnDemand(n, lambda i: train.images[i].copy()),
+            truths=OnDemand(n, lambda i: train.truths[i].copy()),
+            patients=train.patients[:n],
+            sizes=train.sizes[:n],
+        )
+        tracemalloc.start()
+        prepare(some, 16, [0] * n, seed=0, memory_bytes=2**30)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 2 * train.images[0].nbytes
+
+
 def test_rare_qualities_weigh_more() -> None:
     """Weights average 1 and fall with the root of how common a quality is."""
     weights = balance([np.array([0.85] * 12), np.array([0.85] * 4 + [0.15])])
@@ -264,7 +298,7 @@ def _true(images: LabelledImages) -> np.ndarray:
     """Dice `[N, K]` by plain set sizes."""
     rows = []
     for i, truth in enumerate(images.truths):
-        masks = images.masks_of(i)
+        masks = all_masks(images, i)
         sizes = masks.sum((1, 2)) + truth.sum()
         rows.append(2 * (masks & truth).sum((1, 2)) / sizes)
     return np.array(rows)

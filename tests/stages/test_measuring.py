@@ -16,7 +16,7 @@ from job.data.images import read_mask
 from job.evaluation.conventions import INSIDE, NATIVE, SCORING, WHOLE
 from job.progress import SILENT
 from job.reward.terms import METRICS, measure
-from job.stages.measuring import keep_masks, kept_masks, measure_masks
+from job.stages.measuring import keeping_masks, kept_masks, mask_of, measure_masks
 from tests.stages.made_up_stages import finished, spec_of
 
 CHOSEN = {"noop": np.zeros(2, np.int64), "best_fixed": np.full(2, 3), "ridge": np.array([1, 2])}
@@ -103,7 +103,8 @@ def test_masks_before_and_after_are_kept_as_pictures(folder: Path, tmp_path: Pat
     context = replace(finished(tmp_path / "run", spec_of()), folder=tmp_path / "out")
     context.folder.mkdir()
     dataset = Dataset(read_folder(folder))
-    keep_masks(context, measure_masks(context, dataset, dataset.samples, CHOSEN, "ridge"))
+    with keeping_masks(context.folder) as keep:
+        measure_masks(context, dataset, dataset.samples, CHOSEN, "ridge", keep)
     kept = kept_masks(context.folder)
     assert len(kept) == 2 * len(dataset.samples)
     subprocess.run(["tar", "-xf", "masks.tar"], cwd=context.folder, check=True)
@@ -111,7 +112,7 @@ def test_masks_before_and_after_are_kept_as_pictures(folder: Path, tmp_path: Pat
         logits_PHW = context.segmentations.get([dataset.load(sample).image])[0].logits_PHW
         for side, action in (("before", 0), ("after", int(CHOSEN["ridge"][i]))):
             mask = apply(context.space, action, logits_PHW, (64, 64))
-            np.testing.assert_array_equal(kept[side, sample.name], mask)
+            np.testing.assert_array_equal(mask_of(kept[side, sample.name]), mask)
             path = context.folder / side / f"{sample.name}.png"
             np.testing.assert_array_equal(read_mask(path), mask)
             with Image.open(path) as picture:
@@ -122,10 +123,10 @@ def test_equal_masks_make_equal_archives(folder: Path, tmp_path: Path) -> None:
     """No time, no owner, no order of the disk: whoever runs the stage again has the same bytes."""
     context = finished(tmp_path / "run", spec_of())
     dataset = Dataset(read_folder(folder))
-    measured = measure_masks(context, dataset, dataset.samples, CHOSEN, "ridge")
     for place in ("one", "other"):
         (tmp_path / place).mkdir()
-        keep_masks(replace(context, folder=tmp_path / place), measured)
+        with keeping_masks(tmp_path / place) as keep:
+            measure_masks(context, dataset, dataset.samples, CHOSEN, "ridge", keep)
     one, other = ((tmp_path / place / "masks.tar").read_bytes() for place in ("one", "other"))
     assert one == other
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["masks.tar"]
