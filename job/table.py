@@ -25,9 +25,9 @@ from job.storage.tensor_file import read_tensors, write_tensors
 TABLE = "table.safetensors"
 BYTES_PER_MASK_PIXEL = 16
 """What scoring needs per pixel of a mask: the mask, its labels, and the products of the overlap counts."""
-PIXELS_AT_ONCE, FEWEST_AT_ONCE = 16_000_000, 4
-"""Masks that are scored between two looks for a stop request: 2 s of skeletons. Each time the truth's own is
-drawn again, so that of large images too it is a few."""
+PIXELS_AT_ONCE, FEWEST_AT_ONCE = 64_000_000, 4
+"""Masks that are scored between two looks for a stop request: half a second of skeletons, which are cheapest
+for 64 masks at once. Each time the truth's own is drawn again, so that of large images too it is a few."""
 PIXELS_OF_A_BATCH = 16_000_000
 """Of images that go through the segmenter together, a thousand of 128 px: of larger ones a batch has fewer.
 With P prompts they and their logits take 5 + 2 P bytes a pixel."""
