@@ -56,13 +56,14 @@ def skeleton(mask_HW: Masks) -> Masks:
 
 def _thinned(masks_BHW: Masks) -> Skeletons:
     n_masks, height, width = masks_BHW.shape
-    masks_BHW = masks_BHW.view(np.uint8) != 0  # the bytes of Pillow's booleans are 255, which numpy miscounts
-    y_N, x_N = np.nonzero(masks_BHW.any(axis=0))
+    # Bytes, as those of Pillow's booleans are 255, which numpy miscounts.
+    bytes_BX = masks_BHW.view(np.uint8).reshape(n_masks, height * width)
+    y_N, x_N = np.divmod(np.flatnonzero(bytes_BX.any(axis=0)), max(width, 1))
     # A rim of background spares every question about the border.
     wide = width + 2
     words = np.zeros((height + 2) * wide, dtype=_smallest_word(n_masks))
     framed_N = (y_N + 1) * wide + x_N + 1
-    words[framed_N] = _packed(masks_BHW.reshape(n_masks, -1)[:, y_N * width + x_N], words.dtype)
+    words[framed_N] = _packed(bytes_BX[:, y_N * width + x_N], words.dtype)
     _thin(words, framed_N, wide)
     framed_N = framed_N[words[framed_N] != 0]
     bits_NX = words[framed_N].view(np.uint8).reshape(len(framed_N), words.itemsize)
@@ -76,8 +77,8 @@ def _smallest_word(n_masks: int) -> np.dtype[np.unsignedinteger]:
     return np.dtype(f"<u{size}")
 
 
-def _packed(masks_BN: Masks, word: np.dtype[np.unsignedinteger]) -> Words:
-    bytes_XN = np.packbits(masks_BN, axis=0, bitorder="little")
+def _packed(bytes_BN: NDArray[np.uint8], word: np.dtype[np.unsignedinteger]) -> Words:
+    bytes_XN = np.packbits(bytes_BN, axis=0, bitorder="little")
     bytes_NX = np.zeros((bytes_XN.shape[1], word.itemsize), dtype=np.uint8)
     bytes_NX[:, : len(bytes_XN)] = bytes_XN.T
     return bytes_NX.view(word)[:, 0]
