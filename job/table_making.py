@@ -158,8 +158,8 @@ def read_ahead(
 
 def n_pixels(loaded: Loaded) -> int:
     """Return the pixels of an image at work."""
-    height, width, _ = loaded.image.shape
-    return height * width
+    height, width = loaded.image.shape[:2]
+    return int(height * width)
 
 
 @dataclass(frozen=True)
