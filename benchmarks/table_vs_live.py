@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from job import device, inputs, segmenters
 from job.logs import Output
 from job.places import Places
-from job.progress import SILENT
+from job.progress import SILENT, SharedTask
 from job.segmenters.cache import SegmentationCache
 from job.segmenters.protocol import Segmentation, Segmenter
 from job.spec.actions import DEFAULT_POSTPROCESS, DEFAULT_PROMPTS
@@ -113,7 +113,9 @@ def timed_side(context: StageContext, spec: JobSpec, folder: Path) -> Side:
     if spec.finetune.rollout == "table":
         table.build(context, "train", scored=table.terms(context))
         dataset = open_dataset(context)
-        table.judge(context, dataset, dataset.of("train"), reward.load_judges(context))
+        samples = dataset.of("train")
+        with SILENT.task("judging masks", len(samples), "images") as task:
+            list(table.judge(context, dataset, samples, reward.load_judges(context), SharedTask(task)))
     finetune.run(context)
     return Side(time.perf_counter() - began, time.process_time() - processor_began, counting)
 

@@ -2,9 +2,10 @@
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from job.errors import DeviceError
@@ -64,6 +65,21 @@ def one_thread() -> Iterator[int]:
     torch.set_num_threads(1)
     try:
         yield n_threads
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+@contextmanager
+def threads_of_one_core() -> Iterator[Callable[[], None]]:
+    """Within: threads that begin with the function given here compute on one core each; the caller as before.
+
+    torch keeps the number by thread, and for threads to come: that one is what it was again afterwards.
+    """
+    import torch
+
+    n_threads = torch.get_num_threads()
+    try:
+        yield partial(torch.set_num_threads, 1)
     finally:
         torch.set_num_threads(n_threads)
 

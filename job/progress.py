@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from threading import Lock
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -27,6 +28,31 @@ def track(progress: Progress, what: str, items: Iterable[T], total: int, unit: s
         for item in items:
             yield item
             task.advance()
+
+
+class SharedTask:
+    """A task that threads advance in turn; once it has raised for one, it raises for all."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._lock = Lock()
+        self._raised: BaseException | None = None
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        """See `Task`."""
+        with self._lock:
+            if self._raised is not None:
+                raise self._raised
+            try:
+                self._task.advance(steps, **figures)
+            except BaseException as error:
+                self._raised = error
+                raise
+
+    def fail(self, error: BaseException) -> None:
+        """Raise `error` whenever a thread looks from now on, unless there is one to raise already."""
+        with self._lock:
+            self._raised = self._raised or error
 
 
 class _SilentTask:

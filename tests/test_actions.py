@@ -108,8 +108,22 @@ def test_apply_all_equals_apply_bit_for_bit(size):
     assert masks_KHW.dtype == np.bool_
     for k in range(24):
         np.testing.assert_array_equal(apply(SPACE, k, logits_PHW, size), masks_KHW[k])
-    np.testing.assert_array_equal(np.concatenate(list(iter_masks(SPACE, logits_PHW, size))), masks_KHW)
     assert len({mask.tobytes() for mask in masks_KHW}) == 24
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 100])
+def test_blocks_of_any_size_are_the_masks_of_apply_all(at_once):
+    """In order, of whole prompts or parts of one, none larger than asked for, as few as that allows."""
+    logits_PHW = np.random.default_rng(0).normal(size=(len(SPACE.prompts), 9, 11)).astype(np.float16)
+    blocks = list(iter_masks(SPACE, logits_PHW, (13, 17), at_once))
+    assert [action for actions, _ in blocks for action in actions] == list(range(len(SPACE)))
+    assert [len(actions) for actions, _ in blocks] == [len(masks_BHW) for _, masks_BHW in blocks]
+    n = len(SPACE.postprocess)
+    prompts = max(1, at_once // n)
+    assert len(blocks) == -(-len(SPACE.prompts) // prompts) * (1 if at_once >= n else -(-n // at_once))
+    assert max(len(actions) for actions, _ in blocks) <= at_once
+    masks_KHW = np.concatenate([masks_BHW for _, masks_BHW in blocks])
+    np.testing.assert_array_equal(masks_KHW, apply_all(SPACE, logits_PHW, (13, 17)))
 
 
 @settings(deadline=None, max_examples=50)

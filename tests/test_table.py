@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from job import table
+from job import scoring, table_making
 from job.actions import ActionSpace, PostProcess, apply
 from job.data.dataset import Dataset, Sample
 from job.data.features import statistics_vector
 from job.data.images import write_image, write_mask
 from job.errors import Interrupted
 from job.metrics import overlap, topology
-from job.progress import SILENT
+from job.progress import SILENT, SharedTask
 from job.reward.terms import score
 from job.rows import RowCache
-from job.table import ActionTable, judge_table
+from job.table import ActionTable
+from job.table_making import judge_rows
 from tests.questions import Questions
 from tests.segmenters.fakes import (
     FakeSegmenter,
@@ -54,13 +55,14 @@ class World:
         *,
         memory_bytes: int = 2**30,
         batch_size: int = 2,
+        threads: int = 2,
         terms: Sequence[str] = TERMS,
         rows: RowCache | None = None,
     ) -> tuple[ActionTable, FakeSegmenter]:
         cache, segmenter = cache_of(self.root / "cache", SPACE.prompts, keep=False)
-        built = table.build(
+        built = table_making.build(
             self.dataset, self.dataset.samples, SPACE, cache, terms=terms, batch_size=batch_size,
-            memory_bytes=memory_bytes, progress=SILENT, rows=rows,
+            memory_bytes=memory_bytes, threads=threads, progress=SILENT, rows=rows,
         )  # fmt: skip
         return built, segmenter
 
@@ -158,9 +160,9 @@ def test_diversity_is_the_mean_distance_of_all_pairs(world: World, built: Action
             distances.append(1 - 2 * int((a & b).sum()) / total if total else 0.0)
         assert built.diversity_N[i] == pytest.approx(np.mean(distances), abs=1e-6)
     empty = np.zeros((2, 2), dtype=np.uint8)
-    assert table._mean_pairwise_distance(empty) == 0
-    assert table._mean_pairwise_distance(np.packbits(np.eye(2, 9, dtype=np.bool_), axis=1)) == 1
-    assert table._mean_pairwise_distance(empty[:1]) == 0
+    assert scoring._mean_pairwise_distance(empty) == 0
+    assert scoring._mean_pairwise_distance(np.packbits(np.eye(2, 9, dtype=np.bool_), axis=1)) == 1
+    assert scoring._mean_pairwise_distance(empty[:1]) == 0
 
 
 def test_confidence_is_the_mean_probability_under_the_mask_s_own_prompt(
@@ -189,17 +191,17 @@ def test_consensus_is_the_dice_with_what_most_actions_hold(world: World, built: 
 def test_sure_logits_give_sure_judges() -> None:
     """Float16 logits that overflowed to infinity are probabilities of 0 and 1, and no warning."""
     logits_HW = np.array([[np.inf, -np.inf], [0.0, 65504.0]], dtype=np.float16)
-    np.testing.assert_array_equal(table._sampled_probability(logits_HW, (2, 2), 1), [1, 0, 0.5, 1])
+    np.testing.assert_array_equal(scoring._sampled_probability(logits_HW, (2, 2), 1), [1, 0, 0.5, 1])
 
 
 def test_large_images_are_sampled_on_a_grid(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Diversity and judges: every second pixel each way of an image up to four times the limit."""
-    monkeypatch.setattr(table, "DIVERSITY_PIXELS", SIZE[0] * SIZE[1] // 4)
+    monkeypatch.setattr(scoring, "DIVERSITY_PIXELS", SIZE[0] * SIZE[1] // 4)
     coarse = world.build()[0]
     for i, sample in enumerate(world.dataset.samples):
         masks_KHW = world.masks_KHW(sample)[:, ::2, ::2]
         packed_KX = np.packbits(masks_KHW.reshape(len(SPACE), -1), axis=1)
-        assert coarse.diversity_N[i] == table._mean_pairwise_distance(packed_KX)
+        assert coarse.diversity_N[i] == scoring._mean_pairwise_distance(packed_KX)
         probability_PHW = probability_of(world.dataset.load(sample).image)[:, ::2, ::2]
         under = [probability_PHW[SPACE.prompt_of(k)][mask_HW].mean() for k, mask_HW in enumerate(masks_KHW)]
         np.testing.assert_allclose(coarse.judges["confidence"][i], under, atol=1e-6)
@@ -211,7 +213,7 @@ def test_large_images_are_sampled_on_a_grid(world: World, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("masks", [0, 1, 2, 3])
 def test_the_memory_budget_changes_no_result(world: World, built: ActionTable, masks: int) -> None:
     """Even where not one mask fits: then masks are scored one by one."""
-    budget = masks * SIZE[0] * SIZE[1] * table.BYTES_PER_MASK_PIXEL
+    budget = masks * 2 * SIZE[0] * SIZE[1] * table_making.BYTES_PER_MASK_PIXEL
     assert world.build(memory_bytes=budget)[0].digest() == built.digest()
 
 
@@ -300,7 +302,7 @@ def test_a_row_serves_whoever_asks_for_fewer_terms_and_grows_for_whoever_asks_fo
         asked.append(list(terms))
         return score(masks, truth, terms)
 
-    monkeypatch.setattr(table, "score", counted)
+    monkeypatch.setattr(scoring, "score", counted)
     rows = RowCache(tmp_path)
     fewer = world.build(rows=rows, terms=["dice", "recall"])[0]
     assert set(fewer.scores) == {"dice", "recall"}
@@ -339,9 +341,9 @@ def test_a_batch_that_a_kill_tore_apart_is_finished_with_the_same_bits(
 
     def build(folder: Path) -> tuple[ActionTable, list[Path], list[Path]]:
         cache, _ = cache_of(folder, SPACE.prompts, keep=keep, kind=SociableSegmenter)
-        table_of = table.build(
+        table_of = table_making.build(
             world.dataset, world.dataset.samples, SPACE, cache, terms=TERMS, batch_size=4,
-            memory_bytes=2**30, progress=SILENT, rows=RowCache(folder),
+            memory_bytes=2**30, threads=3, progress=SILENT, rows=RowCache(folder),
         )  # fmt: skip
         kept = [sorted((folder / of).rglob("*.safetensors")) for of in ("rows", "logits")]
         return table_of, kept[0], kept[1]
@@ -358,14 +360,14 @@ def test_a_stop_is_noticed_within_an_image(
     world: World, built: ActionTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The masks of a large one take minutes to score; scored a few at a time they have the same scores."""
-    monkeypatch.setattr(table, "PIXELS_AT_ONCE", 1)
-    monkeypatch.setattr(table, "FEWEST_AT_ONCE", 1)
+    monkeypatch.setattr(scoring, "PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr(scoring, "FEWEST_AT_ONCE", 1)
 
     def build(progress: Questions) -> ActionTable:
         cache, _ = cache_of(world.root / "cache", SPACE.prompts, keep=False)
-        return table.build(
+        return table_making.build(
             world.dataset, world.dataset.samples, SPACE, cache, terms=TERMS, batch_size=2,
-            memory_bytes=2**30, progress=progress,
+            memory_bytes=2**30, threads=3, progress=progress,
         )  # fmt: skip
 
     questions = Questions()
@@ -376,7 +378,8 @@ def test_a_stop_is_noticed_within_an_image(
         build(Questions(stop_at=4))
 
 
-def test_judging_asks_each_image_s_own_judge_about_each_action_s_mask(world: World) -> None:
+@pytest.mark.parametrize("threads", [1, 4])
+def test_judging_asks_each_image_s_own_judge_about_each_action_s_mask(world: World, threads: int) -> None:
     """Labelled or not, and never with the truth in hand; scores beyond 0 and 1 are cut."""
 
     def judge_of(sample: Sample) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -389,23 +392,22 @@ def test_judging_asks_each_image_s_own_judge_about_each_action_s_mask(world: Wor
         return judge
 
     cache, _ = cache_of(world.root / "judged", SPACE.prompts, keep=False)
-    scores_NK = judge_table(
-        world.dataset, world.dataset.samples, SPACE, cache, judge_of, memory_bytes=4000, progress=SILENT
-    )
+    with SILENT.task("judging masks", 5, "images") as task:
+        rows = judge_rows(
+            world.dataset, world.dataset.samples, SPACE, cache, judge_of,
+            memory_bytes=4000, threads=threads, task=SharedTask(task),
+        )  # fmt: skip
+        scores_NK = np.stack(list(rows))
     for i, sample in enumerate(world.dataset.samples):
         wanted = world.masks_KHW(sample).mean(axis=(1, 2)) * (i + 0.5)
         np.testing.assert_array_equal(scores_NK[i], np.clip(wanted, 0, 1))
     assert (scores_NK == 1).any()
 
 
-def test_batches_are_cut_by_pixels(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_cut_by_pixels(world: World, built: ActionTable, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch ends with the image that fills it: memory does not grow with the batch size of large images."""
-    dataset, samples = world.dataset, world.dataset.samples
-    assert [len(batch) for batch in table._batches(dataset, samples, 3)] == [3, 2]
-    monkeypatch.setattr(table, "PIXELS_OF_A_BATCH", 2 * SIZE[0] * SIZE[1])
-    assert [len(batch) for batch in table._batches(dataset, samples, 3)] == [2, 2, 1]
-    monkeypatch.setattr(table, "PIXELS_OF_A_BATCH", 1)
-    batches = list(table._batches(dataset, samples, 3))
-    assert [len(batch) for batch in batches] == [1] * 5
-    for (loaded,), sample in zip(batches, samples, strict=True):
-        np.testing.assert_array_equal(loaded.image, dataset.load(sample).image)
+    for pixels, sizes in ((SIZE[0] * SIZE[1] * 9, [3, 2]), (2 * SIZE[0] * SIZE[1], [2, 2, 1]), (1, [1] * 5)):
+        monkeypatch.setattr(table_making, "PIXELS_OF_A_BATCH", pixels)
+        other, segmenter = world.build(batch_size=3)
+        assert [n for n, _ in segmenter.calls] == sizes
+        assert other.digest() == built.digest()

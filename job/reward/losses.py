@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,7 +29,7 @@ def image_loss(
     The weighted MSE on Dice, the same after each image's mean error is taken away (choosing among an image's
     masks needs their order, not their level), and the cross-entropy of the readings with the truth.
     """
-    reading = network.read(channels_BCHW)
+    reading = _read(network, channels_BCHW)
     error_BK = network.compare(reading, masks_BKHW) - dice_BK
     share_BK = weights_BK / weights_BK.sum(1, keepdim=True)
     bias_B1 = (share_BK * error_BK).sum(1, keepdim=True)
@@ -36,6 +37,13 @@ def image_loss(
     order = (share_BK * (error_BK - bias_B1) ** 2).sum(1).mean()
     loss = level + _RANK_WEIGHT * order + reading_loss(reading, truths_BHW)
     return loss, float((error_BK.detach() ** 2).mean())
+
+
+def _read(network: RewardNetwork, channels_BCHW: Tensor) -> Reading:
+    """Read images, on an accelerator with convolutions in bfloat16; all sums over pixels stay in float32."""
+    with torch.autocast(channels_BCHW.device.type, torch.bfloat16, enabled=channels_BCHW.is_cuda):
+        reading = network.read(channels_BCHW)
+    return Reading(reading.logits_BRHW.float(), reading.style_BR.float())
 
 
 def reading_loss(reading: Reading, truths_BHW: Tensor) -> Tensor:

@@ -67,6 +67,8 @@ def train_network(
     InvalidResult when training diverges, and whatever `task` raises.
     """
     state = _begun(start, start_mse, settings, seed)
+    if device != "cpu":  # the order in which tensor cores want channels
+        state.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     kept = _opened(checkpoint, start, examples, held_out, settings, seed, device, task)
     kept.restore(state)
     steps = steps_an_epoch(examples, settings.batch_size)
@@ -96,7 +98,8 @@ def train_network(
             task.advance(1, train_mse=state.squared[-1])
         _end_epoch(state, mean_squared_error(state.network, held_out, device, task), settings)
     kept.save(state)
-    return TrainedNetwork(state.best.to("cpu").eval(), state.history, state.best_epoch)
+    best = state.best.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    return TrainedNetwork(best, state.history, state.best_epoch)
 
 
 def mean_squared_error(network: RewardNetwork, examples: Sequence[Example], device: str, task: Task) -> float:

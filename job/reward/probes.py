@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
-from skimage.morphology import skeletonize
 
+from job.metrics.thinning import skeleton
 from job.progress import SILENT, Progress, track
 from job.reward.corruptions import disks_at, swap, unit_px
 from job.reward.terms import Judge, score
@@ -23,8 +23,6 @@ DILATIONS_PX = (1, 2, 3, 4)
 EROSIONS_PX = (1, 2)
 ISLANDS = (10, 50, 200)
 ACTIONS_TO_SWAP = 6
-
-_skeleton: Callable[[Masks], Masks] = skeletonize
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def _masks(
     places_N2 = rng.permutation(np.argwhere(~truth_HW))
     for n in ISLANDS:
         yield ("islands", n), truth_HW | disks_at(places_N2[:n], truth_HW.shape, unit)
-    yield ("skeleton", 0), _skeleton(truth_HW)
+    yield ("skeleton", 0), skeleton(truth_HW)
     yield ("empty", 0), np.zeros_like(truth_HW)
     yield ("full", 0), np.ones_like(truth_HW)
     if other_HW is not None:

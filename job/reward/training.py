@@ -8,13 +8,12 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 
 from job.device import one_thread
-from job.errors import InputError, InvalidResult, JobError
-from job.progress import SILENT, Progress, Task
+from job.errors import InputError, InvalidResult
+from job.progress import SILENT, Progress, SharedTask
 from job.reward.calibration import JudgeQuality, judge_quality
 from job.reward.examples import Example, LabelledImages, prepare
 from job.reward.network import NetworkJudge, RewardNetwork
@@ -135,7 +134,7 @@ def _fit(
     names = ["final", *(f"fold_{fold}" for fold in range(len(seen_by) - 1))]
     n_steps = settings.epochs * sum(steps_an_epoch(kept, settings.batch_size) for kept in seen_by)
     with progress.task("reward network", n_steps, "step") as task:
-        shared = _SharedTask(task)
+        shared = SharedTask(task)
         start_mse = mean_squared_error(start, held_out, device, shared)
         if not math.isfinite(start_mse):
             raise InvalidResult(
@@ -184,22 +183,3 @@ def _side_by_side(trainings: Sequence[Callable[[], TrainedNetwork]], n_threads: 
             return [one.result() for one in running]
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-class _SharedTask:
-    """A task that threads advance in turn; once it has raised for one, it raises for all."""
-
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self._lock = Lock()
-        self._raised: JobError | None = None
-
-    def advance(self, steps: int = 1, **figures: float) -> None:
-        with self._lock:
-            if self._raised is not None:
-                raise self._raised
-            try:
-                self._task.advance(steps, **figures)
-            except JobError as error:
-                self._raised = error
-                raise

@@ -11,6 +11,7 @@ the same company, the others get the bits that they had, or would have had.
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,7 @@ class SegmentationCache:
         self._mirror = mirror or NoMirror()
         self._open_segmenter = open_segmenter
         self._segmenter: Segmenter | None = None
+        self._unwritten: dict[str, _Kept] = {}
 
     def of(
         self, *, key: str, prompts: Sequence[str], open_segmenter: Callable[[], Segmenter]
@@ -68,14 +70,22 @@ class SegmentationCache:
             mirror=self._mirror,
         )
 
-    def get(self, images: Sequence[NDArray[np.uint8]]) -> list[Segmentation]:
-        """Return one segmentation an image, with logits for every prompt in order."""
+    def get(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        keep: Callable[[Callable[[], None]], object] = lambda write: write(),
+    ) -> list[Segmentation]:
+        """Return one segmentation an image, with logits for every prompt in order.
+
+        `keep` is given what is left to do for each image that was computed: writing it to the disk, at any
+        time, in any thread.
+        """
         if self._keep and images:
             self._mirror.restore_cache(self._group)  # does something the first time alone
         names = [pixel_digest(image) for image in images]
         # Equal pixels are one image, whatever their names: each is read, asked for and kept once.
         first_of = {name: i for i, name in reversed(list(enumerate(names)))}
-        found = {name: self._read(self._path(name)) for name in first_of}
+        found = {name: self._unwritten.get(name) or self._read(self._path(name)) for name in first_of}
         missing = {name for name, kept in found.items() if self._missing(kept)}
         computed = 0
         if missing:
@@ -90,7 +100,10 @@ class SegmentationCache:
             answers = self.segmenter.segment([images[first_of[name]] for name in asked], prompts)
             for name, answer in zip(asked, answers, strict=True):
                 if name in missing:
-                    found[name] = self._kept(name, found[name], prompts, answer, tuple(asked))
+                    found[name] = _added(found[name], prompts, answer, tuple(asked))
+                    if self._keep:
+                        self._unwritten[name] = found[name]
+                        keep(partial(self._write, name, found[name]))
             computed = len(asked) * len(prompts)
         self.computed += computed
         self.cached += max(0, len(images) * len(self.prompts) - computed)
@@ -103,20 +116,10 @@ class SegmentationCache:
             self._segmenter = self._open_segmenter()
         return self._segmenter
 
-    def _kept(
-        self,
-        name: str,
-        before: "_Kept",
-        prompts: Sequence[str],
-        answer: Segmentation,
-        company: tuple[str, ...],
-    ) -> "_Kept":
-        """Add an answer to what was known of an image, and keep it."""
-        tensors = before.tensors | {_name(p): row for p, row in zip(prompts, answer.logits_PHW, strict=True)}
-        tensors[EMBEDDING] = answer.embedding_D
-        if self._keep:
-            write_tensors(self._path(name), tensors, {"prompts": self.prompts, "company": company})
-        return _Kept(tensors, company)
+    def _write(self, name: str, kept: "_Kept") -> None:
+        write_tensors(self._path(name), kept.tensors, {"prompts": self.prompts, "company": kept.company})
+        if self._unwritten.get(name) is kept:
+            del self._unwritten[name]
 
     def _segmentation(self, kept: "_Kept") -> Segmentation:
         return Segmentation(
@@ -150,6 +153,12 @@ class _Kept:
     tensors: dict[str, NDArray[np.generic]] = field(default_factory=dict)
     company: tuple[str, ...] = ()
     """Of the last call that it was in."""
+
+
+def _added(before: _Kept, prompts: Sequence[str], answer: Segmentation, company: tuple[str, ...]) -> _Kept:
+    """Add an answer to what was known of an image."""
+    tensors = before.tensors | {_name(p): row for p, row in zip(prompts, answer.logits_PHW, strict=True)}
+    return _Kept({**tensors, EMBEDDING: answer.embedding_D}, company)
 
 
 def _name(prompt: str) -> str:

@@ -1,8 +1,8 @@
 """What judges say of every action's mask, kept block by block: an interruption costs one block."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from job.data.dataset import Dataset, Sample
 from job.errors import IntegrityError
-from job.progress import Task
+from job.progress import SharedTask
 from job.reward.terms import Judge
 from job.stages import table
 from job.stages.stage import StageContext
@@ -37,15 +37,17 @@ def judge(
     if it gave the same `key`, which stands for all that the stage's fingerprint does not: the judges.
     """
     kept = _Rows(context.scratch / f"{name}.safetensors", key, (len(samples), len(context.space)))
-    scores_MK = kept.read()
+    rows = list(kept.read())
     with context.progress.task("judging masks", len(samples), "images") as task:
-        task.advance(len(scores_MK))
-        within = replace(context, progress=_Within(task))
-        for first in range(len(scores_MK), len(samples), BLOCK):
-            block = list(samples[first : first + BLOCK])
-            scores_MK = np.concatenate([scores_MK, table.judge(within, dataset, block, judge_of)])
-            kept.write(scores_MK)
-    return scores_MK
+        task.advance(len(rows))
+        shared = SharedTask(task)
+        with closing(table.judge(context, dataset, samples[len(rows) :], judge_of, shared)) as judged:
+            for row_K in judged:
+                rows.append(row_K)
+                shared.advance()
+                if len(rows) % BLOCK == 0 or len(rows) == len(samples):
+                    kept.write(np.stack(rows))
+    return np.array(rows).reshape(len(samples), len(context.space))
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,3 @@ class _Rows:
 
     def _document(self) -> dict[str, object]:
         return {"key": self.key, "shape": list(self.shape)}
-
-
-@dataclass(frozen=True)
-class _Within:
-    """Progress of a part: its tasks are steps of a task that is open already."""
-
-    open_task: Task
-
-    def task(self, what: str, total: int, unit: str) -> AbstractContextManager[Task]:
-        """Give the open task, and leave it open."""
-        return nullcontext(self.open_task)

@@ -1,27 +1,30 @@
 """Measuring the masks of every rung on images with a truth, by every convention in use."""
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from job.actions import apply
+from job.actions import ActionSpace, apply
 from job.data.dataset import Dataset, Loaded, Sample
 from job.data.features import estimate_field
 from job.data.images import pixel_digest
 from job.errors import InputError
 from job.evaluation.conventions import NATIVE, SCORING, Counts, Key, count_image
 from job.evaluation.ladder import BEST_FIXED, NOOP
-from job.progress import track
+from job.in_order import Job, in_order
+from job.progress import SharedTask, Task
 from job.reward.terms import METRICS, measure
 from job.stages.stage import StageContext
 from job.storage import packs, tar_files
 from job.storage.local import sha256_json
+from job.table_making import PIXELS_SCORED, n_pixels, read_ahead
 
 MASKS = "masks.tar"
 BEFORE, AFTER = "before", "after"
@@ -55,28 +58,33 @@ def measure_masks(
     metrics = {name: {metric: np.empty(len(samples)) for metric in METRICS} for name in chosen}
     counts: dict[Key, list[Counts]] = {}
     measured = Measured(metrics, {}, [])
-    native = Dataset(samples) if dataset.width else None
-    for i, sample in enumerate(track(context.progress, "measuring", samples, len(samples), "images")):
-        loaded = dataset.load(sample)
-        assert loaded.truth is not None
-        size = (loaded.image.shape[0], loaded.image.shape[1])
-        logits_PHW = context.segmentations.get([loaded.image])[0].logits_PHW
-        wanted = sorted({int(actions_N[i]) for actions_N in chosen.values()})
-        masks_BHW = np.stack([apply(context.space, action, logits_PHW, size) for action in wanted])
-        values = measure(masks_BHW, loaded.truth)
-        row_of = {name: wanted.index(int(actions_N[i])) for name, actions_N in chosen.items()}
-        for name, row in row_of.items():
-            for metric in METRICS:
-                metrics[name][metric][i] = values[metric][row]
-        shown = {name: masks_BHW[row_of[name]] for name in dict.fromkeys((NOOP, BEST_FIXED, ships))}
-        found = _counted(loaded, shown, SCORING)
-        if native is not None:
-            found |= _counted(native.load(sample), shown, NATIVE)
-        for key, count in found.items():
-            counts.setdefault(key, []).append(count)
-        measured.pixels.append(sha256_json([pixel_digest(loaded.image), pixel_digest(loaded.truth)]))
-        if keep is not None:
-            keep(sample.name, shown[NOOP], shown[ships])
+    shown_rungs = list(dict.fromkeys((NOOP, BEST_FIXED, ships)))
+    threads = context.machine.threads
+
+    def jobs() -> Generator[Job[_Image], None, None]:
+        with closing(read_ahead(dataset.load, samples, threads, n_pixels)) as read:
+            for i, (sample, loaded) in enumerate(zip(samples, read, strict=True)):
+                logits_PHW = context.segmentations.get([loaded.image])[0].logits_PHW
+                actions = {name: int(actions_N[i]) for name, actions_N in chosen.items()}
+                native = Dataset(samples) if dataset.width else None
+                measure_it = partial(
+                    _image, context.space, sample, loaded, native, logits_PHW, actions, shown_rungs, shared
+                )
+                yield Job(measure_it, n_pixels(loaded))
+
+    with context.progress.task("measuring", len(samples), "images") as task:
+        shared = SharedTask(task)
+        with closing(in_order(jobs(), threads=threads, most=PIXELS_SCORED, stop=shared.fail)) as images:
+            for i, image in enumerate(images):
+                for name, values in image.metrics.items():
+                    for metric in METRICS:
+                        metrics[name][metric][i] = values[metric]
+                for key, count in image.counts.items():
+                    counts.setdefault(key, []).append(count)
+                measured.pixels.append(image.pixels)
+                if keep is not None:
+                    keep(samples[i].name, image.shown[NOOP], image.shown[ships])
+                shared.advance()
     truths_K4 = next(iter(counts.values()))
     if not any(tp + fn for tp, _, fn, _ in truths_K4):
         raise InputError(
@@ -85,6 +93,48 @@ def measure_masks(
         )
     measured.counts.update({key: np.stack(rows) for key, rows in counts.items()})
     return measured
+
+
+@dataclass(frozen=True)
+class _Image:
+    """What one image adds to `Measured`; `shown` holds the masks of the rungs that are shown."""
+
+    metrics: dict[str, dict[str, float]]
+    counts: dict[Key, Counts]
+    pixels: str
+    shown: dict[str, NDArray[np.bool_]]
+
+
+def _image(
+    space: ActionSpace,
+    sample: Sample,
+    loaded: Loaded,
+    native: Dataset | None,
+    logits_PHW: NDArray[np.float16],
+    actions: Mapping[str, int],
+    shown_rungs: Sequence[str],
+    task: Task,
+) -> _Image:
+    assert loaded.truth is not None
+    size = (loaded.image.shape[0], loaded.image.shape[1])
+    wanted = sorted(set(actions.values()))
+    row_of = {name: wanted.index(action) for name, action in actions.items()}
+    masks_BHW = np.stack([apply(space, action, logits_PHW, size) for action in wanted])
+    task.advance(0)
+    values = measure(masks_BHW, loaded.truth)
+    task.advance(0)
+    shown = {name: masks_BHW[row_of[name]].copy() for name in shown_rungs}
+    counts = _counted(loaded, shown, SCORING)
+    if native is not None:
+        counts |= _counted(native.load(sample), shown, NATIVE)
+    return _Image(
+        metrics={
+            name: {metric: float(values[metric][row]) for metric in METRICS} for name, row in row_of.items()
+        },
+        counts=counts,
+        pixels=sha256_json([pixel_digest(loaded.image), pixel_digest(loaded.truth)]),
+        shown=shown,
+    )
 
 
 def _counted(loaded: Loaded, masks: Mapping[str, NDArray[np.bool_]], resolution: str) -> dict[Key, Counts]:

@@ -38,7 +38,8 @@ def reads(context: StageContext) -> Mapping[str, Any]:
         "network": network.model_dump(exclude={"uri"}),
         "start": sha256_file(start) if start else None,
         "seed": context.spec.seed,
-        "device": context.machine.device,
+        # The number format too: an accelerator trains in bfloat16.
+        "device": "cpu" if context.machine.device == "cpu" else f"{context.machine.device} bfloat16",
         "table": context.done["table"].outputs["table"],
         "actions": context.spec.actions.model_dump(),
         "segmenter": context.segmentations.key,

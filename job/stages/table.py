@@ -3,14 +3,16 @@
 Test images are not here: their truth is read by evaluate alone.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from job import rows, table
+from job import rows, table, table_making
+from job.actions import iter_masks
 from job.data.dataset import Dataset, Sample
+from job.progress import SharedTask
 from job.reward.terms import TRUTH_TERMS, Judge
 from job.stages.memory_need import require_memory
 from job.stages.pull import open_dataset
@@ -60,7 +62,7 @@ def build_of(
     context: StageContext, dataset: Dataset, samples: list[Sample], scored: list[str]
 ) -> table.ActionTable:
     """Build a table of some samples of any dataset."""
-    return table.build(
+    return table_making.build(
         dataset,
         samples,
         context.space,
@@ -68,28 +70,32 @@ def build_of(
         terms=scored,
         batch_size=context.spec.segmenter.batch_size,
         memory_bytes=_memory_bytes(context),
+        threads=context.machine.threads,
         progress=context.progress,
         rows=context.rows,
     )
 
 
 def judge(
-    context: StageContext, dataset: Dataset, samples: list[Sample], judge_of: Callable[[Sample], Judge]
-) -> NDArray[np.float64]:
-    """Score every action on the samples without the truth, `[N, K]`."""
-    return table.judge_table(
+    context: StageContext,
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    judge_of: Callable[[Sample], Judge],
+    task: SharedTask,
+) -> Generator[NDArray[np.float64], None, None]:
+    """Score every action on the samples without the truth: yields `[K]` for each, see `judge_rows`."""
+    return table_making.judge_rows(
         dataset, samples, context.space, context.segmentations, judge_of,
-        memory_bytes=_memory_bytes(context), progress=context.progress,
+        memory_bytes=_memory_bytes(context), threads=context.machine.threads, task=task,
     )  # fmt: skip
 
 
-def masks_of(
-    context: StageContext, image: NDArray[np.uint8]
-) -> Iterator[tuple[list[int], NDArray[np.bool_]]]:
+def masks_of(context: StageContext, image: NDArray[np.uint8]) -> Iterator[tuple[range, NDArray[np.bool_]]]:
     """Yield (actions, their masks `[B, H, W]`) of an image until every action was there, in little memory."""
     logits_PHW = context.segmentations.get([image])[0].logits_PHW
     size = (image.shape[0], image.shape[1])
-    return table.mask_blocks(context.space, logits_PHW, size, _memory_bytes(context))
+    at_once = max(1, _memory_bytes(context) // (size[0] * size[1] * table_making.BYTES_PER_JUDGED_PIXEL))
+    return iter_masks(context.space, logits_PHW, size, at_once)
 
 
 def terms(context: StageContext) -> list[str]:

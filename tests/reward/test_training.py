@@ -302,3 +302,22 @@ def _true(images: LabelledImages) -> np.ndarray:
         sizes = masks.sum((1, 2)) + truth.sum()
         rows.append(2 * (masks & truth).sum((1, 2)) / sizes)
     return np.array(rows)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_an_accelerator_learns_as_well_in_bfloat16(labelled: Make, small: RewardNetworkConfig) -> None:
+    """Half precision and another order of channels cost no quality; the network comes back as any other."""
+    train, validation = labelled(0, 8), labelled(8, 4)
+    settings, start = SETTINGS.model_copy(update={"epochs": 4}), scratch(0, small)
+    of_cpu, of_cuda = (
+        fit(train, validation, settings=settings, start=start, seed=0, device=device)
+        for device in ("cpu", "cuda")
+    )
+    begun = of_cpu.history[0]["validation_mse"]
+    least = [min(row["validation_mse"] for row in fitted.history) for fitted in (of_cpu, of_cuda)]
+    assert least[0] < 0.8 * begun
+    assert least[1] == pytest.approx(least[0], rel=0.15)
+    for values in of_cuda.final.state_dict().values():
+        assert values.device.type == "cpu"
+        assert values.dtype == torch.float32
+        assert values.is_contiguous()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from job.data import synthetic
 from job.data.dataset import Dataset, read_folder
 from job.errors import Interrupted
-from job.progress import SILENT, Task
+from job.progress import SILENT, SharedTask, Task
 from job.stages import judged, table
 from job.stages.stage import StageContext
 from tests.stages.made_up_stages import finished, spec_of
@@ -78,7 +78,9 @@ def test_an_interrupted_judging_loses_one_block(
     context: StageContext, dataset: Dataset, stop_at: int, left: int
 ) -> None:
     """The scores are those of one go, rows that were kept are not judged again, progress counts them once."""
-    whole = table.judge(context, dataset, list(dataset.samples), lambda sample: Judge())
+    with SILENT.task("judging masks", 5, "images") as task:
+        rows = table.judge(context, dataset, dataset.samples, lambda sample: Judge(), SharedTask(task))
+        whole = np.stack(list(rows))
     assert len(np.unique(whole[:, 0])) == 5
     with pytest.raises(Interrupted):
         call(replace(context, progress=Follows(stop_at)), dataset, Judge())
