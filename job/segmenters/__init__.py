@@ -1,44 +1,85 @@
-"""Segmenters: the protocol, one package a model family, and the one place that knows them all."""
+"""Segmenters: the protocol, one package a model family, and the door through which a spec gets at them."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from job.errors import InputError
 from job.logs import Log
+from job.segmenters.family import NameOf
 from job.segmenters.protocol import Segmentation, Segmenter
-from job.spec.actions import SegmenterSpec
+from job.segmenters.registry import family_of
+from job.spec.segmenter import AnySegmenterSpec, PrecomputedSpec
 from job.stopping import raise_if_stopped
 
-__all__ = ["Segmentation", "Segmenter", "content_key", "load"]
+__all__ = ["NameOf", "Segmentation", "Segmenter", "content_key", "load", "require_same"]
 
 
-def content_key(spec: SegmenterSpec, folder: Path) -> str:
-    """Return the key of a checkpoint without loading it: it names cached logits."""
-    from job.segmenters.promptable_unet import adapter
-
-    try:
-        return adapter.content_key(folder)
-    except FileNotFoundError as error:
-        raise _not_a_checkpoint(spec, error) from error
+def nameless(image: NDArray[np.uint8]) -> str:
+    """Raise `InputError`: the `NameOf` of whoever knows no names."""
+    raise InputError("this image has no name, and the segmenter knows images by name alone")
 
 
-def load(spec: SegmenterSpec, folder: Path, device: str, log: Log) -> Segmenter:
-    """Load the checkpoint that a spec names; raises `InputError` when it is not one."""
+def content_key(spec: AnySegmenterSpec, folder: Path, memory: Path | None = None) -> str:
+    """Return the key of a checkpoint without loading it: it names cached logits.
+
+    The folder `memory`, where given, remembers digests of large files. Raises what the family raises, and
+    `InputError` for a folder that is no checkpoint of the spec's kind.
+    """
+    with _blamed_on(spec):
+        return family_of(spec).content_key(folder, memory)
+
+
+def require_same(spec: AnySegmenterSpec, folder: Path, key: str, memory: Path | None = None) -> str:
+    """Return the content key of the folder that `key` was taken from; raises `InputError` for another one.
+
+    A folder of precomputed probabilities grows with the data, so that its key says nothing about the model
+    behind it: that it is still the same one is for whoever writes it to see to.
+    """
+    found = content_key(spec, folder, memory)
+    if found != key and not isinstance(spec, PrecomputedSpec):
+        raise InputError(
+            f"{folder} is not the segmenter that it was made for",
+            advice="use the checkpoint and the program version of that run, or run the job again",
+        )
+    return found
+
+
+def load(
+    spec: AnySegmenterSpec,
+    folder: Path,
+    device: str,
+    log: Log,
+    *,
+    memory: Path | None = None,
+    name_of: NameOf = nameless,
+) -> Segmenter:
+    """Load the checkpoint that a spec names; raises what the family raises, `InputError` when it is not one.
+
+    `name_of` tells the images' names to a segmenter that goes by them.
+    """
     from job.segmenters.checked import CheckedSegmenter
-    from job.segmenters.promptable_unet.adapter import PromptableUNetSegmenter
     from job.segmenters.stoppable import StoppableSegmenter
 
     started = time.monotonic()
-    segmenter: Segmenter
-    try:
-        segmenter = PromptableUNetSegmenter.load(folder, device)
-    except FileNotFoundError as error:
-        raise _not_a_checkpoint(spec, error) from error
+    with _blamed_on(spec):
+        segmenter = family_of(spec).load(folder, device, memory, name_of)
     log.info("segmenter.loaded", kind=spec.kind, device=device, seconds=round(time.monotonic() - started, 2))
     if device == "cpu":  # an accelerator's call takes a second, and compiled networks bear no hooks
         segmenter = StoppableSegmenter(segmenter, raise_if_stopped)
     return CheckedSegmenter(segmenter, warn=lambda message: log.warning("job.warning", message=message))
 
 
-def _not_a_checkpoint(spec: SegmenterSpec, error: Exception) -> InputError:
-    return InputError(f"segmenter.uri: {error}", advice=f"name a folder that holds a {spec.kind} checkpoint")
+@contextmanager
+def _blamed_on(spec: AnySegmenterSpec) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(
+            f"segmenter.uri: {error}",
+            advice=f"name a folder that holds a {spec.kind} checkpoint, or set segmenter.kind",
+        ) from error
