@@ -280,7 +280,7 @@ def _segmenter(
         segmenters.require_same(spec, folder, candidate.file.segmenter_key)
     except InputError as error:
         raise InputError(f"{place}: {error}", advice=error.advice) from error
-    return segmenters.load(spec, folder, device, reporting.log, name_of=ImageNames(lambda: names))
+    return segmenters.load(spec, folder, device, reporting.log, names=ImageNames(lambda: names))
 
 
 def _share_interval(interval: Interval) -> str:

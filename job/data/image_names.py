@@ -19,6 +19,12 @@ class ImageNames:
         self._find = find
         self._names: Mapping[str, str] | None = None
 
+    def known(self) -> set[str]:
+        """Return all names in the index."""
+        if self._names is None:
+            self._names = self._find()
+        return set(self._names.values())
+
     def __call__(self, image: NDArray[np.uint8]) -> str:
         """Return the name of an image `[H, W, 3]`; raises `InputError` for one that is not in the index."""
         if self._names is None:
@@ -30,6 +36,10 @@ class ImageNames:
                 advice="use a segmenter that computes, or images as they are in the data",
             )
         return name
+
+
+NAMELESS = ImageNames(dict)
+"""Knows no image."""
 
 
 def index(named: Iterable[tuple[str, NDArray[np.uint8]]]) -> dict[str, str]:

@@ -5,23 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
+from job.data.image_names import NAMELESS, ImageNames
 from job.errors import InputError
 from job.logs import Log
-from job.segmenters.family import NameOf
 from job.segmenters.protocol import Segmentation, Segmenter
 from job.segmenters.registry import family_of
 from job.spec.segmenter import AnySegmenterSpec, PrecomputedSpec
 from job.stopping import raise_if_stopped
 
-__all__ = ["NameOf", "Segmentation", "Segmenter", "content_key", "load", "require_same"]
-
-
-def nameless(image: NDArray[np.uint8]) -> str:
-    """Raise `InputError`: the `NameOf` of whoever knows no names."""
-    raise InputError("this image has no name, and the segmenter knows images by name alone")
+__all__ = ["Segmentation", "Segmenter", "content_key", "load", "require_same"]
 
 
 def content_key(spec: AnySegmenterSpec, folder: Path, memory: Path | None = None) -> str:
@@ -56,18 +48,18 @@ def load(
     log: Log,
     *,
     memory: Path | None = None,
-    name_of: NameOf = nameless,
+    names: ImageNames = NAMELESS,
 ) -> Segmenter:
     """Load the checkpoint that a spec names; raises what the family raises, `InputError` when it is not one.
 
-    `name_of` tells the images' names to a segmenter that goes by them.
+    `names` tells a segmenter that goes by names what an image is called.
     """
     from job.segmenters.checked import CheckedSegmenter
     from job.segmenters.stoppable import StoppableSegmenter
 
     started = time.monotonic()
     with _blamed_on(spec):
-        segmenter = family_of(spec).load(folder, device, memory, name_of)
+        segmenter = family_of(spec).load(folder, device, memory, names)
     log.info("segmenter.loaded", kind=spec.kind, device=device, seconds=round(time.monotonic() - started, 2))
     if device == "cpu":  # an accelerator's call takes a second, and compiled networks bear no hooks
         segmenter = StoppableSegmenter(segmenter, raise_if_stopped)

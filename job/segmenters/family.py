@@ -1,16 +1,10 @@
 """What stands behind a kind of segmenter: how its folder is known by content, and how it is loaded."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from job.data.image_names import ImageNames
 from job.segmenters.protocol import Segmenter
-
-NameOf = Callable[[NDArray[np.uint8]], str]
-"""Gives the name that an image goes by in its data set; raises `InputError` for one that nobody named."""
 
 
 class Family(Protocol):
@@ -25,5 +19,8 @@ class Family(Protocol):
         The folder `memory`, where given, remembers digests of large files.
         """
 
-    def load(self, folder: Path, device: str, memory: Path | None, name_of: NameOf) -> Segmenter:
-        """Load the model onto a device; its `key` is what `content_key` returns."""
+    def load(self, folder: Path, device: str, memory: Path | None, names: ImageNames) -> Segmenter:
+        """Load the model onto a device; its `key` is what `content_key` returns.
+
+        `names` tells a segmenter that goes by names what an image is called.
+        """

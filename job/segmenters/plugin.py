@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from job.data.image_names import ImageNames
 from job.errors import SpecError
-from job.segmenters.family import NameOf
 from job.segmenters.protocol import Segmentation, Segmenter
 
 GROUP = "segmenter_rl_job.segmenters"
@@ -44,7 +44,7 @@ class PluginFamily:
         document = ["plugin", self.name, version, own, dict(self.options)]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
-    def load(self, folder: Path, device: str, memory: Path | None, name_of: NameOf) -> Segmenter:
+    def load(self, folder: Path, device: str, memory: Path | None, names: ImageNames) -> Segmenter:
         """Load the plug-in's segmenter; its answers are held to the protocol."""
         key = self.content_key(folder, memory)
         with self._blamed():

@@ -6,12 +6,10 @@ from job.segmenters.family import Family
 from job.segmenters.sa2va.options import Sa2vaOptions
 from job.spec.segmenter import (
     AnySegmenterSpec,
-    ClipsegSpec,
     PluginSpec,
     PrecomputedSpec,
     PromptableUNetSpec,
     Sa2vaSpec,
-    Sam3Spec,
 )
 
 
@@ -26,14 +24,6 @@ def family_of(spec: AnySegmenterSpec) -> Family:
             from job.segmenters.sa2va.door import Sa2vaFamily
 
             return Sa2vaFamily(sa2va_options(spec), spec.uri)
-        case ClipsegSpec():
-            from job.segmenters.text_prompted.clipseg import ClipsegFamily
-
-            return ClipsegFamily(spec.dtype)
-        case Sam3Spec():
-            from job.segmenters.text_prompted.sam3 import Sam3Family
-
-            return Sam3Family(spec.dtype)
         case PrecomputedSpec():
             from job.segmenters.precomputed.door import PrecomputedFamily
 

@@ -180,7 +180,7 @@ def _segmentations(context: StageContext, champion: Incumbent, file: CandidateFi
         prompts=file.prompts,
         open_segmenter=lambda: segmenters.load(
             file.segmenter, folder, context.machine.device, context.log,
-            name_of=image_names(context, file.width),
+            names=image_names(context, file.width),
         ),
     )  # fmt: skip
 

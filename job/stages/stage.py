@@ -82,7 +82,7 @@ class StageContext:
 
             return segmenters.load(
                 spec.segmenter, inputs.segmenter, machine.device, log,
-                memory=memory, name_of=image_names(context, spec.data.width),
+                memory=memory, names=image_names(context, spec.data.width),
             )  # fmt: skip
 
         segmentations = SegmentationCache(

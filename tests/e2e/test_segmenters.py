@@ -6,14 +6,19 @@ from typing import Any
 
 import pytest
 
+from job.segmenters.precomputed.layout import slug
 from tests.e2e.child import TINY, Finished, run_job
-from tests.segmenters import plugin_package
+from tests.segmenters import plugin_package, precomputed_files
 from tests.segmenters.sa2va import stand_in
 
+pytestmark = pytest.mark.timeout(300)  # a test is several runs, one after the other
 
-def spec_with(folder: Path, segmenter: dict[str, Any]) -> str:
+PROMPTS = json.loads(Path(TINY).read_text())["actions"]["prompts"]
+
+
+def spec_with(folder: Path, segmenter: dict[str, Any], **sections: Any) -> str:
     """Write specs/tiny.json with a segmenter of its own; returns the path."""
-    document = json.loads(Path(TINY).read_text())
+    document = json.loads(Path(TINY).read_text()) | sections
     path = folder / "spec.json"
     path.write_text(json.dumps({**document, "segmenter": segmenter, "runtime": {"threads": 1}}))
     return str(path)
@@ -25,19 +30,22 @@ def finished(spec: str, folder: Path, site: Path | None = None) -> Finished:
     return done
 
 
-def require_at_work(done: Finished, folder: Path, site: Path | None = None) -> None:
-    """Let the candidate of a run measure and segment images that it never saw."""
-    made = run_job(
-        "dataset", "make", "fresh", "--train", "0", "--validation", "0", "--test", "3", "--size", "64",
-        "--seed", "77", cwd=folder,
-    )  # fmt: skip
+def dataset(folder: Path, name: str, *, seed: int, **counts: int) -> None:
+    sizes = [word for split, n in counts.items() for word in (f"--{split}", str(n))]
+    made = run_job("dataset", "make", name, *sizes, "--size", "64", "--seed", str(seed), cwd=folder)
     assert made.code == 0, made.stderr
-    measured = run_job(
-        "evaluate", str(done.run), "--data", "fresh", "--format", "json", cwd=folder, site=site
-    )
+
+
+def require_at_work(done: Finished, folder: Path, *more: str, site: Path | None = None) -> None:
+    """Let the candidate of a run measure and segment images that it never saw."""
+    if not (folder / "fresh").exists():
+        dataset(folder, "fresh", seed=77, train=0, validation=0, test=3)
+    words = ("--data", "fresh", "--format", "json", *more)
+    measured = run_job("evaluate", str(done.run), *words, cwd=folder, site=site)
     assert measured.code == 0, measured.stderr
     assert json.loads(measured.stdout)["images"] == 3
-    predicted = run_job("predict", str(done.run), "fresh/images", "--output", "masks", cwd=folder, site=site)
+    words = ("fresh/images", "--output", "masks", *more)
+    predicted = run_job("predict", str(done.run), *words, cwd=folder, site=site)
     assert predicted.code == 0, predicted.stderr
     assert len(list((folder / "masks").glob("*.png"))) == 3
 
@@ -78,7 +86,7 @@ def test_a_plug_in_of_another_package_is_found_by_its_entry_point(tmp_path: Path
     assert "no installed package offers a segmenter called 'darkness'" in missing.stderr
     done = finished(spec, tmp_path, site)
     assert candidate_of(done)["options"] == {"level": 0.45}
-    require_at_work(done, tmp_path, site)
+    require_at_work(done, tmp_path, site=site)
 
 
 @pytest.mark.parametrize("options", [{"level": 2}, {"lvl": 0.4}])
@@ -91,3 +99,29 @@ def test_options_that_a_plug_in_refuses_end_with_2(tmp_path: Path, options: dict
     assert done.code == 2
     assert "between 0 and 1" in done.stderr
     assert not done.named("stage.started")
+
+
+def test_probabilities_of_another_program_are_enough(tmp_path: Path) -> None:
+    """Train, test, evaluate and predict without a model; new images bring their probabilities along."""
+    dataset(tmp_path, "data", seed=3, train=6, validation=4, test=6)
+    probabilities = precomputed_files.compute(tmp_path / "data", tmp_path / "maps", PROMPTS)
+    stem = f"{slug(PROMPTS[1])}.png"
+    first = min(probabilities.iterdir())
+    spec = spec_with(tmp_path, {"kind": "precomputed", "uri": "maps"}, data={"uri": "data", "width": 56})
+    whole = (first / stem).read_bytes()
+    (first / stem).rename(tmp_path / "away")
+    missing = run_job(spec, cwd=tmp_path)
+    assert missing.code == 3
+    assert f"maps/{first.name}/{stem.removesuffix('.png')}" in missing.stderr
+    (first / stem).write_bytes(whole[:100])
+    damaged = run_job(spec, cwd=tmp_path)
+    assert damaged.code == 4
+    assert f"maps/{first.name}/{stem}" in damaged.stderr
+    (first / stem).write_bytes(whole)
+    done = finished(spec, tmp_path)
+    assert done.info["results"]["ladder"]
+    assert candidate_of(done)["kind"] == "precomputed"
+    # Names of other images may be equal: they have a folder of their own.
+    dataset(tmp_path, "fresh", seed=77, train=0, validation=0, test=3)
+    precomputed_files.compute(tmp_path / "fresh", tmp_path / "fresh-maps", PROMPTS)
+    require_at_work(done, tmp_path, "--segmenter", "fresh-maps")

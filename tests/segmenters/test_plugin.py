@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from job.data.image_names import NAMELESS
 from job.errors import InputError, SpecError
-from job.segmenters import content_key, nameless
+from job.segmenters import content_key
 from job.segmenters.plugin import PluginFamily, entry_point
 from job.spec.segmenter import PluginSpec
 from tests.segmenters.plugin_package import MODULE, checkpoint, install
@@ -35,7 +36,7 @@ def spec_of(folder: Path, **changes: Any) -> PluginSpec:
 def test_it_segments_as_the_package_says(site: Path, tmp_path: Path) -> None:
     """The options reach it, and its answers come through."""
     folder = checkpoint(tmp_path / "model", 0.1)
-    segmenter = PluginFamily("darkness", {"level": 0.4}).load(folder, "cpu", None, nameless)
+    segmenter = PluginFamily("darkness", {"level": 0.4}).load(folder, "cpu", None, NAMELESS)
     image = np.full((4, 6, 3), 51, np.uint8)
     (answer,) = segmenter.segment([image], ["ab"])
     np.testing.assert_allclose(answer.logits_PHW, np.full((1, 4, 6), (0.5 - 0.2) * 8 + 0.02), atol=1e-3)
@@ -100,7 +101,7 @@ def test_answers_that_break_the_protocol_are_blamed_on_the_plug_in(
     assert module != MODULE
     monkeypatch.syspath_prepend(str(install(tmp_path / "site", name=f"odd{len(instead)}", module=module)))
     family = PluginFamily(f"odd{len(instead)}", {"level": 0.5})
-    segmenter = family.load(checkpoint(tmp_path / "model"), "cpu", None, nameless)
+    segmenter = family.load(checkpoint(tmp_path / "model"), "cpu", None, NAMELESS)
     with pytest.raises(SpecError, match=what):
         segmenter.segment([np.zeros((4, 6, 3), np.uint8)], ["a", "b"])
 

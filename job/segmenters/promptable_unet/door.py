@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from job.segmenters.family import NameOf
+from job.data.image_names import ImageNames
 from job.segmenters.promptable_unet import adapter
 from job.segmenters.protocol import Segmenter
 
@@ -16,6 +16,6 @@ class PromptableUNetFamily:
         """Return the checkpoint's key; it is small, and read anew each time."""
         return adapter.content_key(folder)
 
-    def load(self, folder: Path, device: str, memory: Path | None, name_of: NameOf) -> Segmenter:
+    def load(self, folder: Path, device: str, memory: Path | None, names: ImageNames) -> Segmenter:
         """Load the checkpoint."""
         return adapter.PromptableUNetSegmenter.load(folder, device)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from job.segmenters.family import NameOf
+from job.data.image_names import ImageNames
 from job.segmenters.protocol import Segmenter
 from job.segmenters.sa2va.content import content_key
 from job.segmenters.sa2va.options import Sa2vaOptions
@@ -20,7 +20,7 @@ class Sa2vaFamily:
         """Return the key of weights, code and options."""
         return content_key(folder, self.options, memory)
 
-    def load(self, folder: Path, device: str, memory: Path | None, name_of: NameOf) -> Segmenter:
+    def load(self, folder: Path, device: str, memory: Path | None, names: ImageNames) -> Segmenter:
         """Load the checkpoint; raises `IntegrityError` for code that nobody vouches for."""
         from job.segmenters.sa2va.adapter import Sa2vaSegmenter
 
