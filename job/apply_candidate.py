@@ -16,6 +16,7 @@ from PIL import Image
 from job import device as machines
 from job import segmenters
 from job.data.dataset import Dataset, Sample, read_folder
+from job.data.image_names import ImageNames
 from job.data.images import pixel_digest, resize_image, resize_mask
 from job.errors import InputError, SpecError
 from job.evaluation import candidate as candidates
@@ -83,10 +84,13 @@ class Measurement:
         return "\n".join(lines)
 
 
-def evaluate(place: str, data: str, *, max_samples: int | None, device: str) -> Measurement:
+def evaluate(
+    place: str, data: str, *, max_samples: int | None, device: str, segmenter_uri: str | None = None
+) -> Measurement:
     """Measure a candidate (a place as `local_run` takes it) on the images with masks of a dataset folder.
 
-    `data` is a path, `file://` or `s3://`. Raises `InputError`, and `SpecError` for data that are no folder.
+    `data` and `segmenter_uri` (where the segmenter lies now, if not where it was) are paths, `file://` or
+    `s3://`. Raises `InputError`, and `SpecError` for data that are no folder.
     """
     if data.startswith("synthetic:"):
         raise SpecError(
@@ -103,25 +107,33 @@ def evaluate(place: str, data: str, *, max_samples: int | None, device: str) -> 
             )
         on = machines.prepare(RuntimeSpec.model_validate({"device": device})).device
         candidate = _open(place, on)
-        segmenter = _segmenter(candidate, place, on, inbox, reporting)
+        names: dict[str, str] = {}
+        segmenter = _segmenter(candidate, place, segmenter_uri, on, inbox, reporting, names)
         root = inbox.bring(found)
         labelled = [sample for sample in read_folder(root) if sample.mask is not None][:max_samples]
         if not labelled:
             raise InputError(
                 f"{data}: no image has a mask", advice="name a dataset folder with masks, or use predict"
             )
-        return _measure(candidate, segmenter, labelled, data, progress)
+        return _measure(candidate, segmenter, names, labelled, data, progress)
 
 
 def _measure(
-    candidate: Candidate, segmenter: Segmenter, labelled: Sequence[Sample], data: str, progress: Progress
+    candidate: Candidate,
+    segmenter: Segmenter,
+    names: dict[str, str],
+    labelled: Sequence[Sample],
+    data: str,
+    progress: Progress,
 ) -> Measurement:
     dataset = Dataset(labelled, candidate.file.width)
     before, after, seen = [], [], 0
     for sample in track(progress, "evaluate", labelled, len(labelled), "images"):
         loaded = dataset.load(sample)
         assert loaded.truth is not None
-        seen += pixel_digest(loaded.image) in candidate.file.trained_on
+        pixels = pixel_digest(loaded.image)
+        names[pixels] = sample.name
+        seen += pixels in candidate.file.trained_on
         segmentation = segmenter.segment([loaded.image], candidate.file.prompts)[0]
         prediction = candidate.predict(loaded.image, segmentation, loaded.fov)
         values = measure(np.stack([prediction.noop_HW, prediction.mask_HW]), loaded.truth)
@@ -140,12 +152,13 @@ def _measure(
     )
 
 
-def predict(place: str, images: str, output: str, *, device: str) -> str:
+def predict(place: str, images: str, output: str, *, device: str, segmenter_uri: str | None = None) -> str:
     """Write a mask for every image and `predictions.csv`; returns a summary.
 
-    Images and output are paths, `file://` or `s3://`. In a store, masks appear when all are made, and
-    predictions.csv after them. An image that cannot be read has its error in the table and keeps no other
-    from its mask; when all is written, `InputError` says how many there were.
+    Images, output and `segmenter_uri` (where the segmenter lies now, if not where it was) are paths,
+    `file://` or `s3://`. In a store, masks appear when all are made, and predictions.csv after them. An image
+    that cannot be read has its error in the table and keeps no other from its mask; when all is written,
+    `InputError` says how many there were.
     """
     reporting = Output(stream=sys.stderr)
     progress = ReportedProgress(reporting, every_s=10.0)
@@ -156,7 +169,8 @@ def predict(place: str, images: str, output: str, *, device: str) -> str:
         on = machines.prepare(RuntimeSpec.model_validate({"device": device})).device
         candidate = _open(place, on)
         with outbox(output) as out:
-            segmenter = _segmenter(candidate, place, on, inbox, reporting)
+            names: dict[str, str] = {}
+            segmenter = _segmenter(candidate, place, segmenter_uri, on, inbox, reporting, names)
             source = inbox.bring(found)
             samples = (
                 read_folder(source)
@@ -165,7 +179,7 @@ def predict(place: str, images: str, output: str, *, device: str) -> str:
             )
             named = _named(samples, source)
             _keep_inputs(named, images, out, is_folder=source.is_dir())
-            predicted = _predict_each(candidate, segmenter, named, out, inbox, progress)
+            predicted = _predict_each(candidate, segmenter, names, named, out, inbox, progress)
             out.send(PREDICTIONS, predicted.table)
     if predicted.failed:
         raise InputError(
@@ -186,6 +200,7 @@ class _Predicted:
 def _predict_each(
     candidate: Candidate,
     segmenter: Segmenter,
+    names: dict[str, str],
     named: Mapping[str, Sample],
     out: Outbox,
     inbox: Inbox,
@@ -204,6 +219,7 @@ def _predict_each(
             continue
         image = resize_image(original.image, candidate.file.width)
         fov = None if original.fov is None else resize_mask(original.fov, candidate.file.width)
+        names[pixel_digest(image)] = sample.name
         segmentation = segmenter.segment([image], candidate.file.prompts)[0]
         prediction = candidate.predict(image, segmentation, fov)
         mask = f"{sample.name}.png"
@@ -246,15 +262,25 @@ def _open(place: str, device: str) -> Candidate:
     return candidates.load(local_run(place, only=candidates.PARTS), device)
 
 
-def _segmenter(candidate: Candidate, place: str, device: str, inbox: Inbox, reporting: Output) -> Segmenter:
-    uri = candidate.file.segmenter.uri
-    folder = segmenter_folder(uri, inbox.fetcher() if is_remote(uri) else None)
-    if segmenters.content_key(candidate.file.segmenter, folder) != candidate.file.segmenter_key:
-        raise InputError(
-            f"{folder} is not the segmenter that {place} was made for",
-            advice="use the checkpoint and the program version of that run, or run the job again",
-        )
-    return segmenters.load(candidate.file.segmenter, folder, device, reporting.log)
+def _segmenter(
+    candidate: Candidate,
+    place: str,
+    now_at: str | None,
+    device: str,
+    inbox: Inbox,
+    reporting: Output,
+    names: Mapping[str, str],
+) -> Segmenter:
+    """Open a candidate's segmenter; `names`, by pixel digest, may grow with the images it is asked for."""
+    spec = candidate.file.segmenter
+    if now_at is not None:
+        spec = spec.model_copy(update={"uri": now_at})
+    folder = segmenter_folder(spec.uri, inbox.fetcher() if is_remote(spec.uri) else None)
+    try:
+        segmenters.require_same(spec, folder, candidate.file.segmenter_key)
+    except InputError as error:
+        raise InputError(f"{place}: {error}", advice=error.advice) from error
+    return segmenters.load(spec, folder, device, reporting.log, names=ImageNames(lambda: names))
 
 
 def _share_interval(interval: Interval) -> str:

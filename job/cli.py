@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from job.logs import Output
 
 VERBS = (
-    "run", "validate", "plan", "evaluate", "predict", "compare", "status", "promote", "doctor", "dataset"
+    "run", "validate", "plan", "evaluate", "predict", "compare", "status", "promote", "doctor", "trust",
+    "dataset",
 )  # fmt: skip
 CANDIDATE = "a run folder, its candidate.json, runs/NAME (the newest run) or models/NAME (the champion)"
 
@@ -103,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
         "--to", metavar="RUN",
         help="a run_id, or `previous` for the champion before; by default the newest run, if it was better",
     )  # fmt: skip
+    trust = _verb(verbs, "trust", "list the code that a checkpoint brings, and its digest", _trust)
+    trust.add_argument("uri", metavar="URI", help="a checkpoint folder, also in a store; only code is read")
+    trust.add_argument("--format", choices=("text", "json"), default="text")
     doctor = _verb(verbs, "doctor", "examine the machine, and the stores that a spec or a URI names", _doctor)
     doctor.add_argument("subject", nargs="?", metavar="SPEC|URI", help="a JSON spec, or an output URI")
     doctor.add_argument("--format", choices=("text", "json"), default="text")
@@ -145,6 +149,7 @@ def _verb(
 def _candidate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("candidate", nargs="?", metavar="CANDIDATE", help=f"{CANDIDATE}; a path or a URI")
     parser.add_argument("--model", metavar="CANDIDATE", help="the same, by name")
+    parser.add_argument("--segmenter", metavar="URI", help="where its segmenter lies now, if it has moved")
 
 
 def _place(options: argparse.Namespace) -> str:
@@ -217,8 +222,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from job import apply_candidate
 
     report = apply_candidate.evaluate(
-        _place(options), options.data, max_samples=options.max_samples, device=options.device
-    )
+        _place(options), options.data, max_samples=options.max_samples, device=options.device,
+        segmenter_uri=options.segmenter,
+    )  # fmt: skip
     print(json.dumps(report.to_json(), indent=1) if options.format == "json" else report.to_text())
     return EXIT_OK
 
@@ -226,7 +232,11 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     from job import apply_candidate
 
-    print(apply_candidate.predict(_place(options), options.images, options.output, device=options.device))
+    summary = apply_candidate.predict(
+        _place(options), options.images, options.output, device=options.device,
+        segmenter_uri=options.segmenter,
+    )  # fmt: skip
+    print(summary)
     return EXIT_OK
 
 
@@ -266,6 +276,19 @@ def _promote(options: argparse.Namespace) -> int:
 
     champion = promotion.by_hand(options.model, options.to)
     print(f"{options.model}: the champion is {champion.current.run} ({champion.candidate})")
+    return EXIT_OK
+
+
+def _trust(options: argparse.Namespace) -> int:
+    from job import trust
+
+    code = trust.code_at(options.uri)
+    is_json = options.format == "json"
+    print(
+        json.dumps(trust.to_json(options.uri, code), indent=1)
+        if is_json
+        else trust.to_text(options.uri, code)
+    )
     return EXIT_OK
 
 

@@ -29,6 +29,8 @@ EMBEDDED_SEGMENTER = "embedded:promptable_unet"
 EMBEDDED_ROOT = Path(__file__).parent
 REWARD_NETWORK = "reward/best_reward_net.safetensors"
 POLICY = "policy.safetensors"
+IDENTITIES = "identities"
+"""Folder of the cache that remembers digests of large files and folders."""
 TENSORS = ".safetensors"
 RUN_ID_VARIABLE = "JOB_RUN_ID"
 """Names the run where the command line does not: a Pod's manifest sets it to the name of its Job."""
@@ -161,7 +163,7 @@ def find(spec: JobSpec, places: Places) -> Found:
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         data = pool.submit(_dataset, spec.data.uri)
         more = pool.submit(_folder, unlabelled, "data.unlabelled_uri", unpack=True) if unlabelled else None
-        segmenter = pool.submit(_segmenter, spec.segmenter.uri)
+        segmenter = pool.submit(find_segmenter, spec.segmenter.uri)
         network = pool.submit(_reward_network, spec.reward.network, files)
         policy = pool.submit(_policy, spec.finetune.policy_uri, files)
         listed = {
@@ -195,7 +197,7 @@ def run_id_of(identity: str, given: str | None) -> str:
 
 def segmenter_folder(uri: str, fetcher: Fetcher | None = None) -> Path:
     """Return the checkpoint folder that `segmenter.uri` names; one in a store needs a `fetcher`."""
-    found = _segmenter(uri)
+    found = find_segmenter(uri)
     if isinstance(found, Path):
         return found
     if fetcher is None:
@@ -234,7 +236,8 @@ def _file_digest(file: File) -> str:
     return file.sha256 if isinstance(file, RunFile) else sha256_file(file)
 
 
-def _segmenter(uri: str) -> Folder:
+def find_segmenter(uri: str) -> Folder:
+    """Find the folder that `segmenter.uri` names, fetching nothing; raises what `find` raises."""
     if not uri.startswith("embedded:"):
         return _folder(uri, "segmenter.uri")
     if uri != EMBEDDED_SEGMENTER:

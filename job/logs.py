@@ -52,6 +52,7 @@ EVENTS = {
     "data.bad_image": "Images of no use were left out: dataset, images, of; at debug level each: file, what.",
     "data.left_out": "Patients that the split names on no side: patients, unlabelled_images (how many).",
     "segmenter.loaded": "A model was loaded: kind, device, seconds.",
+    "segmenter.verified": "Two ways to a mask on random pairs: pairs, equal_pairs, mean_iou and others.",
     "table.summary": "The table: images, actions, rows_reused, computed and cached (image, prompt) pairs.",
     "reward.epoch": "The reward network's epoch, told at the stage's end: epoch, train_mse, validation_mse.",
     "reward.summary": "The reward network on validation: mse, mae, spearman, regret.",

@@ -1,15 +1,18 @@
 """`plan`: what a run would do, what it would find done, and what looks unwise."""
 
+import json
 from math import prod
 from typing import Any
 
 from job import inputs as job_inputs
+from job import trust
 from job.data.sides import sides_in_words
 from job.inputs import Found
 from job.places import Places
 from job.publish.publishing import finished_in
 from job.spec.job import JobSpec
 from job.spec.loading import LoadedSpec
+from job.spec.segmenter import AnySegmenterSpec, PluginSpec
 from job.storage import lease
 from job.storage.fetch import Listing
 from job.storage.manifest import LEASE
@@ -24,6 +27,7 @@ def plan(loaded: LoadedSpec) -> str:
     spec = loaded.spec
     places = Places.of(spec)
     found = job_inputs.find(spec, places)
+    trust.require_vouched(spec.segmenter, found.segmenter)
     folder = RunFolder(places.root, spec.name, job_inputs.run_id_of(found.identity(spec), None))
     path = folder.path.relative_to(places.root).as_posix()
     prompts, postprocess = len(spec.actions.prompts), len(spec.actions.postprocess)
@@ -34,7 +38,7 @@ def plan(loaded: LoadedSpec) -> str:
         f"run        {places.store.uri}/{path}",
         f"state      {_state(places, folder, path)}",
         f"data       {_data(loaded, found)}",
-        f"segmenter  {spec.segmenter.kind} {spec.segmenter.uri}",
+        f"segmenter  {_segmenter(spec.segmenter)}",
         f"actions    K = {actions}: {prompts} prompts x {postprocess} post-processings; action 0 is today's",
         f"reward     {' + '.join(f'{weight:g} {term}' for term, weight in spec.reward.terms.items())}",
         f"finetune   PPO, {rollouts * rollout} steps ({rollouts} rollouts of {rollout}),"
@@ -45,6 +49,17 @@ def plan(loaded: LoadedSpec) -> str:
         lines.append(f"sweep      {_grid(spec)}")
     lines += [f"warning    {warning}" for warning in warnings(loaded)]
     return "\n".join(lines)
+
+
+def _segmenter(spec: AnySegmenterSpec) -> str:
+    """Return kind and place, and what was set besides them."""
+    shown = {"kind", "uri", "name", "batch_size", "trust_code"}
+    options = ", ".join(
+        f"{name}: {json.dumps(value)}"
+        for name, value in spec.model_dump(mode="json", exclude_defaults=True, exclude=shown).items()
+    )
+    name = f" {spec.name}" if isinstance(spec, PluginSpec) else ""
+    return f"{spec.kind}{name} {spec.uri}{f' ({options})' if options else ''}"
 
 
 def warnings(loaded: LoadedSpec) -> list[str]:

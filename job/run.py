@@ -52,7 +52,7 @@ def run(loaded: LoadedSpec, output: Output, *, run_id: str | None = None) -> End
     found = interruptibly(lambda: job_inputs.find(spec, places))
     with suppress(OSError):  # whoever writes to it says what is wrong; not before the inputs are there
         private_folder(places.cache)
-    identity = found.identity(spec, places.cache / "identities")
+    identity = found.identity(spec, places.cache / job_inputs.IDENTITIES)
     folder = RunFolder(places.root, spec.name, job_inputs.run_id_of(identity, run_id))
     home = Home(places, folder, output.log, int(spec.cache.max_gb * GIGA))
     finished = interruptibly(home.finished)
@@ -117,7 +117,7 @@ def _distrusted(run_uri: str, exit_code: int, output: Output) -> InvalidResult |
 def _work(loaded: LoadedSpec, found: Found, home: Home, hold: Hold, identity: str, output: Output) -> Ended:
     raise_if_stopped()
     # Only a run that has work to do pays for these imports.
-    from job import device, plan
+    from job import device, plan, trust
     from job.pipeline import Pipeline
 
     started, started_at = time.monotonic(), utc_now()
@@ -125,6 +125,7 @@ def _work(loaded: LoadedSpec, found: Found, home: Home, hold: Hold, identity: st
     output.open_file(folder.path / "job.log.jsonl")
     folder.write("spec.json", spec.model_dump_json(indent=1, by_alias=True, exclude={"schema_"}) + "\n")
     folder.write_status(identity=identity, started_at=started_at, state="running")
+    trust.require_vouched(spec.segmenter, found.segmenter)
     machine = device.prepare(spec.runtime)
     raise_if_stopped()
     log.info(
@@ -147,7 +148,7 @@ def _work(loaded: LoadedSpec, found: Found, home: Home, hold: Hold, identity: st
     pipeline = Pipeline(
         loaded, folder, home.uri, identity,
         inputs_of=lambda of: replace(found.of(of).fetch(fetcher), champion=champion),
-        identity_of=lambda of: found.of(of).identity(of, places.cache / "identities"),
+        identity_of=lambda of: found.of(of).identity(of, places.cache / job_inputs.IDENTITIES),
         cache=places.cache, mirror=hold.mirror, started_at=started_at,
         machine=machine, progress=progress, log=log,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from job.segmenters import promptable_unet
 from job.segmenters.cache import SegmentationCache
 from job.segmenters.checked import CheckedSegmenter
 from job.segmenters.protocol import Segmentation, Segmenter
-from job.spec.actions import SegmenterSpec
+from job.spec.segmenter import PromptableUNetSpec
 from tests.segmenters.fakes import FakeSegmenter, photographs
 
 EMBEDDED = Path(promptable_unet.__file__).parent / "checkpoint"
@@ -103,7 +103,7 @@ class SmallReal:
 
 def promptable_unet_segmenter() -> Segmenter:
     log = SimpleNamespace(info=lambda event, **facts: None, warning=lambda event, **facts: None)
-    return segmenters.load(SegmenterSpec(), EMBEDDED, "cpu", log)  # type: ignore[arg-type]
+    return segmenters.load(PromptableUNetSpec(), EMBEDDED, "cpu", log)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("pairs", [1, 5])

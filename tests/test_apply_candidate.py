@@ -19,7 +19,7 @@ from job.evaluation.candidate import Candidate, CandidateFile
 from job.metrics.statistics import paired_uplift, t_interval
 from job.places import CACHE_VARIABLE
 from job.reward.terms import METRICS
-from job.spec.actions import SegmenterSpec
+from job.spec.segmenter import PromptableUNetSpec
 from job.storage.uris import open_store
 from tests.segmenters.fakes import FakeSegmenter, photographs
 
@@ -67,7 +67,7 @@ def test_intervals_of_shares_end_at_0_and_1_and_one_patient_has_none() -> None:
 def opened(monkeypatch: pytest.MonkeyPatch) -> None:
     """A candidate that takes action 0 of a fake segmenter, and thinks every mask good."""
     file = CandidateFile(
-        name="noop", verdict="improved", segmenter=SegmenterSpec(), segmenter_key="0" * 64, width=None,
+        name="noop", verdict="improved", segmenter=PromptableUNetSpec(), segmenter_key="0" * 64, width=None,
         prompts=["vessels"], postprocess=[{"threshold": 0.5}], chooser="fixed", action=0,
         interval_halfwidth=0.1, confidence=0.9, review_below=0.5, trained_on=[],
     )  # fmt: skip

@@ -20,8 +20,8 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
         Path(*path.parts[1:]) if path.parts[0] == "images" and len(path.parts) > 1 else path for path in paths
     ]
     levels = [
-        [_safe(path.stem) for path in below],
-        [_safe("_".join(path.with_suffix("").parts)) for path in below],
+        [safe_name(path.stem) for path in below],
+        [safe_name("_".join(path.with_suffix("").parts)) for path in below],
     ]
     names: dict[int, str] = {}
     taken: set[str] = set()
@@ -57,7 +57,7 @@ def is_utf8(text: str) -> bool:
 
 
 def _hashed(path: Path, taken: set[str]) -> str:
-    stem = _safe(path.stem)[: _LONGEST - _HASH_DIGITS - 1]
+    stem = safe_name(path.stem)[: _LONGEST - _HASH_DIGITS - 1]
     digest = sha256(path.as_posix().encode("utf-8", "surrogateescape")).hexdigest()
     while (name := f"{stem}-{digest[:_HASH_DIGITS]}").lower() in taken:  # a file may be called like the hash
         digest = sha256(digest.encode()).hexdigest()
@@ -68,5 +68,6 @@ def _repeated(names: Iterable[str]) -> set[str]:
     return {name for name, count in Counter(name.lower() for name in names).items() if count > 1}
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
+    """Return a name that is safe as a file name: underscores for all but letters, digits, dots and dashes."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".-")[:_LONGEST] or "image"

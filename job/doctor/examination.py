@@ -7,6 +7,7 @@ from pathlib import Path
 
 from job.doctor import credentials, machine, software, stores
 from job.doctor.findings import Finding, without
+from job.doctor.segmenter import segmenter
 from job.errors import JobError
 from job.places import Places, default_cache
 from job.spec.loading import load
@@ -27,6 +28,7 @@ def examine(subject: str | None = None) -> list[Finding]:
     long as the client's retries, all stores together no longer than one.
     """
     spec_findings, places, runtime = _places(subject)
+    asked = next((place.spec for place in places if place.spec is not None), None)
     remote = [place for place in places if is_remote(place.uri)]
     parts: list[tuple[str, Examination]] = [
         ("gpu", partial(machine.gpu, runtime.device)),
@@ -37,6 +39,8 @@ def examine(subject: str | None = None) -> list[Finding]:
         ("software", software.software),
         ("environment", credentials.environment),
     ]
+    if asked is not None:
+        parts.append(("segmenter", partial(segmenter, asked.segmenter)))
     if remote:
         parts.append(("credentials", credentials.credentials))
     probes = [(place.field, partial(stores.store, place)) for place in places]

@@ -21,7 +21,8 @@ from job.reward.calibration import quality_interval
 from job.reward.network import NetworkJudge
 from job.reward.terms import Judge, score
 from job.segmenters.protocol import Segmentation
-from job.spec.actions import PostProcessSpec, Prompt, SegmenterSpec
+from job.spec.actions import PostProcessSpec, Prompt
+from job.spec.segmenter import SegmenterSpec
 from job.storage.documents import parse_as, read_bytes
 from job.storage.local import write_atomic
 from job.storage.tensor_file import read_tensors, write_tensors

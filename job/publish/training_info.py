@@ -233,7 +233,10 @@ class TrainingInfo(Record):
     segmenter: dict[str, str]
     """kind, uri, key."""
     segmentations: dict[str, int]
-    """computed and cached (image, prompt) pairs of this attempt."""
+    """computed and cached (image, prompt) pairs of this attempt, and what else its segmenter counted."""
+    agreement: dict[str, float] | None = None
+    """Of a segmenter's fast way with the model's own, on random pairs: `mean_iou` and others; null: not
+    compared."""
     actions: list[ActionSummary]
     stages: list[StageSummary]
     checks: list[CheckResult]

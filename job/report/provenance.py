@@ -20,7 +20,8 @@ def provenance(info: TrainingInfo) -> list[tuple[str, str]]:
         *((f"Digest, {name}", digest) for name, digest in info.data.digests.items()),
         ("Segmenter", f"{info.segmenter.get('kind', '')} {redact(info.segmenter.get('uri', ''))}".strip()),
         ("Segmenter key", info.segmenter.get("key", "")),
-        ("Segmentations", ", ".join(f"{n:,} {how}" for how, n in segmented.items())),
+        ("Segmentations", ", ".join(f"{n:,} {how.replace('_', ' ')}" for how, n in segmented.items())),
+        *_agreement(info),
         ("Policy checkpoints", count(len(info.finetune.checkpoints), "file")),
         ("Device", f"{where.device}, {count(where.threads, 'CPU thread')}"),
         *(("Also computed on", f"{machine} ({', '.join(stages)})") for machine, stages in _elsewhere(info)),
@@ -28,6 +29,14 @@ def provenance(info: TrainingInfo) -> list[tuple[str, str]]:
         ("Commit", where.git_commit or "not from a checkout"),
         ("Results digest", info.results_digest),
     ]
+
+
+def _agreement(info: TrainingInfo) -> list[tuple[str, str]]:
+    found = info.agreement
+    if found is None:
+        return []
+    what = f"{found['equal_pairs']:.0f} of {found['pairs']:.0f} masks equal, mean IoU {found['mean_iou']:.4f}"
+    return [("Agreement with predict_forward", f"{what}, least {found['min_iou']:.4f}")]
 
 
 def _elsewhere(info: TrainingInfo) -> list[tuple[str, list[str]]]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from job.data.images import pixel_digest
 from job.errors import IntegrityError
+from job.segmenters import telling
 from job.segmenters.protocol import Segmentation, Segmenter
 from job.storage.mirror import Mirror, NoMirror
 from job.storage.tensor_file import read_tensors, write_tensors
@@ -108,6 +109,11 @@ class SegmentationCache:
         self.computed += computed
         self.cached += max(0, len(images) * len(self.prompts) - computed)
         return [self._segmentation(found[name]) for name in names]
+
+    def counts(self) -> dict[str, int]:
+        """Return the pairs computed and found, and what else the segmenter counted, if it was opened."""
+        told = {} if self._segmenter is None else telling.counts(self._segmenter)
+        return {"computed": self.computed, "cached": self.cached, **told}
 
     @property
     def segmenter(self) -> Segmenter:

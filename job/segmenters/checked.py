@@ -26,7 +26,7 @@ class CheckedSegmenter:
     """
 
     def __init__(self, segmenter: Segmenter, *, warn: Callable[[str], None]) -> None:
-        self._segmenter = segmenter
+        self.segmenter = segmenter
         self._warn = warn
         self._most_pairs: float = math.inf
         """(image, prompt) pairs of the largest call that is tried."""
@@ -34,7 +34,7 @@ class CheckedSegmenter:
     @property
     def key(self) -> str:
         """The segmenter's own."""
-        return self._segmenter.key
+        return self.segmenter.key
 
     def segment(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> list[Segmentation]:
         """Segment as the segmenter does.
@@ -57,7 +57,7 @@ class CheckedSegmenter:
         n_pairs = len(images) * len(prompts)
         if n_pairs <= self._most_pairs:
             try:
-                return self._segmenter.segment(images, prompts)
+                return self.segmenter.segment(images, prompts)
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise

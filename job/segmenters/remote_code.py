@@ -88,10 +88,15 @@ def trusted_code(folder: Path, trust_code: str | None, uri: str | None = None) -
     `uri` is what the user calls the folder.
     """
     code = read_code(folder)
+    require_trusted(code, trust_code, uri or str(folder))
+    return code
+
+
+def require_trusted(code: RemoteCode, trust_code: str | None, place: str) -> None:
+    """Raise `IntegrityError`, which says how to vouch for it, where `trust_code` is not the code's digest."""
     needed = code.digest
     if trust_code == needed:
-        return code
-    place = uri or str(folder)
+        return
     look = f"look at the files that `python -m job trust {place}` lists; if you trust them, set"
     if trust_code is None:
         raise IntegrityError(

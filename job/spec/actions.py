@@ -1,23 +1,11 @@
-"""`segmenter` and `actions`: the model, and the (prompt, post-processing) pairs to choose from."""
+"""`actions`: the (prompt, post-processing) pairs to choose from."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from job.spec.section import Section, Uri, broken_rule
-
-
-class SegmenterSpec(Section):
-    """A promptable U-Net in a Hugging Face checkpoint folder."""
-
-    kind: Literal["promptable_unet"] = "promptable_unet"
-    """The model family."""
-    uri: Uri = "embedded:promptable_unet"
-    """The checkpoint folder; `embedded:promptable_unet` is the one that ships with the program."""
-    batch_size: int = Field(1, ge=1, le=1024)
-    """Images that go through the model together. With 1, an image's logits are the same bits whatever other
-    images there are, also after an interruption; more is faster on a GPU and moves them by rounding."""
+from job.spec.section import Section, broken_rule
 
 
 class PostProcessSpec(Section):

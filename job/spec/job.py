@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from job.spec import sweep as sweeps
-from job.spec.actions import ActionsSpec, SegmenterSpec
+from job.spec.actions import ActionsSpec
 from job.spec.checks import ChecksSpec
 from job.spec.data import DataSpec, FoldSplit
 from job.spec.finetune import FinetuneSpec
@@ -13,6 +13,7 @@ from job.spec.report_section import ReportSpec
 from job.spec.reward import RewardSpec, TableSpec
 from job.spec.runtime import CacheSpec, EvaluateSpec, OutputSpec, PromoteSpec, RuntimeSpec
 from job.spec.section import Section, broken_rule
+from job.spec.segmenter import PrecomputedSpec, PromptableUNetSpec, SegmenterSpec
 
 NOT_IN_RUN_ID = ("runtime", "output", "cache")
 
@@ -30,7 +31,7 @@ class JobSpec(Section):
     """Of everything random."""
     data: DataSpec = DataSpec()
     """Where the images are."""
-    segmenter: SegmenterSpec = SegmenterSpec()
+    segmenter: SegmenterSpec = PromptableUNetSpec()
     """The model."""
     actions: ActionsSpec = ActionsSpec()
     """What there is to choose from."""
@@ -65,6 +66,23 @@ class JobSpec(Section):
         if isinstance(value, bool | float):
             raise broken_rule(f"expected 1, got {str(value).lower()}")
         return value
+
+    @field_validator("segmenter", mode="before")
+    @classmethod
+    def _kind_has_a_default(cls, value: object) -> object:
+        if isinstance(value, dict) and "kind" not in value:
+            return {"kind": "promptable_unet", **value}
+        return value
+
+    @model_validator(mode="after")
+    def _what_is_computed_elsewhere_cannot_be_called(self) -> Self:
+        if isinstance(self.segmenter, PrecomputedSpec) and self.finetune.rollout == "live":
+            raise broken_rule(
+                'calls the segmenter, and segmenter.kind "precomputed" has none to call; write "table"',
+                "finetune",
+                "rollout",
+            )
+        return self
 
     @model_validator(mode="after")
     def _sweep_fits(self) -> Self:

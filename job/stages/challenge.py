@@ -33,6 +33,7 @@ from job.publish.training_info import Drift, Promotion
 from job.reward.terms import score
 from job.segmenters.cache import SegmentationCache
 from job.stages import evaluate, pull, reward
+from job.stages.image_names import image_names
 from job.stages.stage import Stage, StageContext
 from job.storage.local import sha256_file, sha256_json, write_atomic
 
@@ -174,13 +175,14 @@ def _segmentations(context: StageContext, champion: Incumbent, file: CandidateFi
     if file.segmenter_key == tonight.key:
         return tonight.of(key=tonight.key, prompts=file.prompts, open_segmenter=lambda: tonight.segmenter)
     folder = champion.segmenter or segmenter_folder(file.segmenter.uri)
-    if segmenters.content_key(file.segmenter, folder) != file.segmenter_key:
-        raise InputError(f"{folder} is not the segmenter that it was made for")
     return tonight.of(
-        key=file.segmenter_key,
+        key=segmenters.require_same(file.segmenter, folder, file.segmenter_key),
         prompts=file.prompts,
-        open_segmenter=lambda: segmenters.load(file.segmenter, folder, context.machine.device, context.log),
-    )
+        open_segmenter=lambda: segmenters.load(
+            file.segmenter, folder, context.machine.device, context.log,
+            names=image_names(context, file.width),
+        ),
+    )  # fmt: skip
 
 
 def _pixels(context: StageContext, dataset: Dataset, width: int | None) -> dict[str, str]:

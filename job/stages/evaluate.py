@@ -21,7 +21,7 @@ from job.evaluation.ladder import BEST_FIXED, Ladder, scores_of
 from job.evaluation.results import Coverage, EvaluationResults, OtherResults
 from job.progress import track
 from job.reward.calibration import conformal_halfwidth, review_threshold
-from job.spec.actions import SegmenterSpec
+from job.spec.segmenter import AnySegmenterSpec
 from job.stages import audit, learned, pull, reward, table
 from job.stages.finetune import fit_observer
 from job.stages.judged import judge
@@ -266,7 +266,7 @@ def _candidate(
     )
 
 
-def _where(context: StageContext) -> SegmenterSpec:
+def _where(context: StageContext) -> AnySegmenterSpec:
     """Return the segmenter with a place that does not depend on where the job was started."""
     spec = context.spec.segmenter
     if spec.uri.startswith("embedded:") or is_remote(spec.uri):

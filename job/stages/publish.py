@@ -29,7 +29,7 @@ from job.report.html import render_html
 from job.report.markdown import render_markdown
 from job.report.pictures import Panel
 from job.spec.loading import LoadedSpec
-from job.stages import audit, challenge, evaluate, finetune, reward, rewards
+from job.stages import audit, challenge, evaluate, finetune, reward, rewards, table
 from job.stages.measuring import AFTER, BEFORE, MASKS, kept_masks, mask_of
 from job.stages.pull import counts, load_bad, open_dataset, patient_counts
 from job.stages.stage import StageContext
@@ -131,10 +131,8 @@ def _training_info(context: StageContext, record: Record, results: EvaluationRes
             "uri": spec.segmenter.uri,
             "key": context.segmentations.key,
         },
-        segmentations={
-            "computed": context.segmentations.computed,
-            "cached": context.segmentations.cached,
-        },
+        segmentations=context.segmentations.counts(),
+        agreement=table.load_agreement(context),
         actions=action_summaries(context),
         stages=[
             StageSummary(

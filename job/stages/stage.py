@@ -17,11 +17,12 @@ from typing import Any
 from job import segmenters
 from job.actions import ActionSpace, PostProcess
 from job.device import Machine
-from job.inputs import Inputs
+from job.inputs import IDENTITIES, Inputs
 from job.logs import Log
 from job.progress import Progress
 from job.rows import RowCache
 from job.segmenters.cache import SegmentationCache
+from job.segmenters.protocol import Segmenter
 from job.spec.job import JobSpec
 from job.storage.local import exclusive, naming_a_full_disk, sha256_json, write_atomic
 from job.storage.mirror import Mirror
@@ -74,17 +75,27 @@ class StageContext:
         log: Log,
     ) -> "StageContext":
         """Put together what all stages of a run share; `cache` holds rows and logits on this machine."""
-        space = action_space(spec)
+        space, memory = action_space(spec), cache / IDENTITIES
+
+        def open_segmenter() -> Segmenter:
+            from job.stages.image_names import image_names  # which goes by what the first stage found
+
+            return segmenters.load(
+                spec.segmenter, inputs.segmenter, machine.device, log,
+                memory=memory, names=image_names(context, spec.data.width),
+            )  # fmt: skip
+
         segmentations = SegmentationCache(
             cache,
-            key=segmenters.content_key(spec.segmenter, inputs.segmenter),
+            key=segmenters.content_key(spec.segmenter, inputs.segmenter, memory),
             prompts=space.prompts,
             keep=spec.table.keep_logits == "all",
-            open_segmenter=lambda: segmenters.load(spec.segmenter, inputs.segmenter, machine.device, log),
+            open_segmenter=open_segmenter,
             mirror=mirror,
         )
         rows = RowCache(cache, mirror)
-        return cls(spec, inputs, done, machine, space, segmentations, rows, progress, log)
+        context = cls(spec, inputs, done, machine, space, segmentations, rows, progress, log)
+        return context
 
 
 @dataclass(frozen=True)

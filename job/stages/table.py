@@ -3,6 +3,7 @@
 Test images are not here: their truth is read by evaluate alone.
 """
 
+import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,13 +15,21 @@ from job.actions import iter_masks
 from job.data.dataset import Dataset, Sample
 from job.progress import SharedTask
 from job.reward.terms import TRUTH_TERMS, Judge
+from job.segmenters import telling
+from job.spec.segmenter import Sa2vaSpec
 from job.stages.memory_need import require_memory
 from job.stages.pull import open_dataset
 from job.stages.stage import Stage, StageContext
+from job.storage.local import write_atomic
 
 ALWAYS = ("dice", "recall", "precision")
 """Scored whatever the reward, on test images too: checks and report rest on them, they cost next to nothing,
 and in another fold a test image is one to learn from."""
+
+
+AGREEMENT = "agreement.json"
+LEAST_IOU = 0.9
+"""Mean IoU of two ways to a mask that is worth a warning: rounding in bfloat16 costs a few hundredths."""
 
 
 def reads(context: StageContext) -> Mapping[str, Any]:
@@ -29,6 +38,7 @@ def reads(context: StageContext) -> Mapping[str, Any]:
     return {
         "segmenter": context.segmentations.key,
         "batch_size": context.spec.segmenter.batch_size,
+        **({"verify_pairs": n} if (n := _pairs_to_verify(context)) else {}),
         "actions": context.spec.actions.model_dump(),
         "terms": terms(context),
         "width": context.spec.data.width,
@@ -39,6 +49,8 @@ def reads(context: StageContext) -> Mapping[str, Any]:
 def run(context: StageContext) -> Mapping[str, str]:
     """Build the action table; raises `InputError` for pictures that do not fit into memory."""
     require_memory(context)
+    if _pairs_to_verify(context):
+        _verify(context)
     built = build(context, "train", "validation", "unlabelled", scored=terms(context))
     built.save(context.folder)
     context.log.info(
@@ -112,6 +124,42 @@ def reward_weights(context: StageContext) -> dict[str, float]:
 def load(context: StageContext) -> table.ActionTable:
     """Return the table that the stage made."""
     return table.ActionTable.load(context.done["table"].folder)
+
+
+def load_agreement(context: StageContext) -> dict[str, float] | None:
+    """Return how far the segmenter's two ways agreed when the table was made; None where nobody compared."""
+    path = context.done["table"].folder / AGREEMENT
+    found: dict[str, float] | None = json.loads(path.read_bytes()) if path.exists() else None
+    return found
+
+
+def _pairs_to_verify(context: StageContext) -> int:
+    spec = context.spec.segmenter
+    return spec.verify_pairs if isinstance(spec, Sa2vaSpec) and spec.path == "shared" else 0
+
+
+def _verify(context: StageContext) -> None:
+    """Compare the segmenter's two ways on random pairs, before the table is made by the faster one."""
+    n, dataset = _pairs_to_verify(context), open_dataset(context)
+    samples = dataset.of("train", "validation", "unlabelled")
+    rng = np.random.default_rng(context.spec.seed)
+    chosen = rng.choice(len(samples), size=min(n, len(samples)), replace=False)
+    images = [dataset.load(samples[int(i)]).image for i in chosen]
+    segmenter, prompts = context.segmentations.segmenter, context.space.prompts
+    found = telling.compare(segmenter, images, prompts, n, context.spec.seed)
+    if found is None:
+        context.log.warning(
+            "job.warning", message="segmenter.verify_pairs: predict_forward runs on a CUDA device alone, so"
+            " that nothing was compared",
+        )  # fmt: skip
+        return
+    write_atomic(context.folder / AGREEMENT, json.dumps(found))
+    context.log.info("segmenter.verified", **found)
+    if found["mean_iou"] < LEAST_IOU:
+        context.log.warning(
+            "job.warning", message=f"masks of the path shared and of predict_forward have a mean IoU of only"
+            f" {found['mean_iou']:.3f}: set segmenter.path to \"generate\", or another segmenter.dtype",
+        )  # fmt: skip
 
 
 def _memory_bytes(context: StageContext) -> int:

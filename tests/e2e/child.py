@@ -47,8 +47,10 @@ class Finished:
 Job = Callable[..., Finished]
 
 
-def run_job(*arguments: str, cwd: Path, python: tuple[str, ...] = ()) -> Finished:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def run_job(*arguments: str, cwd: Path, python: tuple[str, ...] = (), site: Path | None = None) -> Finished:
+    """Run `python -m job ARGUMENTS`; packages in the folder `site` are installed for it."""
+    path = os.pathsep.join(map(str, filter(None, (ROOT, site))))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *python, "-m", "job", *arguments]
     done = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE_S

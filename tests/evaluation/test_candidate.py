@@ -15,7 +15,7 @@ from job.evaluation.candidate import Candidate, CandidateFile, chooser_kind, des
 from job.evaluation.ladder import Ladder
 from job.reward import network_file
 from job.reward.network import RewardNetworkConfig
-from job.spec.actions import SegmenterSpec
+from job.spec.segmenter import PromptableUNetSpec
 from job.storage.run_folder import RunFolder
 from job.storage.tensor_file import read_tensors, write_tensors
 from tests.evaluation.conftest import SPACE, World
@@ -23,7 +23,8 @@ from tests.evaluation.conftest import SPACE, World
 
 def file_of(**changes: Any) -> CandidateFile:
     fields: dict[str, Any] = {
-        "name": "best_fixed", "verdict": "improved", "segmenter": SegmenterSpec(), "segmenter_key": "0" * 64,
+        "name": "best_fixed", "verdict": "improved", "segmenter": PromptableUNetSpec(),
+        "segmenter_key": "0" * 64,
         "width": None, "prompts": list(SPACE.prompts), "postprocess": [vars(p) for p in SPACE.postprocess],
         "chooser": "fixed", "action": 3, "interval_halfwidth": 0.1, "confidence": 0.9, "review_below": 0.5,
         "trained_on": ["a" * 64],

@@ -15,8 +15,8 @@ from job.finetune.policy import Policy
 from job.finetune.ppo import read_zip
 from job.logs import Output
 from job.reward import network_file
-from job.spec.actions import SegmenterSpec
 from job.spec.loading import load
+from job.spec.segmenter import PromptableUNetSpec
 from job.storage import lease, tar_files
 from job.storage.checksums import Promises
 from job.storage.local_store import LocalStore
@@ -69,7 +69,7 @@ def _picture(path: Path) -> None:
 
 
 def _segmenter(folder: Path) -> None:
-    spec = SegmenterSpec(uri=str(folder))
+    spec = PromptableUNetSpec(uri=str(folder))
     segmenters.content_key(spec, folder)
     segmenters.load(spec, folder, "cpu", Output(stream=io.StringIO()).log)
 

@@ -18,7 +18,7 @@ from job.metrics.statistics import paired_uplift, t_interval
 from job.publish.champion import ChampionFile, Reign, to_bytes
 from job.reward.network_file import EMBEDDED
 from job.segmenters.promptable_unet.adapter import EMBEDDED_CHECKPOINT, content_key
-from job.spec.actions import SegmenterSpec
+from job.spec.segmenter import PromptableUNetSpec
 from job.storage.lease import Document
 from job.storage.manifest import FileFacts, Manifest
 from job.storage.sealed_folder import seal
@@ -90,7 +90,7 @@ def checkpoint(folder: Path) -> Path:
 def candidate() -> bytes:
     """Return a candidate.json that takes one action for every image."""
     file = CandidateFile(
-        name="noop", verdict="improved", segmenter=SegmenterSpec(), width=None, prompts=["vessels"],
+        name="noop", verdict="improved", segmenter=PromptableUNetSpec(), width=None, prompts=["vessels"],
         segmenter_key=content_key(EMBEDDED_CHECKPOINT), postprocess=[{"threshold": 0.5}],
         chooser="fixed", action=0, interval_halfwidth=0.1, confidence=0.9, review_below=0.5,
         trained_on=[SHA256],

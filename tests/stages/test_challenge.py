@@ -31,7 +31,7 @@ from job.publish.training_info import Promotion
 from job.reward import network_file
 from job.reward.network import RewardNetworkConfig
 from job.reward.terms import METRICS, measure
-from job.spec.actions import SegmenterSpec
+from job.spec.segmenter import PromptableUNetSpec
 from job.stages import PROMOTING, STAGES, challenge, evaluate, reward
 from job.stages.stage import StageContext, StageResult
 from tests.report.factory import make_info
@@ -94,7 +94,7 @@ class Night:
     def candidate(self, action: int, **changes: Any) -> CandidateFile:
         space = self.context.space
         fields: dict[str, Any] = {
-            "name": "best_fixed", "verdict": "improved", "segmenter": SegmenterSpec(),
+            "name": "best_fixed", "verdict": "improved", "segmenter": PromptableUNetSpec(),
             "segmenter_key": self.context.segmentations.key, "width": self.dataset.width,
             "prompts": list(space.prompts), "postprocess": [vars(p) for p in space.postprocess],
             "chooser": "fixed", "action": action, "interval_halfwidth": 0.1, "confidence": 0.9,
@@ -285,12 +285,12 @@ def test_another_segmenter_is_opened_for_the_champion(night: Night, monkeypatch:
                 replace(found, logits_PHW=-found.logits_PHW) for found in super().segment(images, prompts)
             ]
 
-    def load(spec: Any, folder: Path, *rest: Any) -> FakeSegmenter:
+    def load(spec: Any, folder: Path, *rest: Any, **more: Any) -> FakeSegmenter:
         opened.append(folder)
         return Inverse()
 
     monkeypatch.setattr(segmenters, "load", load)
-    monkeypatch.setattr(segmenters, "content_key", lambda spec, folder: other)
+    monkeypatch.setattr(segmenters, "content_key", lambda *_: other)
     champion = night.context.inputs.champion
     assert champion is not None
     there = replace(champion, segmenter=night.root / "fetched")
@@ -299,7 +299,7 @@ def test_another_segmenter_is_opened_for_the_champion(night: Night, monkeypatch:
     assert opened == [night.root / "fetched"]
     assert found.champion_dice is not None
     assert found.champion_dice.mean != pytest.approx(float(night.dice(BEFORE).mean()))
-    monkeypatch.setattr(segmenters, "content_key", lambda spec, folder: "0" * 64)
+    monkeypatch.setattr(segmenters, "content_key", lambda *_: "0" * 64)
     with pytest.raises(InputError, match="is not the segmenter that it was made for"):
         challenge.check(night.context)
 

@@ -1,6 +1,7 @@
 """A Sa2VA checkpoint behind the segmenter protocol."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from job.segmenters.sa2va.counters import Counters
 from job.segmenters.sa2va.loading import Checkpoint, load_checkpoint
 from job.segmenters.sa2va.options import Sa2vaOptions
 from job.segmenters.sa2va.prompts import texts
-from job.segmenters.sa2va.reference import Reference, one_surface
+from job.segmenters.sa2va.reference import NeedsCuda, Reference, one_surface
 from job.segmenters.sa2va.shared import Shared
 
 _LARGEST = float(np.finfo(np.float16).max)
@@ -77,6 +78,24 @@ class Sa2vaSegmenter:
         if self._shared is not None:
             return self._shared.segment(images, asked)
         return [self._generate(image, asked) for image in images]
+
+    def counts(self) -> dict[str, int]:
+        """Return how many replies were not the expected one, and how many gave no mask, or several."""
+        counted = self.counters
+        return {
+            "fallback_pairs": counted.fallback_pairs,
+            "replies_without_seg": counted.replies_without_seg,
+            "replies_with_several_seg": counted.replies_with_several_seg,
+        }
+
+    def compare(
+        self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], n: int, seed: int
+    ) -> dict[str, float] | None:
+        """Return the figures of `verify_pairs`; None where `predict_forward` cannot run on this device."""
+        try:
+            return asdict(self.verify_pairs(images, prompts, n, seed))
+        except NeedsCuda:
+            return None
 
     def verify_pairs(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], n: int, seed: int

@@ -8,13 +8,10 @@ Dtype = Literal["bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager"]
 SeveralSeg = Literal["first", "last", "union"]
 
-PLAIN_REPLY = "Sure, [SEG]."
-"""What Sa2VA is trained to answer to a request for one mask."""
-
 
 @dataclass(frozen=True)
 class Sa2vaOptions:
-    """How a checkpoint is run. Raises ValueError for values outside their range.
+    """How a checkpoint is run; the defaults are the spec's. Raises ValueError for values outside their range.
 
     `path`: `shared` computes what prompts of an image have in common once, and falls back to generation for
     a pair where the model would not give `reply`; `generate` calls `predict_forward` for each pair.
@@ -25,16 +22,16 @@ class Sa2vaOptions:
     code that the user vouches for (`job.segmenters.remote_code`).
     """
 
-    path: Path_ = "shared"
-    dtype: Dtype = "bfloat16"
-    attention: Attention = "sdpa"
-    compile: bool = False
-    images_per_batch: int | None = None
-    prompts_per_batch: int | None = None
-    max_new_tokens: int = 64
-    several_seg: SeveralSeg = "first"
-    reply: str = PLAIN_REPLY
-    trust_code: str | None = None
+    path: Path_
+    dtype: Dtype
+    attention: Attention
+    compile: bool
+    images_per_batch: int | None
+    prompts_per_batch: int | None
+    max_new_tokens: int
+    several_seg: SeveralSeg
+    reply: str
+    trust_code: str | None
 
     def __post_init__(self) -> None:
         choices = {"path": Path_, "dtype": Dtype, "attention": Attention, "several_seg": SeveralSeg}

@@ -26,6 +26,10 @@ _BEST_LOGITS = 3
 """Which of the outputs of `_forward_sam_heads` are the 256 x 256 logits of the mask it likes best."""
 
 
+class NeedsCuda(InputError):
+    """`predict_forward` asks for a CUDA device, and there is none."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What `predict_forward` says of a pair."""
@@ -139,7 +143,7 @@ def _cuda_wanted(device: torch.device) -> Iterator[None]:
     except (AssertionError, RuntimeError) as error:
         if device.type != "cpu" or not any(word in str(error) for word in ("CUDA", "NVIDIA")):
             raise
-        raise InputError(
+        raise NeedsCuda(
             "predict_forward of this checkpoint runs on a CUDA device alone",
             advice='set segmenter.path to "shared", which runs on a CPU too (slowly)',
         ) from error

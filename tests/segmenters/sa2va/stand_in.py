@@ -16,8 +16,11 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from job.segmenters.registry import sa2va_options
 from job.segmenters.remote_code import read_code
 from job.segmenters.sa2va import loading
+from job.segmenters.sa2va.options import Sa2vaOptions
+from job.spec.segmenter import Sa2vaSpec
 
 CODE = Path(__file__).parent / "stand_in_code"
 WORDS = [
@@ -58,6 +61,12 @@ def tokenizer() -> PreTrainedTokenizerFast:
         [AddedToken(token, special=True, normalized=False) for token in SPECIAL], special_tokens=True
     )
     return made
+
+
+def options(**chosen: object) -> Sa2vaOptions:
+    """Return a spec's options with its defaults, but float32: the stand-in is as small as that."""
+    section = {"kind": "sa2va", "uri": "anywhere", "dtype": "float32", **chosen}
+    return sa2va_options(Sa2vaSpec.model_validate(section))
 
 
 def make(

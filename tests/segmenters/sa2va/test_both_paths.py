@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from job.errors import IntegrityError, SpecError
 from job.segmenters.remote_code import trust_digest
 from job.segmenters.sa2va.adapter import Sa2vaSegmenter
-from job.segmenters.sa2va.options import Sa2vaOptions
-from tests.segmenters.sa2va.stand_in import LOOP, NONE, SURE, make
+from tests.segmenters.sa2va.stand_in import LOOP, NONE, SURE, make, options
 
 PROMPTS = ("Segment the vessels.", "fine", "thick ones")
 
@@ -19,8 +18,7 @@ PROMPTS = ("Segment the vessels.", "fine", "thick ones")
 def opened(folder: Path, reply: Sequence[str] = SURE) -> Sa2vaSegmenter:
     """Make a checkpoint that answers `reply`, and load it in float32."""
     made = make(folder / "checkpoint", reply)
-    options = Sa2vaOptions(dtype="float32", trust_code=trust_digest(made))
-    return Sa2vaSegmenter.load(made, "cpu", options)
+    return Sa2vaSegmenter.load(made, "cpu", options(trust_code=trust_digest(made)))
 
 
 @pytest.fixture
@@ -75,7 +73,7 @@ def test_code_that_nobody_vouches_for_is_not_run(tmp_path: Path, trust: str | No
     made = make(tmp_path / "checkpoint")
     (made / "templates.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     with pytest.raises(IntegrityError, match="code") as caught:
-        Sa2vaSegmenter.load(made, "cpu", Sa2vaOptions(dtype="float32", trust_code=trust))
+        Sa2vaSegmenter.load(made, "cpu", options(trust_code=trust))
     assert trust_digest(made) in f"{caught.value} {caught.value.advice}"
     assert not (tmp_path / "ran").exists()
 
@@ -87,6 +85,5 @@ def test_what_the_code_prints_stays_off_the_standard_output(
     made = make(tmp_path / "checkpoint")
     with (made / "modeling_sa2va_chat.py").open("a") as code:
         code.write("\nprint('hello from the checkpoint')\n")
-    options = Sa2vaOptions(dtype="float32", trust_code=trust_digest(made))
-    Sa2vaSegmenter.load(made, "cpu", options).segment(images[:1], PROMPTS[:1])
+    Sa2vaSegmenter.load(made, "cpu", options(trust_code=trust_digest(made))).segment(images[:1], PROMPTS[:1])
     assert "hello" not in capfd.readouterr().out

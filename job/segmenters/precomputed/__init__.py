@@ -1,0 +1,1 @@
+"""Masks that another program made: probabilities in files, behind the segmenter protocol."""

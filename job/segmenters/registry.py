@@ -1,0 +1,40 @@
+"""Which family stands behind a spec's segmenter. No family is imported before it is asked for."""
+
+from typing import assert_never
+
+from job.segmenters.family import Family
+from job.segmenters.sa2va.options import Sa2vaOptions
+from job.spec.segmenter import (
+    AnySegmenterSpec,
+    PluginSpec,
+    PrecomputedSpec,
+    PromptableUNetSpec,
+    Sa2vaSpec,
+)
+
+
+def family_of(spec: AnySegmenterSpec) -> Family:
+    """Return the family of a spec's kind, with the spec's options."""
+    match spec:
+        case PromptableUNetSpec():
+            from job.segmenters.promptable_unet.door import PromptableUNetFamily
+
+            return PromptableUNetFamily()
+        case Sa2vaSpec():
+            from job.segmenters.sa2va.door import Sa2vaFamily
+
+            return Sa2vaFamily(sa2va_options(spec), spec.uri)
+        case PrecomputedSpec():
+            from job.segmenters.precomputed.door import PrecomputedFamily
+
+            return PrecomputedFamily()
+        case PluginSpec():
+            from job.segmenters.plugin import PluginFamily
+
+            return PluginFamily(spec.name, spec.options)
+    assert_never(spec)
+
+
+def sa2va_options(spec: Sa2vaSpec) -> Sa2vaOptions:
+    """Return how a spec wants a Sa2VA checkpoint run."""
+    return Sa2vaOptions(**spec.model_dump(exclude={"kind", "uri", "batch_size", "verify_pairs"}))
