@@ -102,7 +102,7 @@ WORKLOADS = (
 )
 PAIRS = {
     "up": (OURS, Client("shards", "shards")),
-    "pull": (Client("single", "pull"), Client("shards", "pull")),
+    "pull": (Client("single", "ours"), Client("shards", "ours")),
 }
 
 
@@ -115,7 +115,7 @@ class Measured:
     peak_rss: int
     """Bytes."""
     after_s: float
-    """What it took then to digest and flush the files; 0 for a client that has done so."""
+    """What it took then to digest and flush the files, for ours what was left to flush."""
 
     @property
     def promised_s(self) -> float:
@@ -191,7 +191,9 @@ class Bench:
             *_, rss, said = watched([*module, *arguments], self._environment)
             facts = json.loads(said)
             seconds, processor_s, where = facts["seconds"], facts["processor_seconds"], Path(facts["folder"])
-        after_s = 0.0 if client.keeps_promises else digest_and_flush(where, flush=direction == "down")
+        if client.keeps_promises:
+            return Measured(seconds, processor_s, rss, facts["settle_s"]), where
+        after_s = digest_and_flush(where, flush=direction == "down")
         return Measured(seconds, processor_s, rss, after_s), where
 
 

@@ -1,7 +1,7 @@
 """What a spec points at: found and checked before anything slow begins, known by content, fetched late."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -53,6 +53,8 @@ class Inputs:
     """Folders of `evaluate.datasets` by name."""
     champion: "Incumbent | None" = None
     """What a promoting job must beat; None where there is no champion, or nothing is promoted."""
+    settle: Callable[[], None] = lambda: None
+    """Waits until all of it is on the disk; raises what the disk says."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class Found:
             reward_network=None if self.reward_network is None else _file_here(self.reward_network, fetcher),
             policy=None if self.policy is None else _file_here(self.policy, fetcher),
             others={name: _here(folder, fetcher) for name, folder in self.others.items()},
+            settle=fetcher.settle,
         )
 
 

@@ -146,6 +146,7 @@ def compute(stage: Stage, context: StageContext, root: Path, fingerprint: str) -
         with naming_a_full_disk(folder):
             outputs = dict(stage.run(replace(context, folder=folder, scratch=scratch)))
             seconds = round(time.monotonic() - started, 3)
+            context.inputs.settle()  # what a failing disk lost may have been read
             record = {"stage": stage.name, "fingerprint": fingerprint, "outputs": outputs, "seconds": seconds}
             seal(folder, {**record, "machines": machines})
         folder.replace(final)

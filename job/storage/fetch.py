@@ -13,8 +13,9 @@ from job.errors import InputError, IntegrityError, JobError, TryAgain
 from job.logs import Log, raise_if_stopped
 from job.progress import Progress
 from job.storage.beside import nothing_at
+from job.storage.flushing import Flushing
 from job.storage.local import naming_a_full_disk, sha256_json
-from job.storage.object_cache import ObjectCache
+from job.storage.object_cache import ObjectCache, seal
 from job.storage.store import Changed, ObjectStore, Stat
 from job.storage.uris import below, open_store, parent_and_name
 from job.storage.view_building import Build, is_shard
@@ -94,6 +95,7 @@ class Fetcher:
     def __init__(self, cache: Path, max_bytes: int, progress: Progress, log: Log) -> None:
         self._cache = ObjectCache(cache)
         self._views = Views(cache / "inputs")
+        self._flushing = Flushing(seal)
         self._max_bytes = max_bytes
         self._progress = progress
         self._log = log
@@ -144,6 +146,20 @@ class Fetcher:
             text = text.replace(folder, uri)
         return text
 
+    def settle(self) -> None:
+        """Wait until all that was brought is on the disk, which goes on while the job works with it.
+
+        Raises `TryAgain` when the disk fails: what was made of its content is not to be kept.
+        """
+        try:
+            while not self._flushing.wait(_WAIT_S):
+                raise_if_stopped()
+        except OSError as error:
+            raise TryAgain(
+                f"{self._views.root}: the disk could not keep what was downloaded ({error.strerror})",
+                advice="check the disk, or set cache.uri to a folder on another; then run the same command",
+            ) from error
+
     def close(self) -> None:
         """Let other processes remove what was returned."""
         self._here.clear()
@@ -176,6 +192,7 @@ class Fetcher:
             build.download(missing, advance)
             build.unpack(lambda: task.advance(0))
         build.finish()
+        self._flushing.add(build.unsealed)
         return missing
 
     def _make_room(self, listing: Listing, build: Build, missing: Sequence[Stat]) -> None:

@@ -1,50 +1,58 @@
-"""Many small files on their way to the disk, while others are still on their way to this machine."""
+"""Files that are flushed to the disk while whoever brought them goes on with his work."""
 
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from pathlib import Path
-
-from job.storage.local import settle, write_beside
+from queue import SimpleQueue
 
 AT_ONCE = 16
 """Many: what one of them waits for, the disk's journal, the others get with it."""
-MOST_WAITING = 256
-"""Files that wait for a slow disk: a stop waits for no more of them."""
 
 
 class Flushing:
-    """Writes files as `write_atomic` does, but returns before they are flushed and in their places.
+    """Does `flush` to files in the background, each once.
 
-    Whoever reads from a network need not wait for the disk. At the end of the block all files are in their
-    places, those too that came before an error.
+    Its threads die with the process: nobody may trust a file that was not flushed, and nobody waits for a
+    slow disk after a stop.
     """
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="flush")
-        self._room = threading.Semaphore(MOST_WAITING)
-        self._failures: list[BaseException] = []
+    def __init__(self, flush: Callable[[Path], None]) -> None:
+        self._flush = flush
+        self._files: SimpleQueue[Path] = SimpleQueue()
+        self._changed = threading.Condition()
+        self._waiting = self._threads = 0
+        self._failure: BaseException | None = None
 
-    def __enter__(self) -> "Flushing":
-        return self
+    def add(self, files: Iterable[Path]) -> None:
+        """Have files flushed; those that are gone when it is their turn need not be."""
+        for file in files:
+            with self._changed:
+                self._waiting += 1
+                is_more_work = self._threads < min(AT_ONCE, self._waiting)
+                self._threads += is_more_work
+            self._files.put(file)
+            if is_more_work:
+                threading.Thread(target=self._work, name="flush", daemon=True).start()
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._pool.shutdown(wait=True)
-        if kind is None:
-            self._require_none_failed()
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until everything is flushed; returns False when it takes longer. Raises what befell a file."""
+        with self._changed:
+            is_done = self._changed.wait_for(lambda: not self._waiting, timeout_s)
+            if self._failure is not None:
+                raise self._failure
+        return is_done
 
-    def write(self, path: Path, data: bytes) -> None:
-        """Write a file; raises what befell it, or one before it. May be called from several threads."""
-        self._require_none_failed()
-        written = write_beside(path, data)
-        self._room.acquire()
-        self._pool.submit(settle, written, path).add_done_callback(self._note)
-
-    def _note(self, done: Future[None]) -> None:
-        failure = done.exception()
-        if failure is not None:
-            self._failures.append(failure)
-        self._room.release()
-
-    def _require_none_failed(self) -> None:
-        if self._failures:
-            raise self._failures[0]
+    def _work(self) -> None:
+        while True:
+            file = self._files.get()
+            failure: BaseException | None = None
+            try:
+                self._flush(file)
+            except FileNotFoundError:
+                pass  # another process made room
+            except BaseException as error:  # whoever waits raises it
+                failure = error
+            with self._changed:
+                self._waiting -= 1
+                self._failure = self._failure or failure
+                self._changed.notify_all()

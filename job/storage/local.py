@@ -10,9 +10,11 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
 from job.errors import JobError, SpecError, TryAgain
 from job.stopping import raise_if_stopped
@@ -68,7 +70,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     settle(write_beside(path, data), path)
 
 
-def write_beside(path: Path, data: bytes | str) -> Path:
+def write_beside(path: Path, data: bytes | memoryview | str) -> Path:
     """Write a file that `settle` brings to `path`; returns where it lies until then, seen by no reader."""
     partial = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     with _removed_on_failure(partial, path):
@@ -81,12 +83,17 @@ def write_beside(path: Path, data: bytes | str) -> Path:
 def settle(partial: Path, path: Path) -> None:
     """Flush a file that was written to the disk, then rename it to `path`."""
     with _removed_on_failure(partial, path):
-        file = os.open(partial, os.O_RDONLY)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
+        flush(partial)
         partial.replace(path)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content is on the disk; raises what the disk says."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 @contextmanager
@@ -135,6 +142,18 @@ def place(source: Path, target: Path) -> None:
     with naming_a_full_disk(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)  # and not its mode: what is published is as open as the umask says
+
+
+@lru_cache(maxsize=1)
+def boot_id() -> str:
+    """Return what tells one run of this machine from the next: what was not flushed before may be torn.
+
+    Where the system does not say, no other process's work is taken up.
+    """
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return uuid4().hex
 
 
 def private_folder(folder: Path) -> None:

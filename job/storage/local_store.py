@@ -12,8 +12,8 @@ from pathlib import Path
 
 from job.errors import Denied, Missing
 from job.storage.documents import open_plain, require_small
-from job.storage.local import UNFINISHED, write_atomic
-from job.storage.store import Advance, Changed, Download, Stat, Upload, no_advance
+from job.storage.local import UNFINISHED, flush, write_atomic
+from job.storage.store import Advance, Arrived, Changed, Download, Stat, Upload, no_advance, no_arrival
 from job.storage.uris import below
 
 _LOCK = f".store.lock{UNFINISHED}"
@@ -95,7 +95,9 @@ class LocalStore:
                 raise Changed(key)
             return self._write(key, data)
 
-    def download(self, items: Sequence[Download], advance: Advance = no_advance) -> list[str]:
+    def download(
+        self, items: Sequence[Download], advance: Advance = no_advance, arrived: Arrived = no_arrival
+    ) -> list[str]:
         """Copy files out of the store."""
         digests = []
         for item in items:
@@ -104,12 +106,14 @@ class LocalStore:
                 raise self._missing(item.source.key)
             if found.etag != item.source.etag:
                 raise Changed(item.source.key)
-            digests.append(_copy(below(self.folder, item.source.key), item.target, advance))
+            source = below(self.folder, item.source.key)
+            digests.append(_copy(source, item.target, advance, flushed=False))
+            arrived(item, digests[-1])
         return digests
 
     def upload(self, items: Sequence[Upload], advance: Advance = no_advance) -> list[str]:
         """Copy files into the store."""
-        return [_copy(item.source, below(self.folder, item.key), advance) for item in items]
+        return [_copy(item.source, below(self.folder, item.key), advance, flushed=True) for item in items]
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete files, and the folders that they leave empty."""
@@ -222,7 +226,7 @@ def _stat(key: str, found: os.stat_result) -> Stat:
     )
 
 
-def _copy(source: Path, target: Path, advance: Advance) -> str:
+def _copy(source: Path, target: Path, advance: Advance, *, flushed: bool) -> str:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}{UNFINISHED}")
     digest = hashlib.sha256()
@@ -232,8 +236,8 @@ def _copy(source: Path, target: Path, advance: Advance) -> str:
                 digest.update(block)
                 writer.write(block)
                 advance(len(block))
-            writer.flush()
-            os.fsync(writer.fileno())
+        if flushed:
+            flush(partial)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Content by its sha256 on this machine, and an index that knows what objects hold without asking for them.
 
-objects/<sha256[:2]>/<sha256>   the content: read-only, hard-linked into the folders that show it
+objects/<sha256[:2]>/<sha256>   the content: read-only, hard-linked into the folders that show it; sealed
+                                (given a certain time of modification) once it has been flushed to the disk
 partial/<object>                a download on its way, named by the object so that any job goes on with it
 index/<store>.jsonl             (key, etag, size) of a store's objects -> sha256, a line each
 """
@@ -17,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from job.storage.local import sha256_file, sha256_json, sha256_text, write_atomic
+from job.storage.local import boot_id, flush, sha256_file, sha256_json, sha256_text, write_atomic
 from job.storage.store import Stat
 
 SEALED_NS = 946_684_800 * 10**9
-"""Modification time of all content, 2000-01-01: any other betrays that somebody wrote to the file."""
+"""Modification time of content that is on the disk, 2000-01-01. Any other betrays that somebody wrote to the
+file, or that the machine may have lost its power before all of it was there: it is read before it is used."""
 READ_BYTES = 2 * 10**9
 """Folders up to this size are read whole before they are used again, which takes a second or two: a disk that
 fails, or `cp -p`, changes content without a trace beside it."""
@@ -54,8 +56,9 @@ class ObjectCache:
     root: Path
 
     def target(self, uri: str, source: Stat) -> Path:
-        """Return where an object is downloaded to: the same place for every attempt."""
-        return self.root / "partial" / sha256_json([uri, source.key, source.etag, source.size])[:40]
+        """Return where an object is downloaded to: the same place for every attempt until the next boot."""
+        name = sha256_json([boot_id(), uri, source.key, source.etag, source.size])[:40]
+        return self.root / "partial" / name
 
     def begun_bytes(self, targets: Iterable[Path]) -> int:
         """Return how much of the disk the beginnings of downloads have taken already."""
@@ -68,11 +71,11 @@ class ObjectCache:
         return begun
 
     def admit(self, file: Path, content: Content, target: Path) -> None:
-        """Move a file to its content's place, and show it at `target`."""
+        """Move a file to its content's place, and show it at `target`; what moved it may `seal` it later."""
         if self.show(content, target, read=True):
             file.unlink()
             return
-        seal(file)
+        file.chmod(_READ_ONLY)
         blob = self._blob(content.sha256)
         blob.parent.mkdir(parents=True, exist_ok=True)
         # Shown first: content that no folder shows may be removed by another process at any time.
@@ -168,9 +171,10 @@ class Index:
 
 
 def seal(file: Path) -> None:
-    """Make content read-only, with the time by which a later write is noticed."""
-    file.chmod(_READ_ONLY)
-    os.utime(file, ns=(SEALED_NS, SEALED_NS))
+    """Flush content, then give it the time that says so, by which a later write is noticed too."""
+    if file.stat().st_mtime_ns != SEALED_NS:
+        flush(file)
+        os.utime(file, ns=(SEALED_NS, SEALED_NS))
 
 
 def unseal(file: Path) -> None:
@@ -180,7 +184,12 @@ def unseal(file: Path) -> None:
 
 def is_sealed(found: os.stat_result, size: int) -> bool:
     """Return whether a file looks as `seal` left it."""
-    return stat.S_ISREG(found.st_mode) and found.st_size == size and found.st_mtime_ns == SEALED_NS
+    return is_plain(found, size) and found.st_mtime_ns == SEALED_NS
+
+
+def is_plain(found: os.stat_result, size: int) -> bool:
+    """Return whether something is a regular file of a size."""
+    return stat.S_ISREG(found.st_mode) and found.st_size == size
 
 
 def _is_whole(blob: Path, content: Content, *, read: bool) -> bool:
@@ -190,7 +199,7 @@ def _is_whole(blob: Path, content: Content, *, read: bool) -> bool:
     if sha256_file(blob) != content.sha256:
         return False
     if not looks_whole:
-        seal(blob)  # somebody touched it and changed nothing
+        seal(blob)  # somebody touched it and changed nothing, or it had not been flushed yet
     return True
 
 
@@ -203,7 +212,7 @@ def _link(source: Path, target: Path) -> None:
         if error.errno not in _NO_LINKS:
             raise
         shutil.copyfile(source, target)  # a disk without links, or one with too many to this file
-        seal(target)
+        target.chmod(_READ_ONLY)
 
 
 Version = tuple[str, str, int]

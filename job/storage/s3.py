@@ -12,7 +12,7 @@ from job.errors import InputError, JobError, Missing, StoreFailure
 from job.storage import s3_transfer
 from job.storage.documents import require_small
 from job.storage.s3_client import client, explained, pause, status_and_code, translated
-from job.storage.store import Advance, Changed, Download, Stat, Upload, no_advance
+from job.storage.store import Advance, Arrived, Changed, Download, Stat, Upload, no_advance, no_arrival
 
 DELETED_AT_ONCE = 1000
 """Keys that S3's DeleteObjects takes in one request."""
@@ -132,9 +132,11 @@ class S3Store:
                 raise Changed(key) from error
             raise
 
-    def download(self, items: Sequence[Download], advance: Advance = no_advance) -> list[str]:
+    def download(
+        self, items: Sequence[Download], advance: Advance = no_advance, arrived: Arrived = no_arrival
+    ) -> list[str]:
         """Bring objects to the disk."""
-        return s3_transfer.download(self, items, advance)
+        return s3_transfer.download(self, items, advance, arrived)
 
     def upload(self, items: Sequence[Upload], advance: Advance = no_advance) -> list[str]:
         """Bring files to the store."""

@@ -6,21 +6,21 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
 from obstore.store import S3Store as Client
 
 from job.device import available_cpus
-from job.storage.flushing import Flushing
-from job.storage.local import UNFINISHED, naming_a_full_disk, sha256_file
+from job.errors import TryAgain
+from job.storage.local import UNFINISHED, boot_id, naming_a_full_disk, sha256_file, write_beside
 from job.storage.s3_bulk import BrokenBody, bucket_client, persistently
 from job.storage.s3_client import explained
-from job.storage.store import Advance, Changed, Download, Upload
+from job.storage.store import Advance, Arrived, Changed, Download, Upload
 
 if TYPE_CHECKING:
     from job.storage.s3 import S3Store
@@ -33,87 +33,100 @@ PART = 8 << 20
 Small, and few at a time, so that the digest of a file can follow its first parts early: that takes longest.
 """
 BLOCK = 256 << 10
+DIGESTED_AT_ONCE = 1 << 20
 MOST_PARTS = 9_000
 """S3 takes 10,000 parts an upload."""
 PARTS_IN_FLIGHT = 16
-FLUSHED_PARTS = 16
-"""Downloaded parts between two waits for the disk."""
 SMALL_AT_ONCE = 16
 POLL_S = 0.5
 
 
-def download(store: "S3Store", items: Sequence[Download], advance: Advance) -> list[str]:
+def download(store: "S3Store", items: Sequence[Download], advance: Advance, arrived: Arrived) -> list[str]:
     """Bring objects to the disk; see `ObjectStore.download`."""
     with explained(store.uri):
         client = bucket_client(store.bucket)
-    large = {
-        i: _Large(client, store, item, advance) for i, item in enumerate(items) if item.source.size > PART
-    }
-    parts = [part for one in large.values() for part in one.missing_parts()]
-    _all(parts, streams=max(4, min(16, available_cpus() // 2)), advance=advance)
-    with Flushing() as flushing:
-        small = {
-            i: partial(_small_download, client, store, item, flushing, advance)
-            for i, item in enumerate(items)
-            if i not in large
-        }
-        digests = dict(zip(small, _all(list(small.values()), SMALL_AT_ONCE, advance), strict=True))
-    return [large[i].sha256 if i in large else digests[i] for i in range(len(items))]
+    digests: dict[int, str] = {}
+
+    def note(i: int, sha256: str) -> None:
+        if sha256:  # the other parts of a file have none to tell
+            digests[i] = sha256
+            arrived(items[i], sha256)
+
+    parts: list[tuple[int, Callable[[], str]]] = []
+    small: list[tuple[int, Callable[[], str]]] = []
+    for i, item in enumerate(items):
+        if item.source.size > PART:
+            parts += [(i, part) for part in _Large(client, store, item, advance).missing_parts()]
+        else:
+            small.append((i, partial(_small_download, client, store, item, advance)))
+    _all(parts, max(4, min(16, available_cpus() // 2)), advance, note)
+    _all(small, SMALL_AT_ONCE, advance, note)
+    return [digests[i] for i in range(len(items))]
 
 
 def upload(store: "S3Store", items: Sequence[Upload], advance: Advance) -> list[str]:
     """Bring files to the store; see `ObjectStore.upload`."""
     with explained(store.uri):
         client = bucket_client(store.bucket)
-    large: dict[int, Callable[[], str]] = {}
-    small: dict[int, Callable[[], str]] = {}
+    digests: dict[int, str] = {}
+    large: list[tuple[int, Callable[[], str]]] = []
+    small: list[tuple[int, Callable[[], str]]] = []
     for i, item in enumerate(items):
         size = item.source.stat().st_size
         if size > PART:
-            large[i] = partial(_large_upload, client, store, item, size, advance)
+            large.append((i, partial(_large_upload, client, store, item, size, advance)))
         else:
-            small[i] = partial(_small_upload, client, store, item, advance)
-    digests = dict(zip(large, _all(list(large.values()), 1, advance), strict=True))
-    digests |= dict(zip(small, _all(list(small.values()), SMALL_AT_ONCE, advance), strict=True))
+            small.append((i, partial(_small_upload, client, store, item, advance)))
+    _all(large, 1, advance, digests.__setitem__)
+    _all(small, SMALL_AT_ONCE, advance, digests.__setitem__)
     return [digests[i] for i in range(len(items))]
 
 
-def _all(jobs: Sequence[Callable[[], T]], streams: int, advance: Advance) -> list[T]:
+def _all(
+    jobs: Sequence[tuple[int, Callable[[], T]]],
+    streams: int,
+    advance: Advance,
+    note: Callable[[int, T], None],
+) -> None:
     """Run jobs in so many threads; the first error, or a stop, cancels those that have not begun.
 
-    This thread only waits: were it inside of obstore, no handler of a signal would run.
+    This thread only waits, and notes what comes out: were it inside of obstore, no handler of a signal would
+    run.
     """
     if not jobs:
-        return []
+        return
+    numbers: dict[Future[T], int] = {}
+    ended: SimpleQueue[Future[T]] = SimpleQueue()
     pool = ThreadPoolExecutor(min(streams, len(jobs)), thread_name_prefix="transfer")
-    futures: list[Future[T]] = [pool.submit(job) for job in jobs]
     try:
-        pending = set(futures)
-        while pending:
-            done, pending = wait(pending, timeout=POLL_S, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-            advance(0)  # a stop is noticed while a store is silent
+        for i, job in jobs:
+            future = pool.submit(job)
+            numbers[future] = i
+            future.add_done_callback(ended.put)
+        while numbers:
+            try:
+                future = ended.get(timeout=POLL_S)
+            except Empty:
+                advance(0)  # a stop is noticed while a store is silent
+            else:
+                note(numbers.pop(future), future.result())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return [future.result() for future in futures]
 
 
-def _small_download(
-    client: Client, store: "S3Store", item: Download, flushing: Flushing, advance: Advance
-) -> str:
+def _small_download(client: Client, store: "S3Store", item: Download, advance: Advance) -> str:
     key = store.full_key(item.source.key)
 
-    def get() -> bytes:
+    def get() -> memoryview:
         answer = obstore.get(client, key, options={"if_match": item.source.etag})
         _require_version(answer, item)
-        data = bytes(answer.bytes())
+        data = memoryview(answer.bytes())
         if len(data) != item.source.size:
             raise BrokenBody
         return data
 
     data = persistently(store.name_of(item.source.key), get, advance)
-    flushing.write(item.target, data)
+    write_beside(item.target, data).replace(item.target)
     advance(len(data))
     return hashlib.sha256(data).hexdigest()
 
@@ -125,8 +138,6 @@ class _Large:
     """
 
     def __init__(self, client: Client, store: "S3Store", item: Download, advance: Advance) -> None:
-        self.sha256 = ""
-        """Known as soon as the file is in its place."""
         self._item, self._client, self._store, self._advance = item, client, store, advance
         self._key = store.full_key(item.source.key)
         self._partial = item.target.with_name(f".{item.target.name}{UNFINISHED}")
@@ -136,8 +147,8 @@ class _Large:
         self._digest, self._n_digested = hashlib.sha256(), 0
         self._recording, self._digesting = threading.Lock(), threading.Lock()
 
-    def missing_parts(self) -> list[Callable[[], None]]:
-        """Return what is left to do, in order."""
+    def missing_parts(self) -> list[Callable[[], str]]:
+        """Return what is left to do, in order; the step that puts the file in its place gives its sha256."""
         self._item.target.parent.mkdir(parents=True, exist_ok=True)
         with self._opened() as file:
             os.ftruncate(file, self._item.source.size)
@@ -145,7 +156,7 @@ class _Large:
         missing = [part for part in range(self._n_parts) if part not in self._done]
         return [partial(self._fetch, part) for part in missing] or [self._digest_and_finish]
 
-    def _fetch(self, part: int) -> None:
+    def _fetch(self, part: int) -> str:
         start, end = part * PART, part * PART + self._length(part)
 
         def get() -> None:
@@ -164,34 +175,43 @@ class _Large:
 
         with self._opened() as file:
             persistently(self._store.name_of(self._item.source.key), get, self._advance)
-            if part % FLUSHED_PARTS == FLUSHED_PARTS - 1:
-                os.fdatasync(file)  # so that little is left to wait for when all has arrived
         with self._recording:
             self._done.add(part)
             new = self._record.with_name(f"{self._record.name}{UNFINISHED}")
             new.write_text(json.dumps(self._facts() | {"done": sorted(self._done)}))
             new.replace(self._record)
         self._advance(end - start)
-        self._digest_and_finish()
+        return self._digest_and_finish()
 
-    def _digest_and_finish(self) -> None:
+    def _digest_and_finish(self) -> str:
         """Digest the parts that follow those digested so far, while others are still on their way."""
         while self._n_digested in self._done and self._digesting.acquire(blocking=False):
             try:
+                # The same memory for each block: to be given new one takes longer than to fill it.
+                block = memoryview(bytearray(DIGESTED_AT_ONCE))
                 with self._opened() as file:
                     while self._n_digested in self._done:
-                        start = self._n_digested * PART
-                        end = start + self._length(self._n_digested)
-                        for position in range(start, end, BLOCK):
-                            self._digest.update(os.pread(file, min(BLOCK, end - position), position))
+                        self._digest_part(file, self._n_digested, block)
                         self._n_digested += 1
-                    if self._n_digested == self._n_parts:
-                        os.fsync(file)
-                        self._partial.replace(self._item.target)
-                        self._record.unlink(missing_ok=True)
-                        self.sha256 = self._digest.hexdigest()
+                if self._n_digested == self._n_parts:
+                    self._partial.replace(self._item.target)
+                    self._record.unlink(missing_ok=True)
+                    return self._digest.hexdigest()
             finally:
                 self._digesting.release()
+        return ""
+
+    def _digest_part(self, file: int, part: int, block: memoryview) -> None:
+        position, end = part * PART, part * PART + self._length(part)
+        while position < end:
+            n_read = os.preadv(file, [block[: end - position]], position)
+            if not n_read:
+                raise TryAgain(
+                    f"{self._partial} became shorter while it was downloaded",
+                    advice="leave hidden files in that folder alone, then run the same command again",
+                )
+            self._digest.update(block[:n_read])
+            position += n_read
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
@@ -207,7 +227,9 @@ class _Large:
         return min(PART, self._item.source.size - part * PART)
 
     def _facts(self) -> dict[str, Any]:
-        return {"etag": self._item.source.etag, "size": self._item.source.size, "part": PART, "boot": _boot()}
+        # A part is recorded before it is on the disk: that outlives a killed process, not a power cut.
+        source = self._item.source
+        return {"etag": source.etag, "size": source.size, "part": PART, "boot": boot_id()}
 
     def _recorded(self) -> set[int]:
         """Return the parts that an earlier call brought, of the same version of the object."""
@@ -218,18 +240,6 @@ class _Large:
             return {int(part) for part in record["done"]} if whole and same else set()
         except (OSError, ValueError, KeyError, TypeError):
             return set()
-
-
-@lru_cache(maxsize=1)
-def _boot() -> str:
-    """Return what tells one run of this machine from the next.
-
-    A part is recorded before it is on the disk: that outlives a process that is killed, not a power cut.
-    """
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text()
-    except OSError:
-        return ""
 
 
 def _require_version(answer: "obstore.GetResult", item: Download) -> None:

@@ -49,8 +49,16 @@ Advance = Callable[[int], None]
 """Is told of bytes that have been moved; raises `Interrupted` when a stop was requested."""
 
 
+Arrived = Callable[[Download, str], None]
+"""Is told of a file that is in its place and its sha256, by the thread that asked for it."""
+
+
 def no_advance(n_bytes: int) -> None:
     """Report to nobody."""
+
+
+def no_arrival(item: Download, sha256: str) -> None:
+    """Tell nobody."""
 
 
 class ObjectStore(Protocol):
@@ -87,11 +95,15 @@ class ObjectStore(Protocol):
     def replace(self, key: str, data: bytes, etag: str) -> str:
         """Replace the version `etag` of a small object; returns the new etag. Raises `Changed` otherwise."""
 
-    def download(self, items: Sequence[Download], advance: Advance = no_advance) -> list[str]:
+    def download(
+        self, items: Sequence[Download], advance: Advance = no_advance, arrived: Arrived = no_arrival
+    ) -> list[str]:
         """Bring objects to the disk, many at a time; returns the sha256 of each, in order.
 
-        A file appears whole or not at all. What a cut left behind is taken up again by the next call for the
-        same target, as long as the object is the same version: it raises `Changed` when it is another one.
+        A file appears whole or not at all, and is not flushed: after a power cut it may be torn, so whoever
+        will trust it then flushes it, or reads it again. What a cut left behind is taken up again by the next
+        call for the same target before the machine is started again, as long as the object is the same
+        version: it raises `Changed` when it is another one.
         """
 
     def upload(self, items: Sequence[Upload], advance: Advance = no_advance) -> list[str]:

@@ -1,6 +1,5 @@
 """Filling a view: what is known is linked, the rest downloaded, held against its digests, and unpacked."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -37,6 +36,8 @@ class Build:
         """Objects whose content the view shows, by key."""
         self._arrived: dict[str, str] = {}
         """sha256 of whole downloads that wait to be shown, by key."""
+        self.unsealed: list[Path] = []
+        """What the view shows and was not flushed to the disk."""
         for source in objects:
             if not self._is_shard(source):
                 self._tree.add(source.key, self._name(source))
@@ -112,14 +113,24 @@ class Build:
     def _bring(self, sources: Sequence[Stat], advance: Advance) -> None:
         if sources:
             items = [Download(source, self._target(source)) for source in sources]
-            digests = self._store.download(items, advance)
-            self._arrived.update(zip((source.key for source in sources), digests, strict=True))
+            self._store.download(items, advance, self._take)
+
+    def _take(self, item: Download, sha256: str) -> None:
+        """Show what has arrived while the rest is on its way."""
+        source = item.source
+        self._arrived[source.key] = sha256
+        if self._promises.kept(source.key, sha256):
+            self._show_arrived(source)
 
     def _show_arrived(self, source: Stat) -> None:
         if source.key in self._arrived and not self._is_shard(source):
             content = Content(self._arrived.pop(source.key), source.size)
             self._remember(source, Known(content))  # first: a kill in between costs nothing
-            self._cache.admit(self._target(source), content, self._view.folder / source.key)
+            self._admit(self._target(source), content, source.key)
+
+    def _admit(self, file: Path, content: Content, path: str) -> None:
+        self._cache.admit(file, content, self._view.folder / path)
+        self.unsealed.append(self._view.folder / path)
 
     def _remember(self, source: Stat, known: Known) -> None:
         self._index.put(source, known)
@@ -172,9 +183,8 @@ class Build:
         for member in tar_files.members(archive, self._name(source)):
             loose.unlink(missing_ok=True)
             members[member.path] = Content(tar_files.copy_member(member, loose), member.size)
-            self._cache.admit(loose, members[member.path], self._view.folder / _landing(source, member.path))
+            self._admit(loose, members[member.path], _landing(source, member.path))
             pause()
-        os.sync()  # once, in place of a flush for each of many small files
         self._remember(source, Known(Content(self._arrived.pop(source.key), source.size), members))
         archive.unlink()
 

@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from job.storage.local import sha256_file, write_atomic
-from job.storage.object_cache import READ_BYTES, ObjectCache, is_sealed, unseal
+from job.storage.local import sha256_file, write_beside
+from job.storage.object_cache import READ_BYTES, ObjectCache, is_plain, is_sealed, seal, unseal
 
 Wait = Callable[[], None]
 """Waits a moment; raises what asks the work to stop."""
@@ -38,17 +38,22 @@ class View:
         """Return whether every file is there as it was put there, and no other.
 
         They are read where all together have at most `READ_BYTES`; of larger folders sizes, times and inodes
-        are compared.
+        are compared, and those files are read whose time does not say that they were flushed.
         """
         found = self.files()
         try:
             promised: dict[str, tuple[int, int, str]] = json.loads(self.record.read_text())["files"]
             is_complete = promised.keys() == found.keys() and all(
-                is_sealed(found[path], size) and found[path].st_ino == inode
+                is_plain(found[path], size) and found[path].st_ino == inode
                 for path, (size, inode, _) in promised.items()
             )
-            if is_complete and sum(size for size, _, _ in promised.values()) <= READ_BYTES:
-                is_complete = self._has({path: sha256 for path, (_, _, sha256) in promised.items()})
+            read_all = sum(size for size, _, _ in promised.values()) <= READ_BYTES
+            to_read = {
+                path: sha256
+                for path, (size, _, sha256) in promised.items()
+                if read_all or not is_sealed(found[path], size)
+            }
+            is_complete = is_complete and self._has(to_read)
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return False
         if is_complete:
@@ -59,6 +64,8 @@ class View:
         broken = [path for path, sha256 in digests.items() if sha256_file(self.folder / path) != sha256]
         for path in broken:
             unseal(self.folder / path)
+        for path in () if broken else digests:
+            seal(self.folder / path)
         return not broken
 
     def finish(self, uri: str, digests: Mapping[str, str]) -> None:
@@ -70,7 +77,8 @@ class View:
             path: [found[path].st_size, found[path].st_ino, sha256]
             for path, sha256 in sorted(digests.items())
         }
-        write_atomic(self.record, json.dumps({"uri": uri, "files": files}))
+        # Not flushed: without it the folder is filled anew, from what is here.
+        write_beside(self.record, json.dumps({"uri": uri, "files": files})).replace(self.record)
 
     def remove_links(self) -> None:
         """Remove links: nothing is to be written through them."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from job.storage.local_store import LocalStore
 from job.storage.run_folder import RunFolder
-from job.storage.store import Advance, Download, Stat, Upload, no_advance
+from job.storage.store import Advance, Arrived, Download, Stat, Upload, no_advance, no_arrival
 
 
 class Killed(BaseException):
@@ -63,9 +63,11 @@ class FarStore:
         self._write(f"replace {key}")
         return self.local.replace(key, data, etag)
 
-    def download(self, items: Sequence[Download], advance: Advance = no_advance) -> list[str]:
+    def download(
+        self, items: Sequence[Download], advance: Advance = no_advance, arrived: Arrived = no_arrival
+    ) -> list[str]:
         self.requests += [f"download {item.source.key}" for item in items]
-        return self.local.download(items, advance)
+        return self.local.download(items, advance, arrived)
 
     def upload(self, items: Sequence[Upload], advance: Advance = no_advance) -> list[str]:
         digests = []

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from job.logs import EVENTS, Log
-from job.storage.store import Advance, Download, ObjectStore, Stat, Upload, no_advance
+from job.storage.store import Advance, Arrived, Download, ObjectStore, Stat, Upload, no_advance, no_arrival
 
 Hook = Callable[[str, str], None]
 """Is told of an operation and its key before it happens; may raise."""
@@ -91,10 +91,12 @@ class Watched:
         self.watch("replace", self.prefix + key)
         return self.store.replace(key, data, etag)
 
-    def download(self, items: Sequence[Download], advance: Advance = no_advance) -> list[str]:
+    def download(
+        self, items: Sequence[Download], advance: Advance = no_advance, arrived: Arrived = no_arrival
+    ) -> list[str]:
         for item in items:
             self.watch("download", self.prefix + item.source.key)
-        return self.store.download(items, advance)
+        return self.store.download(items, advance, arrived)
 
     def upload(self, items: Sequence[Upload], advance: Advance = no_advance) -> list[str]:
         for item in items:

@@ -140,7 +140,7 @@ def test_what_another_boot_of_the_machine_recorded_is_not_believed(
     assert child("download", store, target, kill_at=50 * MB).returncode == -signal.SIGKILL
     partial = tmp_path / ".t.tmp"
     partial.write_bytes(bytes(100 * MB))
-    monkeypatch.setattr(s3_transfer, "_boot", lambda: "another")
+    monkeypatch.setattr(s3_transfer, "boot_id", lambda: "another")
     assert brought(store, ["big"], tmp_path / "u") == [digest]
     found = store.stat("big")
     assert found is not None
