@@ -33,7 +33,7 @@ run: setup ## Run SPEC=... with ARGS="--set ..."
 test: setup ## Run the tests that need Python packages alone
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not system" $(ARGS)
 
-test-system: setup ## Run the tests that need Debian packages (Chromium), and say what is missing
+test-system: setup ## Run the tests that need Debian packages (Chromium, Prometheus), and say what is missing
 	SYSTEM_TESTS=1 $(BIN)/python -m pytest -m system $(ARGS)
 
 soak: setup ## Stop and kill runs of SOAK_SPEC N=200 times, anywhere, and compare their results

@@ -25,7 +25,7 @@ from job.places import CACHE_VARIABLE
 from job.spec.job import JobSpec
 from job.spec.loading import load
 from job.storage.uris import is_remote
-from tests.k8s.manifests import ROOT, Document, Work, found, quantity
+from tests.k8s.manifests import IMAGE, ROOT, Document, Work, found, quantity, works
 
 COMES_AGAIN = {
     one.exit_code for one in (SpecError, InputError, IntegrityError, InvalidResult, DeadlineReached)
@@ -33,7 +33,6 @@ COMES_AGAIN = {
 """However often a Pod is replaced."""
 MAY_PASS = {TryAgain.exit_code, DeviceError.exit_code, JobError.exit_code}
 JOB_NAME = "metadata.labels['batch.kubernetes.io/job-name']"
-IMAGE = "segmenter-rl-job:latest"
 WORKING_DIRECTORY = "/app"
 """Where the image holds specs/, job/ and nothing that is written to."""
 MARGIN_S = 5.0
@@ -44,8 +43,16 @@ _DAY_S = 86_400
 _GIB = 2**30
 
 
-def house_problems(work: Work, others: list[Document]) -> Iterator[str]:
-    """Yield what is wrong with a Job or CronJob; `others` are the objects that it may name."""
+def house_problems(documents: list[Document], others: list[Document]) -> Iterator[str]:
+    """Yield what is wrong with objects; `others` are those that they may name beside each other."""
+    for document in documents:
+        if document["kind"] != "Namespace" and "namespace" not in document["metadata"]:
+            yield f"{document['kind']}: without a namespace it is put where the user happens to be"
+    for work in works(documents):
+        yield from _work(work, [*documents, *others])
+
+
+def _work(work: Work, others: list[Document]) -> Iterator[str]:
     yield from _policy(work)
     yield from _pod(work)
     yield from _references(work, others)
@@ -161,7 +168,9 @@ def _disks(work: Work) -> Iterator[str]:
     for volume in work.pod.get("volumes", []):
         if "emptyDir" not in volume:
             continue
-        size = (volume["emptyDir"] or {}).get("sizeLimit")
+        size = volume["emptyDir"].get("sizeLimit")
+        if volume["emptyDir"].get("medium", "") not in ("", "Memory"):
+            yield f"volume {volume['name']}: no kubelet knows the medium {volume['emptyDir']['medium']!r}"
         if size is None:
             yield f"volume {volume['name']} may fill the node"
         elif volume["emptyDir"].get("medium") == "Memory":

@@ -144,8 +144,6 @@ def _volumes(volumes: list[Document]) -> Iterator[str]:
         if not sources <= RESTRICTED_VOLUMES:
             yield f"volume {name}: {sorted(sources)} is not allowed by restricted Pod Security"
         empty = volume.get("emptyDir") or {}
-        if empty.get("medium", "") not in ("", "Memory") and not empty["medium"].startswith("HugePages"):
-            yield f"volume {name}: medium {empty['medium']!r}"
         if "sizeLimit" in empty:
             try:
                 size = quantity(empty["sizeLimit"])

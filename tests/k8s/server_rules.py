@@ -10,7 +10,6 @@ from tests.k8s.pod_rules import KEY, LABEL, SUBDOMAIN, labels, pod_problems, qua
 
 LONGEST = {"Job": 63, "CronJob": 52, "Namespace": 63}
 """Of names; of a CronJob's, as its Jobs add eleven characters."""
-CLUSTER_WIDE = {"Namespace"}
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _CRON = ((0, 59, ()), (0, 23, ()), (1, 31, ()), (1, 12, _MONTHS), (0, 6, _DAYS))
@@ -23,8 +22,6 @@ def server_problems(document: Document) -> Iterator[str]:
     pattern = LABEL if kind == "Namespace" else SUBDOMAIN
     if not pattern.fullmatch(name) or len(name) > LONGEST.get(kind, 253):
         yield f"{kind} name {name!r}"
-    if (kind in CLUSTER_WIDE) == ("namespace" in metadata):
-        yield f"{kind} {name}: namespace"
     yield from labels(metadata)
     if kind == "Job":
         yield from _job(document["spec"])

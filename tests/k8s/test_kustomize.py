@@ -1,4 +1,4 @@
-"""k8s/kustomization.yaml: what it builds, alone and with each component, is accepted and agrees with the code."""
+"""k8s/kustomization.yaml: what it builds, with any of its components, is accepted and fits the code."""
 
 import json
 import shutil
