@@ -93,7 +93,8 @@ def prepare(
             if n_masks > room:
                 # The same rows of each image: what is compared between images must be the same actions.
                 kept = np.sort(np.random.default_rng([seed, 3]).choice(n_masks, room, replace=False))
-            gathered = _Gathered(kept, truth, working_size(*truth.shape, max_side))
+            grid = working_size(truth.shape[0], truth.shape[1], max_side)
+            gathered = _Gathered(kept, truth, grid)
             for actions, masks_BHW in labelled.masks_of(i):
                 gathered.add(actions, masks_BHW)
                 task.advance(0)
