@@ -30,8 +30,8 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return kind, tiny.make(tmp_path_factory.mktemp(kind) / "model", kind)
 
 
-def load(kind: Kind, folder: Path) -> Any:
-    return TextPromptedFamily(kind, "float32").load(folder, "cpu", None, NAMELESS)
+def load(kind: Kind, folder: Path, dtype: Literal["bfloat16", "float16", "float32"] = "float32") -> Any:
+    return TextPromptedFamily(kind, dtype).load(folder, "cpu", None, NAMELESS)
 
 
 def plain(kind: Kind, folder: Path, image: NDArray[np.uint8], prompt: str) -> NDArray[np.float32]:
@@ -66,6 +66,19 @@ def test_features_read_once_give_what_the_whole_network_gives(made: tuple[Kind, 
     spread = np.stack([answer.logits_PHW for answer in answers]).astype(np.float32)
     assert spread.std(axis=0).mean() > 1e-3
     assert spread.std(axis=1).mean() > 1e-3
+
+
+@pytest.mark.parametrize(("dtype", "least"), [("bfloat16", 0.9), ("float16", 0.995)])
+def test_half_precision_gives_about_the_same(
+    made: tuple[Kind, Path], dtype: Literal["bfloat16", "float16"], least: float
+) -> None:
+    """Random weights of a few layers enlarge rounding; three and two digits are left."""
+    images = photographs(2, size=(40, 60))
+    for one, other in zip(
+        load(*made).segment(images, PROMPTS), load(*made, dtype).segment(images, PROMPTS), strict=True
+    ):
+        surfaces = [answer.logits_PHW.astype(np.float32).ravel() for answer in (one, other)]
+        assert np.corrcoef(surfaces)[0, 1] > least
 
 
 def test_each_image_and_each_prompt_is_read_once(
