@@ -2,15 +2,15 @@
 
     python -m benchmarks.feature_reuse [--images 8] [--prompts 12] [--rounds 3] [--dtype bfloat16] [--tiny]
 
-Checkpoints with random weights are made in a temporary folder: of the published geometry on a CUDA device, tiny
-on a CPU or with `--tiny`. Three ways to the same masks are compared in every round, each after a trial:
+Checkpoints with random weights are made in a temporary folder: of the published geometry on a CUDA device,
+tiny on a CPU or with `--tiny`. Three ways to the same masks are compared in every round, each after a trial:
 
 * a pair a call: `model(**inputs)` for each image and prompt;
 * an image a call: the image repeated for its prompts, `model(**inputs)` once an image;
 * features reused: the segmenter of this program, all images in one call.
 
-Pixels are prepared alike and count in all three. Masks a second are of the median round. Exit code 1 where the
-masks of the first and the last way differ in more than `MOST_DIFFERING` of their pixels in float32.
+Pixels are prepared alike and count in all three. Masks a second are of the median round. Exit code 1 where
+the masks of the first and the last way differ in more than `MOST_DIFFERING` of their pixels in float32.
 """
 
 import argparse
@@ -83,10 +83,8 @@ def _row(
                 )
                 pixels = torch.from_numpy(np.stack([network.preparation(image)] * len(some)))
                 with torch.inference_mode():
-                    found = network._model(
-                        pixel_values=pixels.to(device, network.dtype), input_ids=tokens["input_ids"].to(device),
-                        attention_mask=tokens["attention_mask"].to(device),
-                    )  # fmt: skip
+                    asked = {name: tokens[name].to(device) for name in ("input_ids", "attention_mask")}
+                    found = network._model(pixel_values=pixels.to(device, network.dtype), **asked)
                 logits = found.logits if kind == "clipseg" else found.semantic_seg
                 masks.append((logits.reshape(len(some), *logits.shape[-2:]) > 0).cpu().numpy())
         return np.concatenate(masks)
