@@ -6,10 +6,12 @@ from job.segmenters.family import Family
 from job.segmenters.sa2va.options import Sa2vaOptions
 from job.spec.segmenter import (
     AnySegmenterSpec,
+    ClipsegSpec,
     PluginSpec,
     PrecomputedSpec,
     PromptableUNetSpec,
     Sa2vaSpec,
+    Sam3Spec,
 )
 
 
@@ -24,6 +26,10 @@ def family_of(spec: AnySegmenterSpec) -> Family:
             from job.segmenters.sa2va.door import Sa2vaFamily
 
             return Sa2vaFamily(sa2va_options(spec), spec.uri)
+        case ClipsegSpec() | Sam3Spec():
+            from job.segmenters.text_prompted.door import TextPromptedFamily
+
+            return TextPromptedFamily(spec.kind, spec.dtype)
         case PrecomputedSpec():
             from job.segmenters.precomputed.door import PrecomputedFamily
 

@@ -54,6 +54,30 @@ class Sa2vaSpec(Section):
     """Random pairs of an image and a prompt that both paths compute before the table is made, to compare."""
 
 
+class ClipsegSpec(Section):
+    """A CLIPSeg checkpoint (`CLIPSegForImageSegmentation`)."""
+
+    kind: Literal["clipseg"]
+    uri: Uri
+    """The checkpoint folder: config.json, model.safetensors, preprocessor_config.json, tokenizer."""
+    dtype: Dtype = "float32"
+    """Of weights and arithmetic."""
+    batch_size: BatchSize = 8
+    """Images that go through the encoder together."""
+
+
+class Sam3Spec(Section):
+    """A SAM 3 checkpoint (`Sam3Model`), asked by text for its semantic mask."""
+
+    kind: Literal["sam3"]
+    uri: Uri
+    """The checkpoint folder: config.json, model.safetensors, preprocessor_config.json, tokenizer."""
+    dtype: Dtype = "float32"
+    """Of weights and arithmetic."""
+    batch_size: BatchSize = 4
+    """Images that go through the encoder together."""
+
+
 class PrecomputedSpec(Section):
     """Probabilities that any model made elsewhere: a file an image and prompt."""
 
@@ -78,5 +102,5 @@ class PluginSpec(Section):
     """Images that are handed to it together."""
 
 
-AnySegmenterSpec = PromptableUNetSpec | Sa2vaSpec | PrecomputedSpec | PluginSpec
+AnySegmenterSpec = PromptableUNetSpec | Sa2vaSpec | ClipsegSpec | Sam3Spec | PrecomputedSpec | PluginSpec
 SegmenterSpec = Annotated[AnySegmenterSpec, Field(discriminator="kind")]

@@ -10,6 +10,7 @@ from job.segmenters.precomputed.layout import slug
 from tests.e2e.child import TINY, Finished, run_job
 from tests.segmenters import plugin_package, precomputed_files
 from tests.segmenters.sa2va import stand_in
+from tests.segmenters.text_prompted import tiny
 
 pytestmark = pytest.mark.timeout(300)  # a test is several runs, one after the other
 
@@ -72,6 +73,15 @@ def test_sa2va_is_vouched_for_compared_and_reported(tmp_path: Path) -> None:
     assert "3 of 3 masks equal" in report
     assert "0 replies without seg" in report
     assert candidate_of(done)["trust_code"] == told["trust_code"]
+    require_at_work(done, tmp_path)
+
+
+def test_clipseg_runs_from_its_folder_alone(tmp_path: Path) -> None:
+    """Safetensors and JSON, no code; the candidate says which network and dtype it was."""
+    tiny.make(tmp_path / "model", "clipseg")
+    done = finished(spec_with(tmp_path, {"kind": "clipseg", "uri": "model", "batch_size": 4}), tmp_path)
+    assert (candidate_of(done)["kind"], candidate_of(done)["dtype"]) == ("clipseg", "float32")
+    assert "clipseg model" in (done.run / "report.md").read_text()
     require_at_work(done, tmp_path)
 
 

@@ -45,7 +45,7 @@ def test_without_a_kind_it_is_the_network_that_ships_with_the_program() -> None:
         ({"kind": "sa2va", "uri": "x", "trust_code": "sha256:12"}, "trust_code"),
         ({"kind": "sa2va", "uri": "x", "reply": "Sure."}, "reply"),
         (
-            {"kind": "precomputed", "uri": "x", "path": "shared"},
+            {"kind": "clipseg", "uri": "x", "path": "shared"},
             "segmenter.path: not a key of this kind of section",
         ),
         ({"kind": "plugin", "uri": "x"}, "segmenter.name: required key is missing"),
@@ -113,7 +113,7 @@ def test_an_own_checkpoint_and_bucket_take_twelve_lines() -> None:
 def test_no_kind_brings_heavy_libraries_to_a_spec() -> None:
     """`validate` answers at once, whatever the kind."""
     kinds = [
-        {"kind": "sa2va", "uri": "x"},
+        {"kind": "sa2va", "uri": "x"}, {"kind": "clipseg", "uri": "x"}, {"kind": "sam3", "uri": "x"},
         {"kind": "precomputed", "uri": "x"}, {"kind": "plugin", "name": "x", "uri": "x"},
     ]  # fmt: skip
     code = (
