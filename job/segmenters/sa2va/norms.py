@@ -27,6 +27,8 @@ def _rms_norm(self: Any, x: Tensor) -> Tensor:
 
 
 def _layer_norm(self: nn.LayerNorm, x: Tensor) -> Tensor:
+    if x.dtype != self.weight.dtype:
+        return nn.LayerNorm.forward(self, x)
     # Autocast would have it answer in float32, for the layer behind it to round that to bfloat16.
-    with torch.autocast(x.device.type, enabled=x.dtype != self.weight.dtype):
-        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+    with torch.autocast(x.device.type, enabled=False):
+        return nn.LayerNorm.forward(self, x)
