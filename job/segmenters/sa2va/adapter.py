@@ -15,6 +15,7 @@ from job.segmenters.sa2va.compiled import compile_encoders
 from job.segmenters.sa2va.content import content_key
 from job.segmenters.sa2va.counters import Counters
 from job.segmenters.sa2va.loading import Checkpoint, load_checkpoint
+from job.segmenters.sa2va.norms import fuse_norms
 from job.segmenters.sa2va.options import Sa2vaOptions
 from job.segmenters.sa2va.prompts import texts
 from job.segmenters.sa2va.reference import NeedsCuda, Reference, one_surface
@@ -56,6 +57,8 @@ class Sa2vaSegmenter:
         `uri` is what the user calls the folder, `memory` where digests of its files are remembered.
         """
         checkpoint = load_checkpoint(folder, device, options, uri)
+        if options.path == "shared" and checkpoint.device.type == "cuda":
+            fuse_norms(checkpoint.model)
         if options.compile:
             compile_encoders(checkpoint)
         return cls(checkpoint, options, content_key(folder, options, memory))

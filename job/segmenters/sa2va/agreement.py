@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from job.segmenters.sa2va.counters import Counters
 from job.segmenters.sa2va.loading import Checkpoint
 from job.segmenters.sa2va.options import Sa2vaOptions
-from job.segmenters.sa2va.reference import Reference, one_surface
+from job.segmenters.sa2va.reference import Reference, several
 from job.segmenters.sa2va.shared import Shared
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Masks of both paths compared pixel by pixel."""
+    """Masks of both paths at the image's size compared pixel by pixel, from logits in full precision."""
 
     pairs: int
     equal_pairs: int
@@ -27,6 +27,8 @@ class Agreement:
     min_iou: float
     pixels: int
     differing_pixels: int
+    rounding_pixels: int
+    """Pixels of the path `shared` that change as logits are rounded to float16, which they are everywhere."""
     fallback_pairs: int
     """Pairs that the path `shared` generated for, so that they say little about it."""
 
@@ -39,23 +41,27 @@ def compare(
 ) -> Agreement:
     """Segment each pair both ways; texts as `prompts.texts` gives them.
 
-    The logits of both are rounded to float16, as everywhere in this program, and enlarged as
-    `predict_forward` does, so that nothing but the two paths is compared.
+    The masks of one are those that `predict_forward` returns. The other's logits are enlarged as
+    `predict_forward` does it and not rounded before, so that nothing but the two paths is compared.
     """
     counters = Counters()
     large = int(checkpoint.model.grounding_encoder.sam2_model.image_size)
-    shared = Shared(checkpoint, options, counters)
+    shared = Shared(checkpoint, options, counters, rounded=False)
     ious: list[float] = []
-    differing = pixels = 0
+    differing = rounding = pixels = 0
     for image, text in pairs:
         size = (image.shape[0], image.shape[1])
         said = reference.predict(Image.fromarray(image), text)
-        there_HW = one_surface(said.logits_SHW, options.several_seg, shared.logits_size, Counters())
-        here_HW = shared.segment([image], [text])[0].logits_PHW[0]
-        surfaces = (here_HW, there_HW.numpy().astype(np.float16))
-        mask_HW, other_HW = (enlarged(one, large, size) > 0 for one in surfaces)
-        ious.append(_iou(mask_HW, other_HW))
-        differing += int((mask_HW != other_HW).sum())
+        nothing = torch.zeros(1, *size, dtype=torch.bool)
+        there_SHW = said.masks_SHW if len(said.masks_SHW) else nothing
+        there_HW = several(there_SHW, options.several_seg).numpy()
+        logits_HW = shared.segment([image], [text])[0].logits_PHW[0]
+        mask_HW, rounded_HW = (
+            enlarged(one, large, size) > 0 for one in (logits_HW, logits_HW.astype(np.float16))
+        )
+        ious.append(_iou(mask_HW, there_HW))
+        differing += int((mask_HW != there_HW).sum())
+        rounding += int((mask_HW != rounded_HW).sum())
         pixels += mask_HW.size
     return Agreement(
         pairs=len(pairs),
@@ -64,11 +70,12 @@ def compare(
         min_iou=min(ious),
         pixels=pixels,
         differing_pixels=differing,
+        rounding_pixels=rounding,
         fallback_pairs=counters.fallback_pairs,
     )
 
 
-def enlarged(logits_HW: NDArray[np.float16], large: int, size: tuple[int, int]) -> NDArray[np.float32]:
+def enlarged(logits_HW: NDArray[np.floating], large: int, size: tuple[int, int]) -> NDArray[np.float32]:
     """Return logits at an image's size as `predict_forward` gets them: by way of SAM 2's input size."""
     surface = torch.from_numpy(logits_HW.astype(np.float32))[None, None]
     for target in ((large, large), size):

@@ -5,15 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from transformers import DynamicCache
 
 from job.errors import InputError
 from job.segmenters.sa2va.loading import Checkpoint
+from job.segmenters.sa2va.resize import Picture, Run
 
 Layers = tuple[tuple[Tensor, Tensor], ...]
 """Keys and values `[B, heads, tokens, D]` of each layer."""
@@ -21,12 +19,11 @@ Layers = tuple[tuple[Tensor, Tensor], ...]
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image decoded and resized on the CPU, ready for the device."""
+    """An image and what is known of it before the device looks at it."""
 
-    sam_HWC: NDArray[np.uint8]
-    """As SAM 2's image encoder wants it, before normalisation."""
+    picture_HWC: Picture
     vision: dict[str, Tensor]
-    """What the vision tower wants."""
+    """What a processor made of it for the vision tower; empty where that takes pixels."""
     group: tuple[int, ...]
     """Images of equal group can share a batch: the tokens of their prefixes are the same."""
 
@@ -64,16 +61,19 @@ class Family(ABC):
             )
 
     @abstractmethod
-    def prepare(self, image: Image.Image) -> Prepared:
-        """Resize one RGB image as `predict_forward` does; safe to call from several threads."""
+    def prepare(self, picture_HWC: Picture) -> Prepared:
+        """Do for one RGB image what the CPU has to do; safe to call from several threads."""
 
     @abstractmethod
     def tails(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of each text after the image, up to where the reply begins."""
 
     @abstractmethod
-    def read(self, batch: Sequence[Prepared]) -> Prefix:
-        """Encode images of one group and run the language model over what precedes the prompts."""
+    def read(self, batch: Sequence[Prepared], runs: Sequence[Run]) -> Prefix:
+        """Encode images of one group and run the language model over what precedes the prompts.
+
+        `runs` are their pictures on the device.
+        """
 
     @abstractmethod
     def tokens(self, prepared: Prepared) -> int:
@@ -127,7 +127,8 @@ class Family(ABC):
         # A fresh one each time: the model appends to it, and the prefix is used again.
         cache = DynamicCache()
         for number, (keys, values) in enumerate(layers):
-            cache.update(keys, values, number)
+            cache.update(keys[:, :, :0], values[:, :, :0], number)  # so that it exists; the rest uncopied
+            cache.layers[number].keys, cache.layers[number].values = keys, values
         return cache
 
     def _layers(self, cache: Any) -> Layers:
@@ -141,11 +142,3 @@ def normalised(pixels_NHWC: Tensor, table_C256: Tensor) -> Tensor:
     instead of normalised ones.
     """
     return torch.stack([table_C256[c][pixels_NHWC[..., c].long()] for c in range(len(table_C256))], dim=1)
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a host tensor on the device; the host goes on before it is there."""
-    if device.type != "cuda":
-        return tensor.to(device)
-    # From pageable memory the copy would first wait for everything that the device still has to do.
-    return tensor.contiguous().pin_memory().to(device, non_blocking=True)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from job.errors import InputError
-from job.segmenters.sa2va.family import Family, Layers, Prefix, Prepared, normalised, to_device
+from job.segmenters.sa2va.family import Family, Layers, Prefix, Prepared, normalised
 from job.segmenters.sa2va.loading import Checkpoint
 from job.segmenters.sa2va.prompts import IMAGE
+from job.segmenters.sa2va.resize import Crops, Noted, Picture, Recipe, Run
 
 _GREYS = 256
 
@@ -28,6 +30,8 @@ class InternVL(Family):
                 "the checkpoint's code offers no dynamic_preprocess",
                 advice='set segmenter.path to "generate", or fetch the code of a released Sa2VA',
             )
+        self._recipe = lru_cache(maxsize=256)(self._noted_tiles)
+        self._tiles = Crops(self._own_tiles, self._recipe)
         self._table_C256 = self._normalisation()
         before, behind = self._split(IMAGE)[0][:-1], self._split(IMAGE)[0][-1:]
         # On the device from the start: moving them there would wait for it.
@@ -37,23 +41,18 @@ class InternVL(Family):
         if self._own_cache:
             _take_prepared_masks(self._decoder)
 
-    def prepare(self, image: Image.Image) -> Prepared:
-        """Cut the image into tiles and resize it for SAM 2."""
-        model = self.model
-        tiles = self._tiles_of(
-            image, model.min_dynamic_patch, model.max_dynamic_patch, model.image_size, model.use_thumbnail
-        )
-        tiles_THWC = torch.from_numpy(np.stack([np.asarray(tile) for tile in tiles]))
-        sam_HWC = model.extra_image_processor.apply_image(np.asarray(image))
-        return Prepared(sam_HWC, {"tiles": tiles_THWC}, (len(tiles_THWC),))
+    def prepare(self, picture_HWC: Picture) -> Prepared:
+        """Find out how many tiles the image is cut into."""
+        recipe = self._recipe(picture_HWC.shape[:2])
+        return Prepared(picture_HWC, {}, (len(recipe or self._own_tiles(picture_HWC)),))
 
     def tails(self, texts: Sequence[str]) -> list[list[int]]:
         """Return what follows `</img>`: the prompt and the template's end."""
         return [self._split(text)[1] for text in texts]
 
-    def read(self, batch: Sequence[Prepared]) -> Prefix:
+    def read(self, batch: Sequence[Prepared], runs: Sequence[Run]) -> Prefix:
         """Run InternViT over all tiles of the batch at once, then the language model up to `</img>`."""
-        tiles_NHWC = to_device(torch.cat([one.vision["tiles"] for one in batch]), self.device)
+        tiles_NHWC = self._tiles.make(runs, on_device=self.device.type == "cuda").flatten(0, 1)
         features_NLC = self.model.extract_feature(normalised(tiles_NHWC, self._table_C256))
         features_BLC = features_NLC.reshape(len(batch), -1, features_NLC.shape[-1])
         start_LC, end_LC = (self.model.get_input_embeddings()(ids) for ids in self._around)
@@ -86,6 +85,22 @@ class InternVL(Family):
     def stop_words(self) -> tuple[str, ...]:
         """The template's."""
         return tuple(self.model.template.get("STOP_WORDS", ()))
+
+    def _own_tiles(self, picture_HWC: Picture) -> Picture:
+        """Return the tiles `[T, h, w, 3]` that the checkpoint's own code makes."""
+        return np.stack([np.asarray(tile) for tile in self._cut(Image.fromarray(picture_HWC))])
+
+    def _noted_tiles(self, size: tuple[int, int]) -> Recipe | None:
+        try:
+            return tuple(tile.step for tile in self._cut(Noted((size[1], size[0]))))
+        except (AttributeError, TypeError, ValueError):
+            return None  # it does more than resize and cut
+
+    def _cut(self, image: Any) -> Any:
+        model = self.model
+        return self._tiles_of(
+            image, model.min_dynamic_patch, model.max_dynamic_patch, model.image_size, model.use_thumbnail
+        )
 
     def _split(self, text: str) -> tuple[list[int], list[int]]:
         """Return the tokens before the image with the one behind it, and those after that."""

@@ -4,15 +4,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from job.errors import InputError
-from job.segmenters.sa2va.family import Family, Prefix, Prepared, to_device
+from job.segmenters.sa2va.family import Family, Prefix, Prepared
 from job.segmenters.sa2va.loading import Checkpoint
 from job.segmenters.sa2va.reference import seen_features
+from job.segmenters.sa2va.resize import Picture, Run, to_device
 
 _GREEDY = {"repetition_penalty": (None, 1.0), "no_repeat_ngram_size": (None, 0)}
 
@@ -35,8 +35,9 @@ class QwenVL(Family):
                 )
         self._image_id = int(self.model.config.image_token_id)
 
-    def prepare(self, image: Image.Image) -> Prepared:
+    def prepare(self, picture_HWC: Picture) -> Prepared:
         """Run the checkpoint's processor, as `predict_forward` does."""
+        image = Image.fromarray(picture_HWC)
         messages = self._messages("", image)
         images, videos = self._vision_info(messages) if self._vision_info else ([image], None)
         inputs = self._processor(
@@ -48,8 +49,7 @@ class QwenVL(Family):
             min_pixels=self.model.min_pixels,
             max_pixels=self.model.max_pixels,
         )
-        sam_HWC = self.model.extra_image_processor.apply_image(np.asarray(image))
-        return Prepared(sam_HWC, dict(inputs), tuple(inputs["image_grid_thw"][0].tolist()))
+        return Prepared(picture_HWC, dict(inputs), tuple(inputs["image_grid_thw"][0].tolist()))
 
     def tails(self, texts: Sequence[str]) -> list[list[int]]:
         """Return what follows the token behind the image: the prompt and the template's end."""
@@ -59,7 +59,7 @@ class QwenVL(Family):
             tails.append(list(ids[ids.index(self._image_id) + 2 :]))
         return tails
 
-    def read(self, batch: Sequence[Prepared]) -> Prefix:
+    def read(self, batch: Sequence[Prepared], runs: Sequence[Run]) -> Prefix:
         """Run vision tower and language model over the processor's tokens, up to the one behind the image."""
         first = batch[0].vision["input_ids"][0]
         length = int((first == self._image_id).nonzero()[-1]) + 2

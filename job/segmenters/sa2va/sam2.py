@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from job.segmenters.sa2va.family import Prepared, normalised, to_device
+from job.segmenters.sa2va.family import normalised
 from job.segmenters.sa2va.loading import Checkpoint
+from job.segmenters.sa2va.resize import Crops, Picture, Recipe, Run
 
 _MASKS_AT_ONCE = 64
 
@@ -31,9 +31,11 @@ class Sam2:
     """The grounding encoder of a checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        self._own_code = checkpoint.model.extra_image_processor
         self._encoder = checkpoint.model.grounding_encoder
         self._model = self._encoder.sam2_model
         self._to_prompt = checkpoint.model.text_hidden_fcs
+        self._resized = Crops(self._own_picture, self._recipe)
         self._device = checkpoint.device
         self._dtype = checkpoint.dtype
         greys = torch.arange(256, dtype=torch.float32).expand(3, 1, 256).to(checkpoint.dtype)
@@ -47,10 +49,10 @@ class Sam2:
             self._no_points_1NC, self._no_mask_1CHW = prompt
             self._places_1CHW = self._model.sam_prompt_encoder.get_dense_pe()
 
-    def encode(self, batch: Sequence[Prepared]) -> ImageFeatures:
-        """Run the image encoder over a batch."""
-        pixels_BHWC = torch.from_numpy(np.stack([one.sam_HWC for one in batch]))
-        images_BCHW = normalised(to_device(pixels_BHWC, self._device), self._table_C256)
+    def encode(self, runs: Sequence[Run]) -> ImageFeatures:
+        """Run the image encoder over the pictures of a batch."""
+        pixels_BHWC = self._resized.make(runs, on_device=self._device.type == "cuda")[:, 0]
+        images_BCHW = normalised(pixels_BHWC, self._table_C256)
         with self._precision():
             levels = self._model.forward_image(images_BCHW)["backbone_fpn"]
             levels = levels[-self._model.num_feature_levels :]
@@ -85,6 +87,14 @@ class Sam2:
         best_M = ious_MK.argmax(dim=-1)
         best_MHW: Tensor = masks_MKHW[torch.arange(count, device=best_M.device), best_M].float()
         return best_MHW
+
+    def _own_picture(self, picture_HWC: Picture) -> Picture:
+        made: Picture = self._own_code.apply_image(picture_HWC)[None]
+        return made
+
+    def _recipe(self, size: tuple[int, int]) -> Recipe:
+        large = int(self._model.image_size)
+        return (((large, large), None),)
 
     def _precision(self) -> AbstractContextManager[object]:
         # As predict_forward: bfloat16 wherever it runs on a GPU, whatever the dtype of the weights.

@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from job.errors import SpecError
@@ -26,6 +26,7 @@ from job.segmenters.sa2va.loading import Checkpoint
 from job.segmenters.sa2va.options import Sa2vaOptions
 from job.segmenters.sa2va.qwen_vl import QwenVL
 from job.segmenters.sa2va.reference import one_surface
+from job.segmenters.sa2va.resize import upload
 from job.segmenters.sa2va.sam2 import ImageFeatures, Sam2
 
 _TOKENS_PER_BATCH = 12_000
@@ -42,21 +43,29 @@ class _Handed:
     prefix: Prefix
     features: ImageFeatures
     logits_BPHW: Tensor
-    """float16, on its way to `ready`'s host memory."""
+    """On its way to `ready`'s host memory."""
     agrees_BP: Tensor
     embedding_BD: Tensor
     ready: "torch.cuda.Event | None"
 
 
 class Shared:
-    """Segments images with prompts, many at once."""
+    """Segments images with prompts, many at once.
 
-    def __init__(self, checkpoint: Checkpoint, options: Sa2vaOptions, counters: Counters) -> None:
+    Safe to call from several threads: one queues work on the device while another waits for its own.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, options: Sa2vaOptions, counters: Counters, *, rounded: bool = True
+    ) -> None:
+        """Prepare for a checkpoint; without `rounded` logits stay float32, for comparisons."""
         self._family: Family = (QwenVL if checkpoint.is_qwen_vl else InternVL)(checkpoint)
         self._sam2 = Sam2(checkpoint)
         self._options = options
         self._counters = counters
         self._device = checkpoint.device
+        self._dtype = torch.float16 if rounded else torch.float32
+        self._queueing = Lock()
         self._reply = self._family.tokenizer.encode(options.reply, add_special_tokens=False)
         if self._reply.count(self._family.seg_id) != 1:
             raise SpecError(
@@ -87,7 +96,8 @@ class Shared:
         with torch.inference_mode():
             handed: _Handed | None = None
             for positions, batch in self._batches(images):
-                following = self._hand_over(positions, batch, packed)
+                with self._queueing:
+                    following = self._hand_over(positions, batch, packed)
                 if handed is not None:
                     answers.update(self._finish(handed, tails))
                 handed = following
@@ -114,12 +124,9 @@ class Shared:
             for position in range(len(images)):
                 upto = min(len(images), position + ahead)
                 coming.extend(
-                    pool.submit(self._prepare, one) for one in images[position + len(coming) : upto]
+                    pool.submit(self._family.prepare, one) for one in images[position + len(coming) : upto]
                 )
                 yield position, coming.popleft().result()
-
-    def _prepare(self, image: NDArray[np.uint8]) -> Prepared:
-        return self._family.prepare(Image.fromarray(image))
 
     def _images_per_batch(self, prepared: Prepared) -> int:
         if self._options.images_per_batch is not None:
@@ -134,16 +141,15 @@ class Shared:
         if self._options.compile and self._options.images_per_batch is not None:
             # Compiled encoders are made for one shape: the last image fills the batch up.
             batch = [*batch, *[batch[-1]] * (self._options.images_per_batch - count)]
-        features = self._sam2.encode(batch)
-        prefix = self._family.read(batch)
+        runs = upload([one.picture_HWC for one in batch], self._device)
+        features = self._sam2.encode(runs)
+        prefix = self._family.read(batch, runs)
         surfaces, agrees = [], []
         for part in packed:
             answers = language.ask(self._family, prefix, part)
             owners_M = torch.arange(len(batch), device=self._device).repeat_interleave(len(part.seg_P))
             logits_MHW = self._sam2.decode(features, owners_M, answers.seg_BPC.flatten(0, 1))
-            surfaces.append(
-                logits_MHW.clamp(-_LARGEST, _LARGEST).half().view(len(batch), -1, *self._sam2.size)
-            )
+            surfaces.append(self._finite(logits_MHW).view(len(batch), -1, *self._sam2.size))
             agrees.append(answers.agrees_BP)
         logits_BPHW, agrees_BP = torch.cat(surfaces, dim=1)[:count], torch.cat(agrees, dim=1)[:count]
         host = [_to_host(one) for one in (logits_BPHW, agrees_BP, prefix.embedding_BD[:count])]
@@ -159,24 +165,28 @@ class Shared:
             handed.ready.synchronize()
         agrees_BP = handed.agrees_BP.numpy()
         logits_BPHW = handed.logits_BPHW.numpy()
-        for b, p in np.argwhere(~agrees_BP):
-            logits_BPHW[b, p] = self._generated(handed, int(b), tails[p])
-        self._counters.pairs += agrees_BP.size
-        self._counters.fallback_pairs += int((~agrees_BP).sum())
+        with self._queueing:
+            for b, p in np.argwhere(~agrees_BP):
+                logits_BPHW[b, p] = self._generated(handed, int(b), tails[p])
+            self._counters.pairs += agrees_BP.size
+            self._counters.fallback_pairs += int((~agrees_BP).sum())
         embedding_BD = handed.embedding_BD.numpy()
         for b, position in enumerate(handed.positions):
             # Copies: the memory that the device writes to is scarce, and needed again.
             yield position, Segmentation(logits_BPHW[b].copy(), embedding_BD[b].copy())
 
-    def _generated(self, handed: _Handed, b: int, tail: Sequence[int]) -> NDArray[np.float16]:
+    def _generated(self, handed: _Handed, b: int, tail: Sequence[int]) -> NDArray[np.floating]:
         options = self._options
         reply = language.generate(self._family, handed.prefix.row(b), tail, options.max_new_tokens)
         self._counters.other_replies[reply.text] += 1
         owners_S = torch.full((len(reply.seg_SC),), b, device=self._device)
         logits_SHW = self._sam2.decode(handed.features, owners_S, reply.seg_SC)
         surface_HW = one_surface(logits_SHW, options.several_seg, self._sam2.size, self._counters)
-        surface: NDArray[np.float16] = surface_HW.clamp(-_LARGEST, _LARGEST).half().cpu().numpy()
+        surface: NDArray[np.floating] = self._finite(surface_HW).cpu().numpy()
         return surface
+
+    def _finite(self, logits: Tensor) -> Tensor:
+        return logits.clamp(-_LARGEST, _LARGEST).to(self._dtype)
 
 
 def _unzipped(group: list[tuple[int, Prepared]]) -> tuple[list[int], list[Prepared]]:
