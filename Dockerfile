@@ -10,16 +10,22 @@
 # Settings of pip (an index, a certificate) come as the secret `pip_conf`, so that no layer keeps them.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
+FROM ${BASE_IMAGE} AS requirements
+ARG TORCH_VARIANT=cuda
+ARG EXTRAS=auto
+WORKDIR /build
+COPY pyproject.toml docker/requirements.py ./
+RUN python3 requirements.py "$TORCH_VARIANT" "$EXTRAS" >requirements.txt
+
 FROM ${BASE_IMAGE} AS packages
 ARG TORCH_VARIANT=cuda
 ARG TORCH_INDEX
-ARG EXTRAS=auto
 WORKDIR /build
-COPY pyproject.toml ./
 COPY docker/constraints.txt docker/install.sh docker/slim.sh docker/
+COPY --from=requirements /build/requirements.txt ./
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
-    VENV=/opt/venv FOR=image PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 sh docker/install.sh \
+    VENV=/opt/venv REQUIREMENTS=requirements.txt PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 sh docker/install.sh \
     && sh docker/slim.sh /opt/venv
 
 FROM packages AS program

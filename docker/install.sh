@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the virtual environment $VENV with the pinned packages of docker/constraints.txt: for developing (FOR=venv: the
-# program in place, tests and tools), or for the image (FOR=image: what the program needs, without the program).
+# Makes the virtual environment $VENV with the pinned packages of docker/constraints.txt: for developing (the program
+# in place, tests and tools), or for an image the packages that the file REQUIREMENTS names.
 #
 # torch is installed first and alone: its default build on Linux brings gigabytes of CUDA libraries, which a
 # machine without an NVIDIA GPU cannot use. TORCH_VARIANT is cuda, or cpu where no such GPU is found. The CPU build
@@ -8,10 +8,8 @@
 #   1. TORCH_INDEX, where given (of either variant),
 #   2. a wheel that pip already finds on this machine (PIP_FIND_LINKS and the like),
 #   3. PyTorch's own index of CPU builds.
-# EXTRAS names optional dependencies of pyproject.toml; auto: dev for developing, sa2va for an image with CUDA (its
-# torchvision must be of the same build as torch, and PyPI has none for the CPU).
 set -eu
-: "${PYTHON:=python3}" "${VENV:=.venv}" "${FOR:=venv}" "${TORCH_INDEX:=}" "${TORCH_VARIANT:=}" "${EXTRAS=auto}"
+: "${PYTHON:=python3}" "${VENV:=.venv}" "${REQUIREMENTS:=}" "${TORCH_INDEX:=}" "${TORCH_VARIANT:=}"
 constraints=docker/constraints.txt
 
 "$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || {
@@ -44,20 +42,8 @@ else
     pip install --index-url https://download.pytorch.org/whl/cpu "$torch"
 fi
 
-if [ "$FOR" = venv ]; then
-    if [ "$EXTRAS" = auto ]; then EXTRAS=dev; fi
-    pip install -c $constraints -e ".[$EXTRAS]"
+if [ -n "$REQUIREMENTS" ]; then
+    pip install -c $constraints -r "$REQUIREMENTS"
 else
-    if [ "$EXTRAS" = auto ] && [ "$TORCH_VARIANT" = cuda ]; then EXTRAS=sa2va; fi
-    # Without the program: a change of it then costs no installation.
-    EXTRAS="$EXTRAS" "$VENV/bin/python" -c '
-import os, re, tomllib
-with open("pyproject.toml", "rb") as file:
-    project = tomllib.load(file)["project"]
-needed = list(project["dependencies"])
-for extra in re.findall(r"[^\s,]+", os.environ["EXTRAS"].replace("auto", "")):
-    needed += project["optional-dependencies"][extra]
-print(*needed, sep="\n")' >"$VENV/requirements.txt"
-    pip install -c $constraints -r "$VENV/requirements.txt"
-    rm "$VENV/requirements.txt"
+    pip install -c $constraints -e '.[dev]'
 fi

@@ -15,9 +15,7 @@ find "$site/torch/bin" -type f ! -name torch_shm_manager -delete
 rm -rf "$site"/nvidia/*/include
 find "$site" -name '*.a' -delete
 # Suites of tests. `testing` folders stay, as libraries import them; so do stubs (*.pyi), which scikit-image reads.
-for package in sympy scipy numpy networkx; do
-    find "$site/$package" -depth -type d -name tests -exec rm -rf {} +
-done
+find "$site" -depth -type d -name tests -exec rm -rf {} +
 
 # Nobody can write bytecode later, nor change a source: none is compared with its source at each start.
 find "$site" -depth -type d -name __pycache__ -exec rm -rf {} +

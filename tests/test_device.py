@@ -65,7 +65,7 @@ def test_work_on_the_cpu_that_may_not_be_meant_is_told(
     device: str,
     advice: str | None,
 ) -> None:
-    """A CUDA build without a GPU and the CPU's image say what to do; a laptop, and who asked, hear nothing."""
+    """A CUDA build without a GPU and the CPU image say what to do; a laptop, and who asked, hear nothing."""
     monkeypatch.setattr(torch.version, "cuda", build)
     monkeypatch.setenv("JOB_IMAGE", "0.1.0" if in_image else "")
     told = without_accelerator(Machine(device, "x", 1), RuntimeSpec.model_validate({"device": asked}))

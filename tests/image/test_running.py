@@ -115,8 +115,10 @@ def test_told_to_stop_a_tenth_of_a_second_after_its_start_it_ends_with_75(
 
 def test_signals_wait_from_before_python_on(engine: Engine) -> None:
     """What the entrypoint becomes has both signals blocked: none can come too early for its handler."""
+    # In place of Python itself something that tells its mask (dash would clear it).
+    told = "print([line for line in open('/proc/self/status') if line.startswith('SigBlk')][0])"
     script = (
-        "printf '#!/bin/sh\\ngrep SigBlk /proc/self/status\\n' >/tmp/python; chmod +x /tmp/python;"
+        f'printf "#!/opt/venv/bin/python\\n%s\\n" "{told}" >/tmp/python; chmod +x /tmp/python;'
         " PATH=/tmp:$PATH exec /app/entrypoint.sh"
     )
     mask = int(engine.shell(script).split()[1], 16)
@@ -126,8 +128,8 @@ def test_signals_wait_from_before_python_on(engine: Engine) -> None:
 
 def test_a_bad_spec_from_a_mount_ends_with_2(engine: Engine, tmp_path: Path) -> None:
     """With the place of the mistake, and nothing of it needs torch or a folder to write to."""
-    (tmp_path / "spec.json").write_text('{"name": "x", "finetune": {"n_steps": -1}}')
-    options = (*CLUSTER, "--volume", f"{tmp_path}:/in:ro")
+    options = (*CLUSTER, *mounted(tmp_path / "in", "/in", mode=0o755))
+    (tmp_path / "in" / "spec.json").write_text('{"name": "x", "finetune": {"n_steps": -1}}')
     done = engine.run("/in/spec.json", options=options)
     assert done.code == 2
     assert "/in/spec.json:1:" in done.stderr
