@@ -9,9 +9,16 @@ SOAK_SPEC ?= specs/tiny.json
 N ?= 200
 MINUTES ?= 10
 ARGS ?=
+# docker, podman or buildah; by default what is installed. TORCH_VARIANT is cuda or cpu.
+BUILDER ?=
+IMAGE ?= segmenter-rl-job
+BASE_IMAGE ?=
+TORCH_VARIANT ?= cuda
+IMAGE_ARGS := --build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg TORCH_INDEX=$(TORCH_INDEX)
 ENV := PIP_DISABLE_PIP_VERSION_CHECK=1
 
-.PHONY: help setup quick run test test-system soak fuzz check format schema embedded-weights clean
+.PHONY: help setup quick run test test-system soak fuzz check format schema embedded-weights \
+	image image-base image-test sbom clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,10 +49,11 @@ soak: setup ## Stop and kill runs of SOAK_SPEC N=200 times, anywhere, and compar
 fuzz: setup ## Read files changed at random for MINUTES=10: none may be more than refused
 	$(BIN)/python -m tests.hostile.fuzz --minutes $(MINUTES) $(ARGS)
 
-check: setup ## Check format, lint and types
+check: setup ## Check format, lint, types and the Dockerfile
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 format: setup ## Format the code
 	$(BIN)/ruff format .
@@ -58,5 +66,18 @@ embedded-weights: setup ## Train the embedded segmenter and reward network again
 	$(BIN)/python weights/train_segmenter.py
 	$(BIN)/python weights/train_reward_network.py
 
+image: ## Build the image IMAGE for TORCH_VARIANT=cuda or cpu, with BUILDER=docker, podman or buildah
+	$(PYTHON) docker/image.py --builder "$(BUILDER)" --tag "$(IMAGE)" \
+	    --build-arg TORCH_VARIANT=$(TORCH_VARIANT) $(IMAGE_ARGS) $(ARGS)
+
+image-base: ## Pull the base image; where no registry is reached, make one of Debian packages for testing
+	$(PYTHON) docker/image.py --builder "$(BUILDER)" --base-only $(IMAGE_ARGS)
+
+image-test: setup ## Build the CPU image and run it as a cluster would
+	SYSTEM_TESTS=1 BUILDER="$(BUILDER)" $(BIN)/python -m pytest -n 0 tests/image --durations=0 $(ARGS)
+
+sbom: setup ## Write sbom.json, the packages of IMAGE with their licences (CycloneDX)
+	$(BIN)/python docker/sbom.py --engine "$(BUILDER)" --image "$(IMAGE)" --output sbom.json
+
 clean: ## Remove .venv, output/ and caches
-	rm -rf $(VENV) output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) output sbom.json .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,13 +8,14 @@ from contextlib import closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from job import __version__, last_words, stopping
+from job import __version__, container, last_words, stopping
 from job.errors import EXIT_OK, EXIT_UNCAUGHT, InputError, SpecError
 from job.spec.loading import LoadedSpec, load
 from job.spec.problems import SpecProblems, format_json
 
 if TYPE_CHECKING:
     from job.logs import Output
+    from job.run import Ended
 
 VERBS = (
     "run", "validate", "plan", "evaluate", "predict", "compare", "status", "promote", "doctor", "trust",
@@ -26,7 +27,8 @@ CANDIDATE = "a run folder, its candidate.json, runs/NAME (the newest run) or mod
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code of `job.errors`."""
     words = list(arguments)
-    if words and words[0] not in VERBS and not words[0].startswith("-"):
+    is_option = words and words[0].startswith("-") and words[0] != "-"  # `-` is a spec: standard input
+    if words and words[0] not in VERBS and not is_option:
         words.insert(0, "run")
     is_run = not words or words[0] == "run"
     try:
@@ -185,11 +187,7 @@ def _run(options: argparse.Namespace) -> int:
         from job import run
 
         ended = run.run(loaded, output, run_id=options.run_id)
-        if output.console is not None:
-            from job.report.summary import print_answer
-
-            with suppress(OSError, SystemExit):  # the terminal has gone, which is how rich says so
-                print_answer(output.console, ended.folder.path, ended.uri)
+        _tell_answer(ended, output)
         return ended.exit_code if ended.failure is None else last_words.say(ended.failure, output)
     except (Exception, SystemExit) as error:  # a library that ends the process has not done the work
         return last_words.say(error, output)
@@ -197,6 +195,24 @@ def _run(options: argparse.Namespace) -> int:
         stopping.release()
         if output is not None:
             output.close()
+
+
+def _tell_answer(ended: "Ended", output: "Output") -> None:
+    """Print the answer for people: on the terminal; of a container, whose output is events, beside it."""
+    if output.console is None and not container.is_image():
+        return
+    from rich.console import Console
+
+    from job.report.summary import print_answer
+
+    console = output.console or Console(file=sys.stderr, width=120)
+    run_folder = ended.folder.path
+    with suppress(OSError, SystemExit):  # the terminal has gone, which is how rich says so
+        print_answer(console, run_folder, ended.uri)
+        if ended.uri == str(run_folder) and (
+            note := container.results_note(run_folder, run_folder.parents[2])
+        ):
+            console.print(note, soft_wrap=True, markup=False, highlight=False)
 
 
 def _validate(options: argparse.Namespace) -> int:

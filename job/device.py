@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from job import container
 from job.errors import DeviceError
 from job.spec.runtime import RuntimeSpec
 
@@ -37,6 +38,23 @@ def prepare(runtime: RuntimeSpec) -> Machine:
     torch.use_deterministic_algorithms(True, warn_only=True)
     name = torch.cuda.get_device_name() if device == "cuda" else processor_name()
     return Machine(device, name, threads)
+
+
+def without_accelerator(machine: Machine, runtime: RuntimeSpec) -> str | None:
+    """Say that everything is computed on the CPU where that may not be meant, else None."""
+    import torch
+
+    if machine.device != "cpu" or runtime.device == "cpu":
+        return None
+    meant = 'or set runtime.device to "cpu" if that is meant'
+    if torch.version.cuda is not None:
+        return (
+            "no GPU is seen: everything is computed on the CPU, which takes a large model hours; start the"
+            f" container with --gpus all (a Pod: request nvidia.com/gpu), {meant}"
+        )
+    if container.is_image():
+        return f"this image is for the CPU, on which everything is computed; take the one for CUDA, {meant}"
+    return None  # a laptop on which the CPU build was installed
 
 
 def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

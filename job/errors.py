@@ -20,6 +20,8 @@ each.
 
 import errno
 
+from job import container
+
 EXIT_OK = 0
 EXIT_UNCAUGHT = 70
 
@@ -122,9 +124,11 @@ def storage_error(error: BaseException) -> JobError | None:
     place = getattr(error, "filename", None)
     # Without a place it is about a socket or a process: nothing that a user could look at.
     if place and (isinstance(error, refused) or getattr(error, "errno", None) == errno.EROFS):
+        advice = "check the owner and the mode of the folder, or set output.uri to one that can be written"
+        if container.is_image():
+            advice = f"add {container.keeping(container.nearest(place))} to `docker run`, or {advice}"
         return InputError(
-            f"cannot use {place}: {getattr(error, 'strerror', error)}",
-            advice="check the owner and the mode of the folder, or set output.uri to one that can be written",
+            f"cannot use {place}: {getattr(error, 'strerror', error)}{container.whose(place)}", advice=advice
         )
     return None
 

@@ -132,7 +132,7 @@ def _work(loaded: LoadedSpec, found: Found, home: Home, hold: Hold, identity: st
         "job.started", name=spec.name, run_id=folder.run_id, run_uri=home.uri,
         device=machine.device, device_name=machine.device_name, threads=machine.threads,
     )  # fmt: skip
-    for warning in plan.warnings(loaded):
+    for warning in filter(None, (device.without_accelerator(machine, spec.runtime), *plan.warnings(loaded))):
         log.warning("job.warning", message=warning)
     progress = ReportedProgress(
         output,

@@ -54,7 +54,10 @@ _clock: _Clock | None = None
 
 
 def install() -> None:
-    """Handle SIGTERM and SIGINT from now on."""
+    """Handle SIGTERM and SIGINT from now on, and those that came before where they were blocked.
+
+    Process 1 of a container loses a signal that it does not handle yet: entrypoint.sh has them wait.
+    """
     global _clock
     ring, bell = os.pipe()
     os.set_blocking(bell, False)
@@ -65,6 +68,7 @@ def install() -> None:
     signal.signal(signal.SIGTERM, _on_signal)
     _clock = _Clock(ring, bell)
     _clock.start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
 
 
 def limit(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from job.device import available_cpus, prepare, processor_name
+from job.device import Machine, available_cpus, prepare, processor_name, without_accelerator
 from job.errors import DeviceError
 from job.spec.runtime import RuntimeSpec
 
@@ -44,6 +44,35 @@ def test_cuda_is_taken_by_itself_and_left_alone_on_request(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
     assert prepare(RuntimeSpec(threads=1)).device_name == "Some GPU"
     assert prepare(RuntimeSpec(device="cpu", threads=1)).device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("build", "in_image", "asked", "device", "advice"),
+    [
+        ("13.0", False, "auto", "cpu", "--gpus all"),
+        ("13.0", True, "auto", "cpu", "--gpus all"),
+        (None, True, "auto", "cpu", "take the one for CUDA"),
+        (None, False, "auto", "cpu", None),
+        ("13.0", True, "cpu", "cpu", None),
+        ("13.0", True, "auto", "cuda", None),
+    ],
+)
+def test_work_on_the_cpu_that_may_not_be_meant_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+    build: str | None,
+    in_image: bool,
+    asked: str,
+    device: str,
+    advice: str | None,
+) -> None:
+    """A CUDA build without a GPU and the CPU image say what to do; a laptop, and who asked, hear nothing."""
+    monkeypatch.setattr(torch.version, "cuda", build)
+    monkeypatch.setenv("JOB_IMAGE", "0.1.0" if in_image else "")
+    told = without_accelerator(Machine(device, "x", 1), RuntimeSpec.model_validate({"device": asked}))
+    assert (told is None) == (advice is None)
+    if told is not None and advice is not None:
+        assert advice in told
+        assert 'set runtime.device to "cpu"' in told
 
 
 def test_a_processor_has_the_name_that_its_kernel_gives(tmp_path: Path) -> None:

@@ -61,6 +61,18 @@ def test_a_signal_asks_to_stop_and_interrupts_nothing(name: str) -> None:
     assert end(f"print(stopping.requested())\n{kill}print(stopping.requested())") == (0, "False\nTrue\n", "")
 
 
+def test_a_signal_that_came_before_the_handler_and_was_blocked_is_a_request() -> None:
+    """Sent when the interpreter has hardly begun: it waits, as entrypoint.sh has it, and then is let in."""
+    both = (signal.SIGTERM, signal.SIGINT)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, both)  # which the child inherits
+    try:
+        child = Child("print(stopping.requested(), signal.pthread_sigmask(signal.SIG_BLOCK, ()))")
+        child.process.send_signal(signal.SIGTERM)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert child.end() == (0, "True set()\n", "")
+
+
 def test_a_second_sigterm_is_the_same_request_and_a_second_ctrl_c_means_now() -> None:
     """Schedulers repeat themselves; a person who does has no more patience."""
     again = "os.kill(os.getpid(), signal.SIGTERM)\n" * 3 + "time.sleep(0.2)\nprint('still here')"

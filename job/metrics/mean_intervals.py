@@ -8,8 +8,8 @@ instead of 2.5 %. Both intervals here take the skewness of the sample into accou
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import special
 
 RESAMPLES = 9_999
 SEED = 2
@@ -79,7 +79,7 @@ def studentised_bootstrap(values: Floats, confidence: float) -> tuple[float, flo
 
 def critical_t(degrees: int, confidence: float) -> float:
     """Give the two-sided critical value of Student's t."""
-    return float(special.stdtrit(degrees, (1 + confidence) / 2))
+    return float(scipy.special.stdtrit(degrees, (1 + confidence) / 2))
 
 
 def _skewness(values: Floats, mean: float, sd: float) -> float:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
 
 from job.metrics.mean_intervals import critical_t, studentised_bootstrap, widened_t
 from job.metrics.sign_flip import sign_flip_p
@@ -150,7 +150,7 @@ def patients_needed(sd: float, effect: float, power: float = 0.8, confidence: fl
     if sd == 0:
         return 2
     standardised = abs(effect) / sd
-    z_sum = float(stats.norm.ppf((1 + confidence) / 2) + stats.norm.ppf(power))
+    z_sum = float(scipy.stats.norm.ppf((1 + confidence) / 2) + scipy.stats.norm.ppf(power))
     estimate = (z_sum / standardised) ** 2
     if estimate > 1e6:
         # The exact answer is larger by about two patients, which is nothing here.
@@ -178,7 +178,7 @@ def smallest_detectable(sd: float, n: int, power: float = 0.8, confidence: float
     upper = 1.0
     while _power(upper, n, confidence) < power:
         upper *= 2
-    standardised = optimize.brentq(
+    standardised = scipy.optimize.brentq(
         lambda effect: _power(effect, n, confidence) - power, 0.0, upper, xtol=1e-12
     )
     return sd * float(standardised)
@@ -187,8 +187,8 @@ def smallest_detectable(sd: float, n: int, power: float = 0.8, confidence: float
 def within_image_spearman(predicted_NK: ArrayLike, true_NK: ArrayLike) -> Floats:
     """Correlate the ranks of K actions within each image: `[N]`, NaN where either row is constant."""
     predicted, true = _paired_rows(predicted_NK, true_NK)
-    ranks_a = _centred(stats.rankdata(predicted, axis=1))
-    ranks_b = _centred(stats.rankdata(true, axis=1))
+    ranks_a = _centred(scipy.stats.rankdata(predicted, axis=1))
+    ranks_b = _centred(scipy.stats.rankdata(true, axis=1))
     scale = np.sqrt((ranks_a**2).sum(axis=1) * (ranks_b**2).sum(axis=1))
     covariance = (ranks_a * ranks_b).sum(axis=1)
     correlation: Floats = np.divide(covariance, scale, out=np.full(len(scale), np.nan), where=scale > 0)
@@ -222,7 +222,7 @@ def _power(standardised: float, n: int, confidence: float) -> float:
         return 1 - confidence
     # T squared is noncentral F with 1 and n - 1 degrees. scipy's noncentral t is NaN for some large shifts.
     critical_f = critical_t(n - 1, confidence) ** 2
-    return float(stats.ncf.sf(critical_f, 1, n - 1, n * standardised**2))
+    return float(scipy.stats.ncf.sf(critical_f, 1, n - 1, n * standardised**2))
 
 
 def _centred(ranks_NK: Floats) -> Floats:

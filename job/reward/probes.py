@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from job.metrics.thinning import skeleton
 from job.progress import SILENT, Progress, track
@@ -131,7 +131,7 @@ def _distance(mask_HW: Masks) -> Scores:
     """Return each pixel's distance to the nearest one outside the mask; the frame's border is none."""
     if mask_HW.all():
         return np.full(mask_HW.shape, np.inf)
-    distance: Scores = ndimage.distance_transform_edt(mask_HW)
+    distance: Scores = scipy.ndimage.distance_transform_edt(mask_HW)
     return distance
 
 

@@ -1,6 +1,7 @@
 """publish: fill the run folder with the named deliverables, the report and the record, then seal it."""
 
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -242,8 +243,11 @@ class _Panels(Mapping[str, Panel]):
 def git_commit(package: Path = Path(__file__).parents[1]) -> str | None:
     """Return the commit of the checkout that `package` is the top folder's package of, else None.
 
-    A package that is installed somewhere inside another project's checkout has no commit of its own.
+    A package that is installed somewhere inside another project's checkout has no commit of its own. An image
+    has no checkout, and was told its commit when it was built.
     """
+    if built := os.environ.get("JOB_REVISION"):
+        return built if built != "unknown" else None
     command = ["git", "-C", str(package), "rev-parse", "--show-toplevel", "HEAD"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)  # noqa: S603

@@ -140,8 +140,9 @@ class _Tree:
         try:
             below(_ANYWHERE, path)
             path.encode()
-            tarfile.data_filter(info, str(_ANYWHERE))
-        except (IntegrityError, tarfile.FilterError, UnicodeError) as error:
+            if hasattr(tarfile, "data_filter"):  # a second opinion, which Python has from 3.11.4 on
+                tarfile.data_filter(info, str(_ANYWHERE))
+        except (IntegrityError, tarfile.TarError, UnicodeError) as error:
             raise IntegrityError(
                 f"{self._archive}: the member {info.name!r} cannot be a file below the archive's folder",
                 advice="members are relative names in UTF-8, with one / between their parts",

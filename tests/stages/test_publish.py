@@ -44,6 +44,16 @@ def test_a_package_installed_inside_another_checkout_has_none(checkout: Path) ->
     assert git_commit(installed) is None
 
 
+def test_an_image_was_told_its_commit_when_it_was_built(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no checkout and no git; one that was built without its commit has none."""
+    monkeypatch.setenv("JOB_REVISION", "abc-dirty")
+    assert git_commit(checkout / "job") == "abc-dirty"
+    monkeypatch.setenv("JOB_REVISION", "unknown")
+    assert git_commit(checkout / "job") is None
+
+
 def test_no_repository_no_commit_and_no_git_are_no_error(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,58 @@
+"""What is different in the image: where results stay when nobody mounts a folder, and who may write where.
+
+The image sets `JOB_IMAGE` to its version; elsewhere nothing of this is said.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+VARIABLE = "JOB_IMAGE"
+MOUNTS = Path("/proc/self/mountinfo")
+
+
+def is_image() -> bool:
+    """Return whether the program runs in its image."""
+    return bool(os.environ.get(VARIABLE))
+
+
+def results_note(run_folder: Path, root: Path) -> str | None:
+    """Say how to keep a run's results below the output folder `root`; None where they outlive it."""
+    if not is_image() or not is_inside(run_folder):
+        return None
+    return f"results are inside this container at {run_folder}; add {keeping(root)} to keep them"
+
+
+def keeping(root: Path) -> str:
+    """Return the words of `docker run` that keep an output folder."""
+    return f'-v "$PWD/output:{root}" --user "$(id -u):$(id -g)"'
+
+
+def is_inside(path: Path, mounts: Path | None = None) -> bool:
+    """Return whether a path lies on the container's own layer or in its memory, and goes when it goes."""
+    best, kind = Path("/"), ""
+    for line in (mounts or MOUNTS).read_text(errors="replace").splitlines():
+        # proc_pid_mountinfo(5): the fifth field is where, in octal escapes; the kind follows a lone dash.
+        fields, _, source = line.partition(" - ")
+        where = Path(fields.split()[4].encode().decode("unicode_escape"))
+        if path.is_relative_to(where) and len(where.parts) >= len(best.parts):
+            best, kind = where, source.split()[0]
+    return best == Path("/") or kind == "tmpfs"
+
+
+def nearest(place: str) -> Path:
+    """Return a place, or the nearest folder above it that there is."""
+    path = Path(place).absolute()
+    return next((folder for folder in (path, *path.parents) if folder.exists()), path)
+
+
+def whose(place: str) -> str:
+    """Say whose a place is and who asks, after the words about it; nothing where that cannot be told."""
+    with suppress(OSError):
+        path = nearest(place)
+        facts = path.stat()
+        return (
+            f" ({path} belongs to {facts.st_uid}:{facts.st_gid}, mode {facts.st_mode & 0o7777:o};"
+            f" this process is {os.geteuid()}:{os.getegid()})"
+        )
+    return ""
