@@ -1,6 +1,7 @@
 """How fast the job moves files to and from an S3 store, against raw boto3 and rclone on the same server.
 
     python -m benchmarks.store_speed [--rounds 6] [--size-factor 1] [--folder DIR] [--only small]
+    python -m benchmarks.store_speed --known-settings --limit-s 200        # a short one, for many processors
 
 A SeaweedFS server is started on the loopback interface. All files, the server's too, lie below one folder.
 Each client is a process of its own. Raw boto3 (its transfer manager, and plain requests in threads) and
@@ -10,15 +11,23 @@ order changes from round to round. Nothing waits to be written when a clock star
 is compared after it stopped. What clients take to start is not counted: Python's imports and the making of a
 boto3 client are done before, and what `rclone version` takes is subtracted.
 
-A ratio is the seconds of the faster of the two others over ours in the same round: above 1, ours is faster.
-For `bare transfer` theirs are the transfer's alone. For `same promises` they include what the sha256 of every
-file and, down, its flush to the disk take right after the transfer, in up to `AFTER_THREADS` threads. Exit
-code 1 when a median for the same promises is below `LEAST` at full size, whatever the bare one is.
+What each does until its clock stops:
 
-Pull promises a flushed, digested file, and an upload its digest, so that ours never stops at the bare
-transfer. A client that does stop there has not done the same work, and a ratio to it measures the promises
-rather than the client. What the second ratio cannot tell apart: ours digests beside its transfer, and what
-that saves counts for it.
+- boto3 and rclone, up and down: the transfer. No digest is taken or compared, nothing is flushed.
+- ours, up: the transfer, and the sha256 of every file.
+- ours, down: what the job waits for before it uses the files. They are listed, transferred, digested,
+  compared with a list of digests if there is one, moved into the cache and shown as a read-only folder.
+
+Deferred is the flush: files are flushed while the job goes on, a stage's result is kept only after that, and
+what was not flushed is read, and compared with its digest, before it is used again.
+
+A ratio is the seconds of the faster of the two others over ours in the same round: above 1, ours is faster.
+`until usable` is that of the clocks above, and the one that is judged: exit code 1 when a median is below
+`LEAST` at full size. `until flushed` adds to ours what is left to flush, and to theirs what the sha256 of
+every file and, down, its flush take right after the transfer, in up to `AFTER_THREADS` threads.
+
+Of one large file the sha256 is the work of one processor, whatever else there is: how long that alone takes,
+and the ratio that it leaves within reach, is printed beside.
 
 Then the job's own ways are compared: files uploaded singly and packed into shards (packing counted), and the
 pull of both to an empty cache (unpacking counted).
@@ -27,65 +36,26 @@ pull of both to an empty cache (unpacking counted).
 import argparse
 import filecmp
 import json
+import math
 import os
 import random
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import count, permutations
 from pathlib import Path
 
 from benchmarks.store_clients import digest_and_flush, rclone_command, rclone_environment, watched
+from benchmarks.store_figures import LEAST, Client, Measured, Series, Workload, median_s, report
+from job.storage.local import sha256_file
 from tests.s3_server import Server, serve
 
-LEAST = 0.9
 TRIALS = 2
 PREFIX = "files"
-
-
-@dataclass(frozen=True)
-class Client:
-    """One way to move files; `kind` is what it is compared as."""
-
-    kind: str
-    how: str
-    threads: int = 0
-
-    @property
-    def keeps_promises(self) -> bool:
-        """Whether it digests what it moves and flushes what it downloads."""
-        return self.kind not in ("boto3", "rclone")
-
-    def __str__(self) -> str:
-        return f"{self.how}{f' x {self.threads}' if self.threads else ''}"
-
-
-@dataclass(frozen=True)
-class Workload:
-    """`n_files` of `size` bytes, and the settings among which each other client's is chosen."""
-
-    name: str
-    n_files: int
-    size: int
-    others: tuple[Client, ...]
-    has_shards: bool = True
-
-    @property
-    def total(self) -> int:
-        """Bytes of all files."""
-        return self.n_files * self.size
-
-    def scaled(self, factor: float) -> "Workload":
-        """Return a smaller one: fewer files, or a smaller one where there is one."""
-        n_files, size = max(1, round(self.n_files * factor)), self.size
-        if self.n_files == 1:
-            size = round(self.size * factor)
-        return Workload(self.name, n_files, size, self.others, self.has_shards)
 
 
 def _others(*, direct: bool, rclone: tuple[int, ...]) -> tuple[Client, ...]:
@@ -104,23 +74,6 @@ PAIRS = {
     "up": (OURS, Client("shards", "shards")),
     "pull": (Client("single", "ours"), Client("shards", "ours")),
 }
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What one transfer took."""
-
-    seconds: float
-    processor_seconds: float
-    peak_rss: int
-    """Bytes."""
-    after_s: float
-    """What it took then to digest and flush the files, for ours what was left to flush."""
-
-    @property
-    def promised_s(self) -> float:
-        """Seconds to the end of all that ours promises."""
-        return self.seconds + self.after_s
 
 
 class Bench:
@@ -207,9 +160,6 @@ def _write_files(folder: Path, workload: Workload) -> None:
                 file.write(generator.randbytes(min(1 << 20, workload.size - start)))
 
 
-Series = dict[Client, list[Measured]]
-
-
 def fastest(bench: Bench) -> dict[str, list[Client]]:
     """Try every setting of the other clients; returns ours and the fastest of each kind, by direction."""
     tried: dict[str, Series] = {"up": {}, "down": {}}
@@ -227,17 +177,30 @@ def fastest(bench: Bench) -> dict[str, list[Client]]:
     for direction, series in tried.items():
         kinds = {client.kind for client in series}
         best = [
-            min((one for one in series if one.kind == kind), key=lambda one: _median_s(series[one]))
+            min((one for one in series if one.kind == kind), key=lambda one: median_s(series[one]))
             for kind in sorted(kinds)
         ]
         chosen[direction] = [OURS, *best]
     return chosen
 
 
-def compare(bench: Bench, clients: Mapping[str, Sequence[Client]], rounds: int) -> dict[str, Series]:
-    """Let all clients upload and download once a round."""
+def known(workload: Workload) -> dict[str, list[Client]]:
+    """Return what `fastest` finds on many processors."""
+    direct, rclone = Client("boto3", "direct", 16), Client("rclone", "rclone", 16)
+    up = direct if workload.n_files > 1 else Client("boto3", "manager", 16)
+    return {"up": [OURS, up, rclone], "down": [OURS, direct, rclone]}
+
+
+def compare(
+    bench: Bench, clients: Mapping[str, Sequence[Client]], rounds: int, limit_s: float
+) -> dict[str, Series]:
+    """Let all clients upload and download once a round; no round begins that would end after the limit."""
     series: dict[str, Series] = {way: {client: [] for client in some} for way, some in clients.items()}
+    began = time.monotonic()
     for number in range(rounds):
+        took = time.monotonic() - began
+        if number and took + took / number > limit_s:
+            break
         writer = clients["up"][number % len(clients["up"])]
         with bench.bucket() as kept:
             for client in _order(clients["up"], number):
@@ -262,49 +225,9 @@ def compare_shards(bench: Bench, rounds: int) -> dict[str, Series]:
     return series
 
 
-def report(workload: Workload, way: str, series: Series) -> tuple[float, float]:
-    """Print what was measured; returns the medians of the bare ratio and of that with the same promises."""
-    (first, times), *others = series.items()
-    label = f"{workload.name:>6} {way:>4} "
-    for client, some in series.items():
-        seconds = sorted(one.seconds for one in some)
-        against = statistics.median(one.seconds / mine.seconds for one, mine in zip(some, times, strict=True))
-        after = f" + {statistics.median(one.after_s for one in some):.2f} s to keep the same promises"
-        print(
-            f"{label} {client.kind:<6} {client!s:<13}"
-            f" {workload.total / statistics.median(seconds) / 1e6:6.0f} MB/s"
-            f" {statistics.median(seconds):7.2f} s ({seconds[0]:.2f} to {seconds[-1]:.2f}),"
-            f" processor {statistics.median(one.processor_seconds for one in some):6.2f} s,"
-            f" peak RSS {max(one.peak_rss for one in some) / 1e6:5.0f} MB, {against:.2f} x {first.kind}"
-            f"{'' if client.keeps_promises else after}"
-        )
-    other = "better of the others" if len(others) > 1 else others[0][0].kind
-    bare, promised = _ratios(series, lambda one: one.seconds), _ratios(series, lambda one: one.promised_s)
-    named = {"": bare}
-    if not all(client.keeps_promises for client in series):
-        named = {", bare transfer": bare, ", same promises": promised}
-    for name, ratios in named.items():
-        print(
-            f"{label} {other} / {first.kind}{name} = {statistics.median(ratios):.2f}"
-            f" ({ratios[0]:.2f} to {ratios[-1]:.2f} in {len(ratios)} rounds)",
-            flush=True,
-        )
-    return statistics.median(bare), statistics.median(promised)
-
-
-def _ratios(series: Series, seconds: Callable[[Measured], float]) -> list[float]:
-    """Return the best of the others over the first client in each round, sorted."""
-    first, *others = series.values()
-    return sorted(min(seconds(some[i]) for some in others) / seconds(mine) for i, mine in enumerate(first))
-
-
 def _order(clients: Sequence[Client], number: int) -> Sequence[Client]:
     orders = list(permutations(clients))
     return orders[number % len(orders)]
-
-
-def _median_s(some: Sequence[Measured]) -> float:
-    return statistics.median(one.seconds for one in some)
 
 
 def _file_system(folder: Path) -> str:
@@ -321,30 +244,52 @@ def main() -> int:
     parser.add_argument("--size-factor", type=float, default=1.0)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--only", choices=[one.name for one in WORKLOADS], nargs="+")
+    parser.add_argument(
+        "--known-settings", action="store_true", help="search for none, and compare no shards"
+    )
+    parser.add_argument("--limit-s", type=float, default=math.inf, help="for all rounds together")
     arguments = parser.parse_args()
-    ratios = []
+    chosen = [one for one in WORKLOADS if not arguments.only or one.name in arguments.only]
+    deadline = time.monotonic() + arguments.limit_s
+    medians: dict[str, tuple[float, float]] = {}
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name, serve(Path(name, "server")) as server:
         load = os.getloadavg()[0]
         print(
             f"on {_file_system(Path(name))} free, {os.cpu_count()} processors, load {load:.1f} at the start"
         )
-        for workload in WORKLOADS:
-            if arguments.only and workload.name not in arguments.only:
-                continue
+        for left, workload in enumerate(chosen, start=-len(chosen)):
             bench = Bench(server, Path(name), workload.scaled(arguments.size_factor))
             workload = bench.workload
             print(f"{workload.name}: {workload.n_files:,} x {workload.size / 1e6:,.2f} MB", flush=True)
-            for way, series in compare(bench, fastest(bench), arguments.rounds).items():
-                ratios.append(report(workload, way, series))
-            if workload.has_shards:
+            clients = known(workload) if arguments.known_settings else fastest(bench)
+            limit_s = (deadline - time.monotonic()) / -left
+            for way, series in compare(bench, clients, arguments.rounds, limit_s).items():
+                medians[f"{workload.name} {way}"] = report(workload, way, series)
+                if workload.n_files == 1:
+                    _tell_bound(bench.source, f"{workload.name:>6} {way:>4} ", series)
+            if workload.has_shards and not arguments.known_settings:
                 for way, series in compare_shards(bench, arguments.rounds).items():
                     report(workload, way, series)
-    bare, promised = (min(some) for some in zip(*ratios, strict=True))
+    print(f"better of the others / ours, medians, {LEAST} wanted until usable; until flushed")
+    for name, (usable, flushed) in medians.items():
+        print(f"  {name:<12} {usable:.2f}  {flushed:.2f}{'  too low' if usable < LEAST else ''}")
+    return int(arguments.size_factor >= 1 and any(usable < LEAST for usable, _ in medians.values()))
+
+
+def _tell_bound(folder: Path, label: str, series: Series) -> None:
+    """Print what the digest of the one file takes by itself: ours cannot be faster."""
+    (file,) = folder.iterdir()
+    alone_s = []
+    for _ in range(TRIALS):
+        began = time.perf_counter()
+        sha256_file(file)
+        alone_s.append(time.perf_counter() - began)
+    others_s = min(median_s(some) for client, some in series.items() if not client.keeps_promises)
     print(
-        f"lowest medians, {LEAST} wanted: {bare:.2f} for the bare transfer, not judged,"
-        f" and {promised:.2f} for the same promises, judged at full size alone"
+        f"{label} sha256 of the file, alone on an idle machine: {min(alone_s):.2f} s;"
+        f" with that and nothing else the ratio were {others_s / min(alone_s):.2f}",
+        flush=True,
     )
-    return int(arguments.size_factor >= 1 and promised < LEAST)
 
 
 if __name__ == "__main__":

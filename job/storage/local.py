@@ -74,9 +74,15 @@ def write_beside(path: Path, data: bytes | memoryview | str) -> Path:
     """Write a file that `settle` brings to `path`; returns where it lies until then, seen by no reader."""
     partial = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     with _removed_on_failure(partial, path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+        try:
+            file = partial.open("wb", buffering=0)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = partial.open("wb", buffering=0)
+        with file:
+            rest = memoryview(data.encode() if isinstance(data, str) else data)
+            while rest:  # a disk that becomes full takes a part and says so by the count alone
+                rest = rest[file.write(rest) :]
     return partial
 
 

@@ -58,7 +58,7 @@ class ObjectCache:
     def target(self, uri: str, source: Stat) -> Path:
         """Return where an object is downloaded to: the same place for every attempt until the next boot."""
         name = sha256_json([boot_id(), uri, source.key, source.etag, source.size])[:40]
-        return self.root / "partial" / name
+        return self.root.joinpath("partial", name)
 
     def begun_bytes(self, targets: Iterable[Path]) -> int:
         """Return how much of the disk the beginnings of downloads have taken already."""
@@ -76,11 +76,14 @@ class ObjectCache:
             file.unlink()
             return
         file.chmod(_READ_ONLY)
-        blob = self._blob(content.sha256)
-        blob.parent.mkdir(parents=True, exist_ok=True)
         # Shown first: content that no folder shows may be removed by another process at any time.
         _link(file, target)
-        file.replace(blob)
+        blob = self._blob(content.sha256)
+        try:
+            file.replace(blob)
+        except FileNotFoundError:
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(blob)
 
     def show(self, content: Content, target: Path, *, read: bool = False) -> bool:
         """Link content to `target`, replacing what is there; False when there is none that is whole.
@@ -128,7 +131,7 @@ class ObjectCache:
         return Index.load(self.root / "index" / f"{sha256_text(uri)[:40]}.jsonl")
 
     def _blob(self, sha256: str) -> Path:
-        return self.root / "objects" / sha256[:2] / sha256
+        return self.root.joinpath("objects", sha256[:2], sha256)
 
 
 @dataclass(frozen=True)
@@ -204,10 +207,13 @@ def _is_whole(blob: Path, content: Content, *, read: bool) -> bool:
 
 
 def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
     try:
-        target.hardlink_to(source)
+        try:
+            target.hardlink_to(source)
+        except (FileExistsError, FileNotFoundError):  # few of thousands of files need more than that
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            target.hardlink_to(source)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise

@@ -68,6 +68,21 @@ class Work:
         return {"table": "digest"}
 
 
+def test_what_was_made_of_data_that_a_disk_lost_is_not_kept(context: StageContext, tmp_path: Path) -> None:
+    """The stage waits until its inputs are on the disk, and is none if they are not."""
+    work = Work()
+
+    def lost() -> None:
+        raise TryAgain("the disk could not keep it")
+
+    of_lost = replace(context, inputs=replace(context.inputs, settle=lost))
+    with pytest.raises(TryAgain, match="could not keep"):
+        compute(stage_of(work), of_lost, tmp_path / "s", KEY)
+    assert find("table", tmp_path / "s", KEY) is None
+    assert not compute(stage_of(work), context, tmp_path / "s", KEY).reused
+    assert work.calls == 2
+
+
 def test_a_finished_stage_is_never_computed_again(context: StageContext, tmp_path: Path) -> None:
     """The second caller gets the first one's files and digests, marked as reused."""
     work = Work()

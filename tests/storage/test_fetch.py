@@ -1,5 +1,6 @@
 """Folders of a store on this machine: listed, downloaded once, shown whole."""
 
+import errno
 import io
 import json
 import os
@@ -21,8 +22,9 @@ from hypothesis import strategies as st
 
 from job.errors import InputError, IntegrityError, Missing, TryAgain
 from job.progress import SILENT
-from job.storage import fetch, object_cache
+from job.storage import fetch, object_cache, view_building, views
 from job.storage.fetch import Fetcher, Listing, listing, listing_of_file
+from job.storage.flushing import Flushing
 from job.storage.local_store import LocalStore
 from job.storage.store import Advance, Arrived, Changed, Download, Stat, no_advance, no_arrival
 from job.storage.uris import open_store
@@ -304,6 +306,57 @@ def test_a_kill_while_a_file_is_moved_into_the_cache_costs_nothing(
     assert files_of(world.fetcher().folder(second)) == files_of(world.data)
     assert downloads(first) + downloads(second) == Counter([*files_of(world.data)])
     assert not [*(world.cache / "partial").iterdir()]
+
+
+@pytest.mark.parametrize("read_bytes", [0, GB])
+def test_nothing_that_a_power_cut_tore_is_trusted(
+    world: World, monkeypatch: pytest.MonkeyPatch, read_bytes: int
+) -> None:
+    """Files that had not been flushed have their names and sizes, and zeros: they alone are fetched again."""
+    for module in (view_building, views):
+        monkeypatch.setattr(module, "READ_BYTES", read_bytes)
+    world.put({"1.tar": tar_bytes({"member": b"member"})})
+    monkeypatch.setattr(Flushing, "add", lambda self, files: None)  # the power was cut before
+    folder = world.fetcher().folder(world.listing())
+    for torn in ("images/a.png", "member"):
+        path = folder / torn
+        path.chmod(0o644)
+        path.write_bytes(bytes(path.stat().st_size))
+    monkeypatch.undo()
+    again = world.listing()
+    assert world.fetcher().folder(again) == folder
+    assert files_of(folder)["images/a.png"] == b"aaa"
+    assert files_of(folder)["member"] == b"member"
+    assert set(downloads(again)) == {"images/a.png", "1.tar"}
+
+
+def test_what_is_flushed_need_not_be_read_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders above a size are known by the time that their files were given when the disk had them."""
+    for module in (view_building, views):
+        monkeypatch.setattr(module, "READ_BYTES", 0)
+    fetcher = world.fetcher()
+    folder = fetcher.folder(world.listing())
+    fetcher.settle()
+    assert {p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()} == {object_cache.SEALED_NS}
+    monkeypatch.setattr(views, "sha256_file", lambda path: pytest.fail(f"{path} is read"))
+    again = world.listing()
+    assert world.fetcher().folder(again) == folder
+    assert not downloads(again)
+
+
+def test_a_disk_that_fails_is_told_before_anything_is_made_of_its_content(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whoever keeps what was made of it."""
+
+    def fail(file: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    fetcher = world.fetcher()
+    monkeypatch.setattr(os, "fsync", fail)
+    fetcher.folder(world.listing())
+    with pytest.raises(TryAgain, match="could not keep what was downloaded"):
+        fetcher.settle()
 
 
 def test_files_are_read_only(world: World) -> None:

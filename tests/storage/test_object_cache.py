@@ -1,12 +1,15 @@
 """Content by digest, and the index of what objects hold."""
 
+import errno
+import os
 import time
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from job.storage.object_cache import Content, Index, Known, ObjectCache, seal
+from job.storage import object_cache
+from job.storage.object_cache import SEALED_NS, Content, Index, Known, ObjectCache, seal
 from job.storage.store import Stat
 
 
@@ -55,6 +58,54 @@ def test_content_that_was_written_to_is_shown_no_more(cache: ObjectCache, tmp_pa
     admitted(cache, b"a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"a"
     assert cache.show(a, tmp_path / "a")
+
+
+def test_content_is_sealed_after_it_was_flushed(
+    cache: ObjectCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time says so to every later run: it is not given before, nor after a flush that failed."""
+    admitted(cache, b"a", tmp_path / "a")
+    assert (tmp_path / "a").stat().st_mtime_ns != SEALED_NS
+    seen: list[bool] = []
+    fsync = os.fsync
+
+    def fail(file: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def noted(file: int) -> None:
+        fsync(file)
+        seen.append(os.fstat(file).st_mtime_ns == SEALED_NS)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        seal(tmp_path / "a")
+    assert (tmp_path / "a").stat().st_mtime_ns != SEALED_NS
+    monkeypatch.setattr(os, "fsync", noted)
+    seal(tmp_path / "a")
+    assert seen == [False]
+    assert (tmp_path / "a").stat().st_mtime_ns == SEALED_NS
+    seal(tmp_path / "a")
+    assert seen == [False]
+
+
+def test_content_that_was_not_flushed_is_read_before_it_is_shown(cache: ObjectCache, tmp_path: Path) -> None:
+    """The power was cut before the disk had it: size and name are there, bytes are not."""
+    whole, torn = admitted(cache, b"whole", tmp_path / "a"), admitted(cache, b"torn", tmp_path / "b")
+    (tmp_path / "b").chmod(0o644)
+    (tmp_path / "b").write_bytes(bytes(4))
+    assert cache.show(whole, tmp_path / "c")
+    assert (tmp_path / "c").stat().st_mtime_ns == SEALED_NS
+    assert not cache.show(torn, tmp_path / "d")
+
+
+def test_a_download_of_before_the_last_boot_is_not_taken_up(
+    cache: ObjectCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole as it looks, it may be torn: each boot has places of its own."""
+    here = cache.target("s3://b/x", stat("a"))
+    assert cache.target("s3://b/x", stat("a")) == here
+    monkeypatch.setattr(object_cache, "boot_id", lambda: "another")
+    assert cache.target("s3://b/x", stat("a")) != here
 
 
 def test_a_disk_without_links_gets_copies(

@@ -194,6 +194,25 @@ def test_an_object_that_changed_since_it_was_listed_is_noticed(
     assert not (tmp_path / "t").exists()
 
 
+def test_each_arrival_is_told_at_once_to_the_one_who_asked(store: ObjectStore, tmp_path: Path) -> None:
+    """In its thread, with the file in its place: large ones, small ones, and those before an error."""
+    data = {"a": b"a" * 100, "b": bytes(9 * MB), "c": b"c"}
+    for key, content in data.items():
+        (tmp_path / f"{key}.source").write_bytes(content)
+    store.upload([Upload(tmp_path / f"{key}.source", key) for key in data])
+    items = [Download(found, tmp_path / found.key) for found in store.entries()]
+    told: dict[str, str] = {}
+
+    def arrived(item: Download, sha256: str) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        assert item.target.read_bytes() == data[item.source.key]
+        told[item.source.key] = sha256
+
+    digests = store.download(items, arrived=arrived)
+    assert told == dict(zip(data, digests, strict=True))
+    assert digests == [hashlib.sha256(content).hexdigest() for content in data.values()]
+
+
 def test_a_stopped_download_leaves_no_file_and_goes_on(store: ObjectStore, tmp_path: Path) -> None:
     """Interrupted half way: nothing under the name; the next call brings the whole file."""
     source, target = tmp_path / "s", tmp_path / "t"
