@@ -5,8 +5,8 @@
 Runs are taken through all their stages, blow after blow: a SIGTERM and a kill -9 for each, in any order, at
 moments within the stage that are drawn; then they are left in peace, and their results must be those of a run
 that nothing happened to. Fewer blows than that are spread over all stages, one signal as often as the other.
-With `--store` the output is in a real S3 server on the loopback interface, and every attempt
-begins with an empty disk. What was done is kept in the journal: the same command goes on with it.
+With `--store` the output is in a real S3 server on the loopback interface, and every attempt begins with an
+empty disk. What was done is kept in the journal: the same command goes on with it.
 
 Printed are blows by stage and signal, exit codes, the time from SIGTERM to the end, and the work that kill -9
 cost: seconds by the clock from the last thing that was kept (a checkpoint, a row, an upload) to the kill.

@@ -39,6 +39,8 @@ class Pipeline:
     machine: Machine
     progress: Progress
     log: Log
+    fold_of: tuple[RunFolder, str] | None = None
+    """Of a fold: the folder of the whole run, and which of its folds this is."""
 
     def run(self) -> str:
         """Take the spec through its stages and fill the run folder; returns the verdict."""
@@ -65,6 +67,7 @@ class Pipeline:
                 folder=folder,
                 uri=f"{self.uri}/folds/{number}",
                 identity=self.identity_of(of_fold),
+                fold_of=(self.folder, f"fold {number} of {split.k}"),
             )
             runs.append(one._fold(number))
         self._show_stage("publish")
@@ -119,8 +122,11 @@ class Pipeline:
 
     def _show_stage(self, stage: str) -> None:
         # A fold keeps no state of its own: the state of a run that is whole must not change any more.
-        if "/" not in self.folder.run_id:
+        if self.fold_of is None:
             self.folder.write_status(stage=stage)
+        else:
+            whole, which = self.fold_of
+            whole.write_status(stage=f"{which}: {stage}")
 
     def _tell_point(self, point: SweepPoint) -> None:
         dice = None if point.validation_dice is None else round(point.validation_dice.mean, 4)

@@ -31,7 +31,9 @@ TRY_AGAIN = 10
 class Attempt:
     """A job under way: its events as they come, and how it ended."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], errors: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], errors: Path, cwd: Path | None = None
+    ) -> None:
         self.events: list[dict[str, Any]] = []
         self._errors = errors
         self._news = threading.Condition()
@@ -40,7 +42,7 @@ class Attempt:
         self.seconds = 0.0
         with errors.open("w") as stderr:
             self.process = subprocess.Popen(
-                command, env=dict(environment), stdout=subprocess.PIPE, stderr=stderr, text=True
+                command, env=dict(environment), cwd=cwd, stdout=subprocess.PIPE, stderr=stderr, text=True
             )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ pytestmark = [
     ),
 ]
 COMMAND = (TINY, "--set", "runtime.threads=1")
+SHORT_OF_MEMORY = str(Path(__file__).with_name("short_of_memory.py"))
 MOMENTS = (
     ({"event": "segmenter.loaded"}, []),
     ({"event": "stage.started", "stage": "reward"}, ["pull"]),
@@ -30,22 +30,11 @@ MOMENTS = (
 def run_without_more_memory(since: dict[str, str], place: Path) -> Finished:
     """Run the job, which gets no more address space than it has from an event on."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "job", *COMMAND]
-    lines = []
-    with (place / "stderr").open("w+") as errors:
-        with subprocess.Popen(
-            command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
-        ) as child:
-            assert child.stdout is not None
-            for line in child.stdout:
-                lines.append(line)
-                if since.items() <= json.loads(line).items():
-                    now = (
-                        int(Path(f"/proc/{child.pid}/statm").read_text().split()[0]) * resource.getpagesize()
-                    )
-                    resource.prlimit(child.pid, resource.RLIMIT_AS, (now, now))
-        errors.seek(0)
-        return Finished(child.returncode, "".join(lines), errors.read())
+    command = [sys.executable, SHORT_OF_MEMORY, json.dumps(since), *COMMAND]
+    done = subprocess.run(
+        command, cwd=place, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
 
 
 def test_a_run_goes_on_where_memory_ran_out(tiny: tuple[Path, Finished], tmp_path: Path) -> None:

@@ -1,13 +1,18 @@
 """Sweeps, folds, further datasets and comparisons, with the real program."""
 
 import json
+import os
+import re
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.e2e.child import TINY, Finished, Job
+from tests.e2e.attempts import Attempt
+from tests.e2e.child import ROOT, TINY, Finished, Job, run_job
 
 ONE_THREAD = ("--set", "runtime.threads=1", "--set", "finetune.seeds=1")
 COUNTS = ("--train", "4", "--validation", "3", "--test", "3", "--size", "64")
@@ -41,8 +46,6 @@ def test_a_sweep_trains_its_points_and_judges_the_best_alone(tmp_path: Path, job
 @pytest.fixture(scope="module")
 def folded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
     """A finished run of three folds over ten photographs."""
-    from tests.e2e.child import run_job
-
     place = tmp_path_factory.mktemp("folds")
     assert run_job("dataset", "make", "data", *COUNTS, cwd=place).code == 0
     done = run_job(TINY, *FOLDS, cwd=place)
@@ -51,6 +54,20 @@ def folded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
 
 
 FOLDS = (*ONE_THREAD, "--set", "data.uri=data", "--set", 'data.split={"kind":"folds","k":3}')
+
+
+def test_status_names_the_fold_in_which_a_run_was_stopped(folded: tuple[Path, Finished]) -> None:
+    """A fold is no run of its own to it."""
+    place = folded[0]
+    command = [sys.executable, "-m", "job", TINY, *FOLDS, "--set", "output.uri=stopped"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    attempt = Attempt(command, environment, place / "stderr", cwd=place)
+    assert attempt.wait_for("stage.started", stage="table"), attempt.stderr
+    attempt.send(signal.SIGTERM)
+    assert attempt.end() == 75, attempt.stderr
+    run = json.loads(run_job("status", "stopped", "--json", cwd=place).stdout)
+    assert (run["state"], run["exit_code"]) == ("interrupted", 75)
+    assert re.fullmatch("fold [123] of 3: [a-z]+", run["stage"])
 
 
 def test_folds_test_every_image_once_and_are_judged_together(folded: tuple[Path, Finished]) -> None:
