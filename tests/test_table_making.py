@@ -1,0 +1,231 @@
+"""The making of the table as a pipeline: nothing but time depends on threads, and nothing outlives it."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from job import scoring, table_making
+from job.actions import ActionSpace, PostProcess
+from job.data.dataset import Dataset, Loaded, Sample
+from job.data.images import write_image, write_mask
+from job.errors import Interrupted
+from job.progress import SILENT
+from job.rows import Row, RowCache
+from job.segmenters.protocol import Segmentation
+from job.table import ActionTable
+from tests.questions import Questions
+from tests.segmenters.fakes import FakeSegmenter, SociableSegmenter, cache_of, photographs
+
+SPACE = ActionSpace(("vessels", "thin"), (PostProcess(), PostProcess(0.8, low=0.4, min_area=4)))
+SIZE = (24, 20)
+PATIENCE_S = 60
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Nine photographs with masks."""
+    root = tmp_path_factory.mktemp("photographs")
+    samples = []
+    for i, image in enumerate(photographs(9, size=SIZE)):
+        write_image(root / f"{i}.png", image)
+        write_mask(root / f"{i}-mask.png", image[..., 1] > 150)
+        samples.append(Sample(f"i{i}", f"p{i}", "train", root / f"{i}.png", root / f"{i}-mask.png", None))
+    return Dataset(samples)
+
+
+def build(
+    dataset: Dataset,
+    folder: Path,
+    *,
+    threads: int,
+    batch_size: int = 2,
+    kind: type[FakeSegmenter] = FakeSegmenter,
+    progress: Questions | None = None,
+    keep: bool = True,
+) -> tuple[ActionTable, FakeSegmenter, RowCache]:
+    cache, segmenter = cache_of(folder, SPACE.prompts, keep=keep, kind=kind)
+    rows = RowCache(folder)
+    built = table_making.build(
+        dataset, dataset.samples, SPACE, cache, terms=["dice", "cldice"], batch_size=batch_size,
+        memory_bytes=2**20, threads=threads, progress=progress or SILENT, rows=rows,
+    )  # fmt: skip
+    return built, segmenter, rows
+
+
+class Scorers:
+    """Stands before `score_image`, and may hold some images back."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, dataset: Dataset) -> None:
+        self.places = {dataset.load(one).image.tobytes(): i for i, one in enumerate(dataset.samples)}
+        self.order: list[int] = []
+        self.threads: set[threading.Thread] = set()
+        self.before: list[tuple[int, threading.Event]] = []
+        monkeypatch.setattr(table_making, "score_image", self)
+
+    def __call__(self, loaded: Loaded, *rest: object) -> Row:
+        place = self.places[loaded.image.tobytes()]
+        for late, event in self.before:
+            if late == place:
+                assert event.wait(PATIENCE_S)
+        row = scoring.score_image(loaded, *rest)  # type: ignore[arg-type]
+        self.order.append(place)
+        self.threads.add(threading.current_thread())
+        for _, event in self.before:
+            if len(self.order) == 3:
+                event.set()
+        return row
+
+
+@pytest.mark.parametrize("threads", [2, 3, 9])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_no_bit_depends_on_threads_nor_on_who_ends_first(
+    dataset: Dataset, tmp_path: Path, threads: int, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names, rows and files are those of one thread, though the first image is scored after three others."""
+    alone, _, _ = build(dataset, tmp_path / "one", threads=1, batch_size=batch_size, kind=SociableSegmenter)
+    scorers = Scorers(monkeypatch, dataset)
+    scorers.before = [(0, threading.Event())]
+    built, segmenter, rows = build(
+        dataset, tmp_path / "more", threads=threads, batch_size=batch_size, kind=SociableSegmenter
+    )
+    assert built.digest() == alone.digest()
+    assert scorers.order.index(0) >= 3
+    assert threading.current_thread() not in scorers.threads
+    assert not any(thread.is_alive() for thread in scorers.threads)
+    assert [n for n, _ in segmenter.calls] == ([1] * 9 if batch_size == 1 else [4, 4, 1])
+    assert (rows.computed, rows.reused) == (9, 0)
+    files = [
+        {path.relative_to(tmp_path / side): path.read_bytes() for path in (tmp_path / side).rglob("*.*")}
+        for side in ("one", "more")
+    ]
+    assert files[0] == files[1]
+    assert len(files[0]) == 18
+
+
+def test_large_images_are_scored_one_at_a_time_before_the_next_is_segmented(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then memory holds what one of them takes, as if there were no pipeline."""
+    monkeypatch.setattr(table_making, "PIXELS_SCORED", SIZE[0] * SIZE[1] * 2 - 1)
+    segmented: list[int] = []
+    scored: list[int] = []
+
+    class Watched(FakeSegmenter):
+        def segment(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> list[Segmentation]:
+            assert len(segmented) == len(scored)
+            segmented.append(len(images))
+            return super().segment(images, prompts)
+
+    def score_image(*of_image: object) -> Row:
+        row = scoring.score_image(*of_image)  # type: ignore[arg-type]
+        scored.append(1)
+        return row
+
+    monkeypatch.setattr(table_making, "score_image", score_image)
+    build(dataset, tmp_path, threads=4, batch_size=1, kind=Watched)
+    assert len(scored) == 9
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 9])
+def test_an_image_that_is_there_twice_is_segmented_and_scored_once(
+    dataset: Dataset, tmp_path: Path, batch_size: int
+) -> None:
+    """Whichever batch it comes again in, and however long its first row takes."""
+    again = [replace(dataset.samples[i], name=f"again {i}") for i in (0, 4)]
+    twice = Dataset([*dataset.samples[:3], again[0], *dataset.samples[3:], again[1]])
+    built, segmenter, rows = build(twice, tmp_path, threads=3, batch_size=batch_size)
+    assert (rows.computed, rows.reused) == (9, 2)
+    assert sum(n for n, _ in segmenter.calls) == 9
+    for first, second in ((0, 3), (5, 10)):
+        parts = [replace(built.rows([i]), names=("one",)) for i in (first, second)]
+        assert parts[0].digest() == parts[1].digest()
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_disk_that_is_full_ends_the_making(
+    dataset: Dataset, tmp_path: Path, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows before that one are kept, the error is the disk's own, and no thread is left behind."""
+    write, written = RowCache.write, []
+
+    def fails(self: RowCache, key: str, row: Row) -> None:
+        if len(written) == 4:
+            raise OSError(28, "No space left on device")
+        written.append(key)
+        write(self, key, row)
+
+    monkeypatch.setattr(RowCache, "write", fails)
+    before = threading.active_count()
+    with pytest.raises(OSError, match="No space left"):
+        build(dataset, tmp_path, threads=threads)
+    assert threading.active_count() == before
+    assert len(list((tmp_path / "rows").rglob("*.safetensors"))) == 4
+
+
+def test_a_segmenter_that_fails_ends_the_scoring_too(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images that are being scored are given up at their next look, not waited for."""
+    begun = threading.Event()
+
+    class Fails(FakeSegmenter):
+        def segment(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> list[Segmentation]:
+            if len(self.calls) == 1:
+                assert begun.wait(PATIENCE_S)
+                raise RuntimeError("the accelerator is lost")
+            return super().segment(images, prompts)
+
+    def endless(*of_image: object) -> Row:
+        begun.set()
+        task = of_image[-1]
+        while True:
+            task.advance(0)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(table_making, "score_image", endless)
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="the accelerator is lost"):
+        build(dataset, tmp_path, threads=2, kind=Fails)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 20, 35])
+def test_a_stop_ends_all_threads_and_the_next_attempt_goes_on(
+    dataset: Dataset, tmp_path: Path, stop_at: int
+) -> None:
+    """What was kept is taken over; the table is that of one go."""
+    whole, _, _ = build(dataset, tmp_path / "whole", threads=3, batch_size=4, kind=SociableSegmenter)
+    before = threading.active_count()
+    with pytest.raises(Interrupted):
+        build(
+            dataset, tmp_path / "torn", threads=3, batch_size=4, kind=SociableSegmenter,
+            progress=Questions(stop_at),
+        )  # fmt: skip
+    assert threading.active_count() == before
+    found, _, rows = build(dataset, tmp_path / "torn", threads=3, batch_size=4, kind=SociableSegmenter)
+    assert found.digest() == whole.digest()
+    assert rows.computed + rows.reused == 9
+
+
+def test_images_are_read_ahead_within_bounds(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One until its size is known, then as many as fit; in order, by other threads."""
+    readers: set[threading.Thread] = set()
+    begun: list[Sample] = []
+
+    def read(sample: Sample) -> Sample:
+        readers.add(threading.current_thread())
+        begun.append(sample)
+        return sample
+
+    monkeypatch.setattr(table_making, "PIXELS_AHEAD", 30)
+    taken = []
+    for one in table_making.read_ahead(read, dataset.samples, 3, lambda sample: 10):
+        taken.append(one)
+        assert len(begun) <= (1 if len(taken) == 1 else len(taken) + 3)
+    assert taken == list(dataset.samples)
+    assert sorted(begun, key=dataset.samples.index) == taken
+    assert threading.current_thread() not in readers
