@@ -120,7 +120,7 @@ def _pod(work: Work) -> Iterator[str]:
         yield f"last words go to {said}"
     if container.get("terminationMessagePolicy") != "FallbackToLogsOnError":
         yield "of a killed process only its log tells"
-    if work.job.get("ttlSecondsAfterFinished", 0) < _DAY_S:
+    if work.job.get("ttlSecondsAfterFinished", 0) < (3600 if container.get("command") else _DAY_S):
         yield "a finished Job stays a day for whoever looks, and goes by itself"
     for name in ("memory", "cpu", "ephemeral-storage"):
         if name not in container.get("resources", {}).get("limits", {}):
