@@ -21,9 +21,9 @@ from job.errors import IntegrityError, Missing, StoreFailure
 from job.logs import Log, raise_if_stopped
 from job.storage import tar_files
 from job.storage.local import sha256_file
+from job.storage.names import below
 from job.storage.packs import Packed, Unsteady, Version, pack, staging, versions
 from job.storage.store import Advance, Changed, Download, ObjectStore, Stat, Upload, no_advance
-from job.storage.uris import below
 
 PACK_BYTES = 64 * 1024**2
 """New files of a tick go into packs of at most so many bytes: a cut loses no more of an upload."""
