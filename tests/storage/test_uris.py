@@ -1,5 +1,7 @@
 """From URIs to stores."""
 
+from pathlib import Path
+
 import pytest
 
 from job.errors import SpecError
