@@ -13,8 +13,8 @@ from job.errors import InputError, IntegrityError, InvalidResult, Missing, TryAg
 from job.storage.local import sha256_file, write_atomic
 from job.storage.local_store import LocalStore
 from job.storage.manifest import MANIFEST, MARKER, FileFacts, Manifest
+from job.storage.names import below
 from job.storage.store import Advance, Changed, Download, ObjectStore, Stat, no_advance
-from job.storage.uris import below
 
 READ_AT_ONCE = 64
 READ_AT_ONCE_BYTES = 256_000_000

@@ -21,9 +21,9 @@ from job.errors import IntegrityError, Missing, StoreFailure
 from job.logs import Log, raise_if_stopped
 from job.storage import tar_files
 from job.storage.local import sha256_file
+from job.storage.names import below
 from job.storage.packs import Packed, Unsteady, Version, pack, staging, versions
 from job.storage.store import Advance, Changed, Download, ObjectStore, Stat, Upload, no_advance
-from job.storage.uris import below
 
 PACK_BYTES = 64 * 1024**2
 """New files of a tick go into packs of at most so many bytes: a cut loses no more of an upload."""
@@ -46,7 +46,8 @@ class Member(BaseModel):
 
     size: int = Field(ge=0)
     mtime_ns: int
-    """By the clock of the machine that made it: with the size, it tells whether a file is this version."""
+    """By the clock of the machine that made it, which ticks every few milliseconds: another version of the
+    same size may have the same."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     packed_at: float
     """When it was first packed, by the store's clock; merging keeps it."""
@@ -94,7 +95,8 @@ class CacheGroup:
         self._known: dict[str, Member] = {}
         """The newest version of each member of a visible pack."""
         self._settled: dict[str, Version] = {}
-        """Files here that the store need not be given: they hold what it has under another time, or less."""
+        """Files here that the store need not be given: they are from there or were brought, hold what it has
+        under another time, or less."""
         self._damaged: set[str] = set()
 
     def restore(self) -> Moved:
@@ -133,6 +135,7 @@ class CacheGroup:
                 if packed:
                     now = self._now(packed)
                     self._add(target, {name: _member(one, now) for name, one in packed.items()}, advance)
+                    self._settled |= {name: one.version for name, one in packed.items()}
                     yield Moved(len(packed), sum(one.version.size for one in packed.values()))
 
     def merge(self, advance: Advance = no_advance) -> Moved:
@@ -158,7 +161,7 @@ class CacheGroup:
                 for name, member in one.members.items()
                 if member.order == newest[name] and (name, member.order) not in stays
             }
-            if all(name in here and self._is(name, here[name], member) for name, member in alive.items()):
+            if all(name in here and self._is(name, member) for name, member in alive.items()):
                 members |= alive
                 inputs[one.name] = alive
         written = self._write_merged(members, advance)
@@ -196,21 +199,23 @@ class CacheGroup:
         return name
 
     def _is_known(self, name: str, version: Version) -> bool:
-        known = self._known.get(name)
+        known, settled = self._known.get(name), self._settled.get(name)
         if known is None:
             return False
-        if self._settled.get(name) != version and self._is(name, version, known):
-            self._settled[name] = version
-        return self._settled.get(name) == version
-
-    def _is(self, name: str, version: Version, member: Member) -> bool:
-        """Return whether a file on this disk is a member; reads it only where its time alone differs."""
-        if version.size != member.size:
-            return False
-        if version.mtime_ns == member.mtime_ns:
+        if settled == version:
             return True
+        # What an earlier process left is not read again, there may be much of it; what was replaced since is.
+        looks_known = settled is None and (version.size, version.mtime_ns) == (known.size, known.mtime_ns)
+        if looks_known or self._is(name, known):
+            self._settled[name] = version
+            return True
+        return False
+
+    def _is(self, name: str, member: Member) -> bool:
+        """Return whether a file on this disk is a member: by its content, since a time says too little."""
         try:
-            return sha256_file(self._folder / name) == member.sha256
+            path = self._folder / name
+            return path.stat().st_size == member.size and sha256_file(path) == member.sha256
         except FileNotFoundError:
             return False
 
@@ -290,6 +295,7 @@ class CacheGroup:
             return False
         target.parent.mkdir(parents=True, exist_ok=True)
         os.utime(file, ns=(member.mtime_ns, member.mtime_ns))
+        self._settled[name] = Version.of(file.stat())
         file.replace(target)
         return True
 

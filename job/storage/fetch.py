@@ -15,9 +15,10 @@ from job.progress import Progress
 from job.storage.beside import nothing_at
 from job.storage.flushing import Flushing
 from job.storage.local import naming_a_full_disk, sha256_json
+from job.storage.names import below
 from job.storage.object_cache import ObjectCache, seal
 from job.storage.store import Changed, ObjectStore, Stat
-from job.storage.uris import below, open_store, parent_and_name
+from job.storage.uris import open_store, parent_and_name
 from job.storage.view_building import Build, is_shard
 from job.storage.views import View, Views
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from job.errors import Denied, Missing
 from job.storage.documents import open_plain, require_small
 from job.storage.local import UNFINISHED, flush, write_atomic
+from job.storage.names import below
 from job.storage.store import Advance, Arrived, Changed, Download, Stat, Upload, no_advance, no_arrival
-from job.storage.uris import below
 
 _LOCK = f".store.lock{UNFINISHED}"
 AT_ONCE = 1000

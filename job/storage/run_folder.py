@@ -14,7 +14,7 @@ from job.storage import strict_json
 from job.storage.documents import read_bytes
 from job.storage.local import UNFINISHED, place, sha256_file, write_atomic
 from job.storage.manifest import MANIFEST, MARKER, FileFacts, Manifest
-from job.storage.uris import below
+from job.storage.names import below
 
 STATUS = "status.json"
 LOCK = ".lock"

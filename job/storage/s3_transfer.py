@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import obstore
 from obstore.store import S3Store as Client
@@ -21,9 +21,6 @@ from job.storage.local import UNFINISHED, boot_id, naming_a_full_disk, sha256_fi
 from job.storage.s3_bulk import BrokenBody, bucket_client, persistently
 from job.storage.s3_client import explained
 from job.storage.store import Advance, Arrived, Changed, Download, Upload
-
-if TYPE_CHECKING:
-    from job.storage.s3 import S3Store
 
 T = TypeVar("T")
 
@@ -41,7 +38,25 @@ SMALL_AT_ONCE = 16
 POLL_S = 0.5
 
 
-def download(store: "S3Store", items: Sequence[Download], advance: Advance, arrived: Arrived) -> list[str]:
+class Keys(Protocol):
+    """What a transfer must know of a store: where its keys are."""
+
+    @property
+    def uri(self) -> str:
+        """The place as users write it."""
+
+    @property
+    def bucket(self) -> str:
+        """The bucket that it is in."""
+
+    def full_key(self, key: str) -> str:
+        """Return the key within the bucket."""
+
+    def name_of(self, key: str) -> str:
+        """Return the URI of a key, for messages."""
+
+
+def download(store: Keys, items: Sequence[Download], advance: Advance, arrived: Arrived) -> list[str]:
     """Bring objects to the disk; see `ObjectStore.download`."""
     with explained(store.uri):
         client = bucket_client(store.bucket)
@@ -64,7 +79,7 @@ def download(store: "S3Store", items: Sequence[Download], advance: Advance, arri
     return [digests[i] for i in range(len(items))]
 
 
-def upload(store: "S3Store", items: Sequence[Upload], advance: Advance) -> list[str]:
+def upload(store: Keys, items: Sequence[Upload], advance: Advance) -> list[str]:
     """Bring files to the store; see `ObjectStore.upload`."""
     with explained(store.uri):
         client = bucket_client(store.bucket)
@@ -114,7 +129,7 @@ def _all(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _small_download(client: Client, store: "S3Store", item: Download, advance: Advance) -> str:
+def _small_download(client: Client, store: Keys, item: Download, advance: Advance) -> str:
     key = store.full_key(item.source.key)
 
     def get() -> memoryview:
@@ -137,7 +152,7 @@ class _Large:
     Its parts may be fetched by several threads, but by one process at a time.
     """
 
-    def __init__(self, client: Client, store: "S3Store", item: Download, advance: Advance) -> None:
+    def __init__(self, client: Client, store: Keys, item: Download, advance: Advance) -> None:
         self._item, self._client, self._store, self._advance = item, client, store, advance
         self._key = store.full_key(item.source.key)
         self._partial = item.target.with_name(f".{item.target.name}{UNFINISHED}")
@@ -249,7 +264,7 @@ def _require_version(answer: "obstore.GetResult", item: Download) -> None:
         raise Changed(item.source.key)
 
 
-def _small_upload(client: Client, store: "S3Store", item: Upload, advance: Advance) -> str:
+def _small_upload(client: Client, store: Keys, item: Upload, advance: Advance) -> str:
     data = item.source.read_bytes()
     key = store.full_key(item.key)
     persistently(
@@ -267,7 +282,7 @@ def _write_whole(file: int, block: bytes, position: int) -> None:
         rest, position = rest[written:], position + written
 
 
-def _large_upload(client: Client, store: "S3Store", item: Upload, size: int, advance: Advance) -> str:
+def _large_upload(client: Client, store: Keys, item: Upload, size: int, advance: Advance) -> str:
     chunk = max(PART, -(-size // MOST_PARTS))
     key = store.full_key(item.key)
     # Digested beside the transfer, which would wait for the digest of each part otherwise.

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NoReturn, cast
 
 from job.errors import IntegrityError
-from job.storage.uris import below
+from job.storage.names import below
 
 MOST_MEMBERS = 500_000
 _BLOCK = 1 << 20

@@ -1,11 +1,10 @@
 """From a URI to the place it names: a path on this machine or a store behind an S3 API."""
 
 import re
-from pathlib import Path
 
 from job.errors import SpecError
 from job.storage.local import local_path
-from job.storage.names import inner_name
+from job.storage.local_store import LocalStore
 from job.storage.store import ObjectStore
 
 S3 = "s3://"
@@ -45,8 +44,6 @@ def open_store(uri: str, *, conditional: bool = True) -> ObjectStore:
         from job.storage.s3 import S3Store  # boto3 takes a moment, and local runs have no use for it
 
         return S3Store(*split_s3(uri), conditional=conditional)
-    from job.storage.local_store import LocalStore
-
     return LocalStore(local_path(uri).resolve())
 
 
@@ -58,19 +55,3 @@ def parent_and_name(uri: str) -> tuple[str, str]:
         return f"{S3}{bucket}/{folder}".rstrip("/"), name
     path = local_path(uri)
     return str(path.parent), path.name
-
-
-def below(root: Path, key: str) -> Path:
-    """Return the path of a store's key below a folder; raises `IntegrityError` for one that would leave it.
-
-    Keys are names, which may hold anything: `..`, a slash in front, a NUL. None of them is repaired.
-    """
-    from job.errors import IntegrityError
-
-    try:
-        return root.joinpath(*inner_name(key).split("/"))
-    except ValueError as error:
-        raise IntegrityError(
-            f"the key {key!r} cannot be a file below {root}",
-            advice="rename or remove the object: keys are parts of names with one / between them",
-        ) from error

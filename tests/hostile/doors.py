@@ -20,10 +20,10 @@ from job.spec.segmenter import PromptableUNetSpec
 from job.storage import lease, tar_files
 from job.storage.checksums import Promises
 from job.storage.local_store import LocalStore
+from job.storage.names import below
 from job.storage.packs import unpack_snapshot
 from job.storage.sealed_folder import read_sealed
 from job.storage.tensor_file import read_tensors
-from job.storage.uris import below
 from tests.hostile import valid
 
 

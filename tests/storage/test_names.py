@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job.storage.names import inner_name
+from job.errors import IntegrityError
+from job.storage.names import below, inner_name
 
 
 @given(st.text(st.sampled_from("ab./\\\n\0"), max_size=8))
@@ -35,3 +36,16 @@ def test_others_are_refused_in_quotes(name: str) -> None:
     with pytest.raises(ValueError, match="is no name of a file") as caught:
         inner_name(name)
     assert repr(name) in str(caught.value)
+
+
+@given(st.text(st.sampled_from("a./\\\0\n~ é"), max_size=12))
+def test_every_key_is_a_file_below_or_refused(key: str) -> None:
+    """Whatever a key holds, it is one file below the folder under that very name, or an error."""
+    root = Path("/root/folder")
+    try:
+        path = below(root, key)
+    except IntegrityError:
+        return
+    assert path.relative_to(root).as_posix() == key
+    assert ".." not in path.parts
+    assert Path(str(path)).resolve().is_relative_to(root)
