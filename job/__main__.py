@@ -3,7 +3,7 @@
 import os
 import sys
 
-from job import stopping
+from job import stopping, verbs
 
 
 def main() -> int:
@@ -17,7 +17,10 @@ def main() -> int:
 
 
 def _run() -> int:
+    _open_standard_streams()
     stopping.install()
+    if verbs.is_run(sys.argv[1:]):
+        stopping.limit(say=_say)
     # OpenMP's threads spin while they wait. On a machine that is shared, or in a container with a CPU quota,
     # that made small convolutions 3 to 25 times slower; waiting asleep costs nothing that could be measured.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -27,6 +30,23 @@ def _run() -> int:
 
     channels.guard()
     return stopping.leave(cli.main(sys.argv[1:]))
+
+
+def _open_standard_streams() -> None:
+    """Open those that the process was started without to nowhere: else the next file would become one."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
+def _say(error: Exception) -> object:
+    from job import last_words
+
+    return last_words.say(error)
 
 
 if __name__ == "__main__":

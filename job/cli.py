@@ -12,31 +12,24 @@ from job import __version__, container, last_words, stopping
 from job.errors import EXIT_OK, EXIT_UNCAUGHT, InputError, SpecError
 from job.spec.loading import LoadedSpec, load
 from job.spec.problems import SpecProblems, format_json
+from job.verbs import is_run, with_verb
 
 if TYPE_CHECKING:
     from job.logs import Output
     from job.run import Ended
 
-VERBS = (
-    "run", "validate", "plan", "evaluate", "predict", "compare", "status", "promote", "doctor", "trust",
-    "dataset",
-)  # fmt: skip
 CANDIDATE = "a run folder, its candidate.json, runs/NAME (the newest run) or models/NAME (the champion)"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code of `job.errors`."""
-    words = list(arguments)
-    is_option = words and words[0].startswith("-") and words[0] != "-"  # `-` is a spec: standard input
-    if words and words[0] not in VERBS and not is_option:
-        words.insert(0, "run")
-    is_run = not words or words[0] == "run"
+    words = with_verb(arguments)
     try:
         options = _parser().parse_args(words)
     except SystemExit as stop:  # --help, --version
         return stop.code if isinstance(stop.code, int) else EXIT_UNCAUGHT
     except SpecError as error:
-        return last_words.say(error) if is_run else last_words.explain(error)
+        return last_words.say(error) if is_run(words) else last_words.explain(error)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -345,8 +338,12 @@ def _dataset_check(options: argparse.Namespace) -> int:
         advice = f"; {finding.advice}" if finding.advice else ""
         print(f"{finding.severity}: {finding.where}: {finding.what}{advice}")
     errors = sum(finding.severity == "error" for finding in findings)
-    print(f"{options.folder}: {errors} errors, {len(findings) - errors} warnings")
+    print(f"{options.folder}: {_counted(errors, 'error')}, {_counted(len(findings) - errors, 'warning')}")
     return InputError.exit_code if errors else EXIT_OK
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _missing_verb(options: argparse.Namespace) -> int:

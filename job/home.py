@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from job import stopping
-from job.errors import InputError, JobError, SpecError
+from job.errors import InputError, JobError, SpecError, StoreFailure
 from job.logs import Log
 from job.places import Places
 from job.progress import Progress
@@ -23,10 +23,13 @@ from job.storage.patience import patiently
 from job.storage.run_folder import LOCK, Finished, RunFolder
 from job.storage.store_mirror import StoreMirror
 from job.storage.working_copy import WorkingCopy
+from job.waiting import interruptibly
 
 LEASE = "lease.json"
 SAVING_S = 15.0
 """How long a run that ends may go on bringing its work to the store, where nobody told it to stop."""
+PROBE_S = 120.0
+"""Until a store that answers no probe is given up: nothing was begun that could be lost."""
 LETTING_GO_S = 7.0
 """What a run that was told to stop keeps of its grace, for its lease and its last words."""
 
@@ -178,7 +181,17 @@ def _saving_s() -> float:
 
 def checked(places: Places, log: Log) -> Places:
     """Probe the store of a remote output; raises what stands in the way, with advice."""
-    found = preflight.check(places.store)
+
+    def tell(seconds: float) -> None:
+        if seconds > PROBE_S:
+            raise StoreFailure(
+                f"{places.store.uri}: no answer to a small object for {seconds:.0f} s",
+                advice="look at the server: its disk, its log, its load; then run the same command",
+            )
+        message = f"{places.store.uri}: no answer to a first small object for {seconds:.0f} s"
+        log.warning("store.retrying", what="probe", message=message)
+
+    found = interruptibly(lambda: preflight.check(places.store), tell)
     log.info(
         "store.checked", uri=places.store.uri, conditional_writes=found.conditional_writes,
         clock_skew_s=found.clock_skew_s, seconds=found.seconds,

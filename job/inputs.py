@@ -33,6 +33,8 @@ IDENTITIES = "identities"
 """Folder of the cache that remembers digests of large files and folders."""
 TENSORS = ".safetensors"
 RUN_ID_VARIABLE = "JOB_RUN_ID"
+LONGEST_RUN_ID = 200
+"""Bytes: file systems take 255, some of which names of files beside it need."""
 """Names the run where the command line does not: a Pod's manifest sets it to the name of its Job."""
 _AT_ONCE = 8
 
@@ -194,6 +196,11 @@ def run_id_of(identity: str, given: str | None) -> str:
         raise SpecError(
             f"run id {given!r} cannot name a folder",
             advice="use letters, digits, dots, dashes and underscores",
+        )
+    if len(given.encode()) > LONGEST_RUN_ID:
+        raise SpecError(
+            f"run id {given[:20]!r}... cannot name a folder: it has {len(given.encode())} bytes",
+            advice=f"use at most {LONGEST_RUN_ID}",
         )
     return given
 

@@ -63,9 +63,14 @@ def say(error: BaseException, output: "Output | None" = None) -> int:
     Without `output` there was no log yet: the event goes to the standard output.
     """
     failure = Failure.of(error)
-    _try(lambda: log(error, output or _output()))
-    _try(lambda: explain(error))
-    _try(lambda: _leave_message(failure))
+    # Without a log yet, what has to be imported for one comes last: little time may be left.
+    for channel in (
+        *([lambda: log(error, output)] if output else []),
+        lambda: explain(error),
+        lambda: _leave_message(failure),
+        *([] if output else [lambda: log(error, _output())]),
+    ):
+        _try(channel)
     return failure.exit_code
 
 

@@ -55,8 +55,11 @@ class Pipeline:
         """Run each fold as a run of its own below this one, then judge all their test images together."""
         inputs = self.inputs_of(spec)
         assert inputs.data is not None
+        dealt = folds.deal(read_folder(inputs.data), split.k, spec.seed)
+        if spec.reward.network.epochs:
+            folds.require_training_patients(dealt)
         runs = []
-        for number, patients in enumerate(folds.deal(read_folder(inputs.data), split.k, spec.seed), start=1):
+        for number, patients in enumerate(dealt, start=1):
             of_fold = spec.model_copy(update={"data": spec.data.model_copy(update={"split": patients})})
             folder = replace(self.folder, run_id=f"{self.folder.run_id}/folds/{number}")
             self.log.info("fold.started", fold=number, folds=split.k, test_patients=len(patients.test))

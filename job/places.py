@@ -35,6 +35,15 @@ class Places:
         """Return the places with a store that is not trusted to honour conditions."""
         return replace(self, store=open_store(self.store.uri, conditional=False), conditional_writes=False)
 
+    def require_output(self) -> None:
+        """Raise `InputError` for an output on this machine that is, or lies in, what is no folder."""
+        nearest = next(path for path in (self.root, *self.root.parents) if path.exists())
+        if not self.is_remote and not nearest.is_dir():
+            raise InputError(
+                f"output.uri: {nearest} is a file, not a folder",
+                advice="name a folder; one that is not there is made",
+            )
+
     def require_cache(self) -> None:
         """Make the folder for downloads; raises `InputError` where that cannot be."""
         try:

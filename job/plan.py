@@ -123,7 +123,10 @@ def _data(loaded: LoadedSpec, found: Found) -> str:
         size = f" ({len(found.data.objects)} objects, {found.data.total_bytes / 1e6:.1f} MB)"
         return f"{found.data.uri}{size}{_counts(loaded)}"
     if found.data is not None:
-        return f"{found.data}, split: {sides_in_words(found.data, loaded.spec.data.split, loaded.spec.seed)}"
+        spec = loaded.spec
+        trains = spec.reward.network.epochs > 0
+        sides = sides_in_words(found.data, spec.data.split, spec.seed, trains_network=trains)
+        return f"{found.data}, split: {sides}"
     return f"{loaded.spec.data.uri}{_counts(loaded)}"
 
 

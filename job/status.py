@@ -128,7 +128,7 @@ def _local(folder: RunFolder) -> Run:
         facts |= {"state": "finished", "verdict": finished.verdict, "exit_code": finished.exit_code}
     elif folder.is_held():
         facts["state"] = "running"
-    elif _is_broken(LocalStore(folder.root.resolve()), f"runs/{folder.name}/{folder.run_id}"):
+    elif folder.damage():
         facts["state"] = DAMAGED
     elif facts.get("state") not in ENDED:
         facts["state"] = "stopped"

@@ -181,12 +181,13 @@ class _Clock(threading.Thread):
     def _end(self) -> None:
         exit_code = _EXIT_INTERRUPTED
         try:
-            late_s = time.monotonic() - (self.asked_at or time.monotonic())
+            asked_at = self.asked_at or time.monotonic()
+            late_s = time.monotonic() - asked_at
             error = _stop(by_deadline=self._by_deadline, late_s=late_s)
             exit_code = error.exit_code
             words = threading.Thread(target=_limits.say or _say, args=(error,), daemon=True)
             words.start()
-            words.join(_limits.words_s)
+            words.join(max(0.0, asked_at + _limits.grace_s - time.monotonic()))
         finally:
             os._exit(exit_code)
 
@@ -201,8 +202,10 @@ def _stop(*, by_deadline: bool, late_s: float | None = None) -> JobError:
         late = f", and ended {late_s:.1f} s later in the middle of something"
         again = "; if that happens again, raise runtime.interrupt_grace_s and the Pod's grace"
     if by_deadline:
+        since_start_s = time.monotonic() - _STARTED - (late_s or 0.0)
         return DeadlineReached(
-            f"reached runtime.deadline_s, {_limits.deadline_s:g} s after the start{late}; {what}",
+            f"reached runtime.deadline_s ({_limits.deadline_s:g} s), {since_start_s:.1f} s after the"
+            f" start{late}; {what}",
             advice=f"raise runtime.deadline_s, then run the same command: it goes on from here{again}",
         )
     return Interrupted(

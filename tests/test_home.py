@@ -1,5 +1,6 @@
 """Where a run lives: held by one, refused to other inputs, published with patience."""
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Any
 import pytest
 import structlog
 
-from job import stopping
+from job import home as homes
+from job import stopping, waiting
 from job.errors import SpecError, StoreFailure, TryAgain
 from job.home import Hold, Home
 from job.places import Places
 from job.progress import SILENT
 from job.publish.published import open_run
-from job.storage import patience
+from job.storage import patience, preflight
 from job.storage.local_store import LocalStore
 from job.storage.mirror import NoMirror
 from job.storage.run_folder import RunFolder
@@ -55,6 +57,26 @@ def with_mirror(hold: Hold, mirror: NoMirror) -> Hold:
     """Return the hold with another mirror."""
     changed: Any = replace(hold, mirror=mirror)  # type: ignore[type-var]
     return changed  # type: ignore[no-any-return]
+
+
+def test_a_store_that_answers_no_probe_is_told_of_and_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within two minutes, whatever its client's own retries: there is nothing yet that could be lost."""
+    silent = threading.Event()
+    monkeypatch.setattr(waiting, "TELL_EVERY_S", 0.05)
+    monkeypatch.setattr(homes, "PROBE_S", 0.2)
+    monkeypatch.setattr(preflight, "check", lambda store: silent.wait(60.0))
+    places = Places(tmp_path, tmp_path, LocalStore(tmp_path), is_remote=True)
+    with (
+        structlog.testing.capture_logs() as lines,
+        pytest.raises(StoreFailure, match="small object") as caught,
+    ):
+        homes.checked(places, structlog.get_logger())
+    silent.set()
+    assert "its disk, its log" in caught.value.advice
+    assert lines
+    assert {line["event"] for line in lines} == {"store.retrying"}
 
 
 def test_publishing_waits_for_a_store_that_fails(tmp_path: Path, hold: Hold) -> None:

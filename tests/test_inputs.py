@@ -200,6 +200,10 @@ def test_a_run_is_named_by_its_identity_or_by_its_user() -> None:
     identity = "0123456789abcdef" * 4
     assert run_id_of(identity, None) == "0123456789ab"
     assert run_id_of(identity, "night-2025_01.02") == "night-2025_01.02"
+    assert run_id_of(identity, "a" * 200) == "a" * 200
+    for long in ("a" * 201, "ä" * 101):
+        with pytest.raises(SpecError, match="bytes"):
+            run_id_of(identity, long)
 
 
 def test_the_environment_names_a_run_where_the_command_line_does_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from job.checks import CANDIDATE, VALIDITY
-from job.cli import VERBS
 from job.evaluation.verdict import LEAST_PATIENTS_TO_IMPROVE
+from job.verbs import VERBS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -192,6 +192,17 @@ def test_a_marker_without_its_manifest_is_damage(
     assert [found["state"] for found in status.runs("s3://bucket/p")] == ["running"]
 
 
+def test_a_finished_run_that_lost_a_file_is_damaged(tmp_path: Path) -> None:
+    """Not one that ended without a word; its verdict stands on nothing, and is not told."""
+    folder = sealed(tmp_path, "done")
+    (lost,) = list(folder.manifest()[0].files)[:1]
+    (folder.path / lost).unlink()
+    for verify in (False, True):
+        (run,) = status.runs(str(tmp_path), verify=verify)
+        assert (run["state"], run["verdict"], run["exit_code"]) == ("damaged", None, None)
+    assert "damaged" in status.table([run])
+
+
 def test_exit_codes_are_numbers(tmp_path: Path) -> None:
     """In JSON an integer or null, whatever a status file holds; 0 is shown as such."""
     sealed(tmp_path, "done")

@@ -192,7 +192,7 @@ def _polygons(where: str, masks: list[Any], texts: Any, listing: Listing) -> Pol
         listing.error(
             where,
             "must hold one list of polygons a text, each [x1, y1, x2, y2, x3, y3, ...]",
-            "give every polygon at least three points, all finite numbers",
+            "give every polygon at least three points, in pixels: numbers within a billion of 0",
         )
     elif masks:
         return Polygons(tuple(tuple(float(x) for x in ring) for mask in masks for ring in mask), tuple(texts))

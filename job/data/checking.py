@@ -16,7 +16,7 @@ from job.data.leaks import find_copies, fingerprint
 from job.data.names import printable
 from job.data.polygons import rasterise
 from job.data.samples import SIDES, Finding, Polygons, Sample, Severity
-from job.data.splits import assign
+from job.data.splits import FEWEST_TO_LEARN_FROM, assign
 from job.errors import InputError
 from job.progress import SILENT, Progress, track
 from job.spec.data import AutoSplit
@@ -51,12 +51,16 @@ def check_folder(
     if listing.samples:
         findings += _about_patients(listing.samples)
         findings += _all_empty(listing.samples, {one.where for one in findings if one.what == _EMPTY})
-        findings += [
-            Finding(
-                "warning", printable(path.relative_to(root.resolve())), "is not listed and will not be used"
-            )
-            for path in not_listed(root, listing.samples)
-        ]
+        # Where an entry has a mistake its image is listed, though it is no sample.
+        if not any(finding.severity == "error" for finding in listing.findings):
+            findings += [
+                Finding(
+                    "warning",
+                    printable(path.relative_to(root.resolve())),
+                    "is not listed and will not be used",
+                )
+                for path in not_listed(root, listing.samples)
+            ]
     named = [
         replace(
             finding,
@@ -151,7 +155,13 @@ def _about_patients(samples: Sequence[Sample]) -> Iterator[Finding]:
         yield Finding("error", "patients", what if patients else "no image has a mask", advice)
     elif len(patients) < _FEW_PATIENTS:
         what = f"only {len(patients)} patients have a mask: results will be uncertain"
-        yield Finding("warning", "patients", what, "data.split.kind folds tests every patient once")
+        advice = "data.split.kind folds tests every patient once"
+        if len(patients) < len(SIDES) + FEWEST_TO_LEARN_FROM - 1:
+            advice = (
+                f"add patients: to train the reward network takes {FEWEST_TO_LEARN_FROM} (none with"
+                " reward.network.epochs 0), to choose and to test takes one each"
+            )
+        yield Finding("warning", "patients", what, advice)
     if 0 < len(labelled) < len(samples):
         without = [sample.name for sample in samples if sample.mask is None]
         what = f"{len(without)} images have no mask and count as unlabelled: {_some(without)}"
@@ -197,6 +207,13 @@ def _about_splits(samples: Sequence[Sample], labelled: Sequence[Sample]) -> Iter
     empty = [side for side in SIDES if not any(side in found for found in sides.values())]
     if empty and not without:
         yield Finding("error", "split", f"no annotated image is on the side {' or '.join(empty)}")
+    learned_from = [patient for patient, found in sides.items() if "train" in found]
+    if 0 < len(learned_from) < FEWEST_TO_LEARN_FROM and not without:
+        what = (
+            f"training images of one patient only ({learned_from[0]}): the reward network cannot be trained"
+        )
+        advice = "put another patient on the training side, or set reward.network.epochs to 0"
+        yield Finding("warning", "split", what, advice)
     held_out = {patient for patient, found in sides.items() if found & {"validation", "test"}}
     withheld = [sample.name for sample in samples if sample.mask is None and sample.patient in held_out]
     if withheld:

@@ -35,7 +35,7 @@ def read_folder(root: Path) -> list[Sample]:
     errors = [finding for finding in listing.findings if finding.severity == "error"]
     if errors:
         raise InputError(
-            f"{printable(root)}: {_summary(errors)}",
+            f"{printable(root)}: {_summary(errors).removeprefix(f'{printable(root)}: ')}",
             advice=f"`dataset check {printable(root)}` lists all that is wrong",
         )
     return listing.samples

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from job.data.samples import SIDES, Sample
+from job.data.splits import FEWEST_TO_LEARN_FROM
 from job.errors import InputError
 from job.spec.data import PatientSplit
 
@@ -31,6 +32,24 @@ def deal(samples: Sequence[Sample], k: int, seed: int) -> list[PatientSplit]:
         folds[smallest].append(patient)
         load[smallest] += images[patient]
     return [_run_of(folds, tested) for tested in range(k)]
+
+
+def require_training_patients(dealt: Sequence[PatientSplit]) -> None:
+    """Raise `InputError` where a fold has fewer training patients than training the reward network takes.
+
+    That can only be with three folds: with four, each learns from two.
+    """
+    if all(len(one.train) >= FEWEST_TO_LEARN_FROM for one in dealt):
+        return
+    n_patients = sum(len(one.test) for one in dealt)
+    advice = "add annotated patients, or set reward.network.epochs to 0"
+    if n_patients > len(SIDES):
+        advice = f"set data.split.k to {len(SIDES) + 1} or more, {advice}"
+    raise InputError(
+        f"data.split.k is {len(dealt)}, and {n_patients} patients have annotated images: a fold would"
+        f" learn from one patient, and training the reward network takes {FEWEST_TO_LEARN_FROM}",
+        advice=advice,
+    )
 
 
 def _run_of(folds: Sequence[Sequence[str]], tested: int) -> PatientSplit:

@@ -146,15 +146,15 @@ def _decoded(path: Path, convert: Callable[[Image.Image], T]) -> T:
                 advice="look after the disk or the mount, then run the same command",
             ) from error
         raise InputError(
-            f"{printable(path)}: cannot be decoded as {', '.join(FORMATS)}: {_why(error)}",
+            f"{printable(path)}: cannot be decoded as {', '.join(FORMATS)}: {_why(error, path)}",
             advice="open it in a viewer: if it is whole, save it as PNG; if it is cut short, copy it again",
         ) from error
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, path: Path) -> str:
     # Pillow's own words repeat the path, where a person looks for a reason.
     if isinstance(error, UnidentifiedImageError):
-        return "its content is of no such format"
+        return "its content is of no such format" if path.stat().st_size else "the file is empty"
     return str(error) or type(error).__name__
 
 

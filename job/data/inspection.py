@@ -26,7 +26,8 @@ SHOWN = 10
 class Look:
     """What was seen of a sample whose files are all of use.
 
-    `size` is the image's [H, W] as it is stored, upright; `is_empty` and `is_grey` tell of its mask.
+    `size` is the image's [H, W] as it is stored, upright; `is_empty`, `is_grey` and `covers_most` (of the
+    image) tell of its mask.
     """
 
     sample: Sample
@@ -34,6 +35,7 @@ class Look:
     fingerprint_D: NDArray[np.float32]
     is_empty: bool
     is_grey: bool
+    covers_most: bool
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,14 @@ def look(sample: Sample) -> Look:
     size = (image.shape[0], image.shape[1])
     if sample.fov is not None:
         require_size(sample.fov, read_levels(sample.fov).shape, sample.image, size)
-    is_empty = is_grey = False
+    share, is_grey = 0.0, False
     if isinstance(sample.mask, Polygons):
-        is_empty = not rasterise(sample.mask, *size).any()
+        share = float(rasterise(sample.mask, *size).mean())
     elif sample.mask is not None:
         levels = read_levels(sample.mask)
         require_size(sample.mask, levels.shape, sample.image, size)
-        is_empty, is_grey = not is_foreground(levels).any(), grey_share(levels) > GREY
-    return Look(sample, size, fingerprint(image), is_empty, is_grey)
+        share, is_grey = float(is_foreground(levels).mean()), grey_share(levels) > GREY
+    return Look(sample, size, fingerprint(image), share == 0, is_grey, share > 0.5)
 
 
 def look_at_each(dataset: str, root: Path, samples: Sequence[Sample]) -> Iterator[Look | BadImage]:
@@ -117,6 +119,12 @@ def oddities(looks: Sequence[Look]) -> Iterator[str]:
         yield (
             f"{grey} of {len(labelled)} masks have grey levels: what exceeds half of the highest counts;"
             " `dataset check` names them"
+        )
+    inverted = sum(one.covers_most for one in labelled)
+    if inverted:
+        yield (
+            f"{inverted} of {len(labelled)} masks cover more than half of their image: are they inverted?"
+            " the structure must be bright; `dataset check` names them"
         )
     empty = Counter(one.sample.split or "" for one in labelled if one.is_empty)
     if empty:

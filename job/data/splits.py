@@ -13,6 +13,8 @@ from job.spec.data import AutoSplit, ColumnSplit, FoldSplit, HashSplit, PatientS
 
 DecidedBy = Literal["column", "hash", "patients"]
 
+FEWEST_TO_LEARN_FROM = 2
+"""Patients on the training side, where the reward network is trained."""
 _SHOWN = 5
 _NUMBERS = ("no", "one", "two", "three")
 
@@ -66,6 +68,17 @@ def assign(
     assignment = _assignment(samples, side_of, decided_by)
     _require(required, assignment, samples, split)
     return assignment
+
+
+def require_training_patients(patients: Collection[str]) -> None:
+    """Raise `InputError` for fewer training patients than the reward network's training takes."""
+    if len(set(patients)) < FEWEST_TO_LEARN_FROM:
+        raise InputError(
+            f"there are training images of {_count(len(set(patients)), 'patient', 'patients')}: training the"
+            f" reward network takes {FEWEST_TO_LEARN_FROM}, as no network judges those that it learned from",
+            advice="put annotated images of another patient on the training side (data.split), or set"
+            " reward.network.epochs to 0",
+        )
 
 
 def by_hash(patients: Collection[str], *, validation: float, test: float) -> dict[str, str]:
@@ -180,8 +193,9 @@ def _require(
     n_sides = len(set(required) & set(SIDES))
     if n_patients < n_sides:
         advice = (
-            f"{_NUMBERS[n_sides]} patients with annotated images are needed, one for each side: add some; "
-            "where the images are of several already, name the patient of each in annotations.json"
+            f"{_NUMBERS[n_sides]} patients with annotated images are needed, one for each side, and one "
+            "more to train the reward network: add some; where the images are of several already, name the "
+            "patient of each in annotations.json"
         )
     raise InputError(
         f"data.split ({split.kind}): no annotated image is left for {sides}: {have} annotated images",

@@ -88,7 +88,8 @@ def _on_this_disk(path: Path) -> Path:
     if path.name in (CANDIDATE, pointers.CHAMPION) and path.is_file():
         path = path.parent
     if not path.is_dir():
-        raise InputError(f"{path}: no such run", advice=_ADVICE)
+        what = "is a file, not a run" if path.exists() else "no such run"
+        raise InputError(f"{path}: {what}", advice=_ADVICE)
     if (path / pointers.CHAMPION).is_file():
         place = path.resolve()
         return champion_run(LocalStore(place.parent.parent), place.name).bring(place)

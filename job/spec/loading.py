@@ -165,8 +165,7 @@ def _read(source: str) -> bytes:
     if "://" in source:
         source = str(local_path(source))
     try:
-        with FilePath(source).open("rb") as file:
-            return file.read(MAX_BYTES + 1)
+        return interruptibly(lambda: _read_file(FilePath(source)))  # it may be a pipe that nobody fills
     except FileNotFoundError:
         message = "no such file" + _other_specs(FilePath(source).parent, like=FilePath(source).name)
     except IsADirectoryError:
@@ -176,6 +175,11 @@ def _read(source: str) -> bytes:
     except ValueError:
         message = "this is no file name"
     raise _single(source, message)
+
+
+def _read_file(path: FilePath) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
 
 
 def _read_object(uri: str) -> bytes:

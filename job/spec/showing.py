@@ -7,12 +7,16 @@ from job.spec.positions import JSON, Path
 from job.spec.secrets import names_secret, redact
 
 MAX_SHOWN = 60
+_LONGEST_PATH = 160
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_$][\w$-]{0,59}", re.ASCII)
 
 
 def show_path(path: Path) -> str:
-    """Return `path` as users write it, `finetune.net_arch.pi[0]`; odd keys as `data["my key"]`."""
+    """Return `path` as users write it, `finetune.net_arch.pi[0]`; odd keys as `data["my key"]`.
+
+    A very long one has dots in its middle: no spec has such a field.
+    """
     shown = ""
     for step in path:
         if isinstance(step, int):
@@ -21,6 +25,8 @@ def show_path(path: Path) -> str:
             shown += f".{step}" if shown else step
         else:
             shown += f"[{_quoted(redact(step))}]"
+    if len(shown) > _LONGEST_PATH:
+        return f"{shown[: _LONGEST_PATH // 2]}...{shown[-_LONGEST_PATH // 2 :]}"
     return shown
 
 

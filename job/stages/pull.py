@@ -71,7 +71,10 @@ def run(context: StageContext) -> Mapping[str, str]:
         )
         names = [*assigned.left_out_patients, *assigned.withheld]
         context.log.debug("names", of="data.left_out", names=names)
-    seen = _look(context, _parts(context, root, assigned.apply(samples)))
+    own = assigned.apply(samples)
+    if context.spec.reward.network.epochs:  # else found after the table, by the training itself
+        splits.require_training_patients({sample.patient for sample in own if sample.split == "train"})
+    seen = _look(context, _parts(context, root, own))
     kept = [look.sample for look in seen.looks if look.sample.split in SPLITS]
     _require_sides(kept, seen.bad)
     write_atomic(context.folder / SPLITS_FILE, json.dumps({s.name: s.split for s in kept}, indent=1))

@@ -16,7 +16,7 @@ from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from job.errors import JobError, SpecError, TryAgain
+from job.errors import InputError, JobError, SpecError, TryAgain
 from job.stopping import raise_if_stopped
 
 LOCK_PATIENCE_S = 0.5
@@ -65,6 +65,16 @@ def _at_home(path: Path) -> Path:
         ) from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those around it; raises `InputError` where none can be (below /proc, say)."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: no folder can be made there", advice="set output.uri, or cache.uri, to another place"
+        ) from error
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write beside `path`, flush to the disk, then rename: a reader sees the old file or the new one."""
     settle(write_beside(path, data), path)
@@ -77,7 +87,7 @@ def write_beside(path: Path, data: bytes | memoryview | str) -> Path:
         try:
             file = partial.open("wb", buffering=0)
         except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             file = partial.open("wb", buffering=0)
         with file:
             rest = memoryview(data.encode() if isinstance(data, str) else data)
@@ -175,6 +185,12 @@ def naming_a_full_disk(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         # Libraries wrap it in errors of their own; this program's are more exact already.
+        if getattr(error, "errno", None) == errno.EFBIG:
+            raise TryAgain(
+                f"{path}: a file there became larger than this process may write",
+                advice="raise the limit on the size of files (ulimit -f), then run the same command: it goes"
+                " on from what is there",
+            ) from error
         if isinstance(error, JobError) or not _is_full(error):
             raise
         raise TryAgain(
@@ -203,7 +219,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
 
     The file says who holds it, since when.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with path.open("a+") as file:
         if not _locked(file):
             raise TryAgain(

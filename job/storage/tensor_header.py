@@ -37,7 +37,10 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 }
 """What is read, by its name in the format."""
 _LENGTH_BYTES = 8
-_PICKLES = ((b"PK\x03\x04", "a zip archive, as torch.save writes it"), (b"\x80", "a pickle"))
+_PICKLES = (
+    (b"PK\x03\x04", "a zip archive, as torch.save writes it"),
+    *((bytes([0x80, protocol]), "a pickle") for protocol in range(2, 6)),
+)
 
 
 @dataclass(frozen=True)

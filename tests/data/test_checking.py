@@ -93,6 +93,7 @@ def withhold(root: Path) -> None:
 
 MISTAKES: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("truncated image", lambda r: truncate(r / "images" / "a00.png"), "error", "cannot be decoded"),
+    ("empty file", lambda r: (r / "images" / "a00.png").write_bytes(b""), "error", "BMP: the file is empty"),
     ("truncated mask", lambda r: truncate(r / "masks" / "a00.png"), "error", "cannot be decoded"),
     (
         "size",
@@ -138,6 +139,8 @@ def test_each_mistake_is_found(
     mistake(folder)
     findings = check_folder(folder)
     assert [f for f in findings if f.severity == severity and words in f.what], findings
+    if words != "not listed":  # an image of an entry with a mistake is listed
+        assert not [f for f in findings if "is not listed" in f.what]
     if severity == "warning":
         assert not [f for f in findings if f.severity == "error"]
 
@@ -193,6 +196,18 @@ def test_few_patients(folder: Path, n: int, severity: str) -> None:
     found = [f for f in check_folder(folder) if f.where == "patients"]
     assert [f.severity for f in found] == [severity]
     assert f"{n} patients" in found[0].what
+
+
+def test_one_training_patient_is_too_few_for_the_reward_network(folder: Path) -> None:
+    """The check says what a run would end with, and what would do."""
+    entries = json.loads((folder / "annotations.json").read_text())[:3]
+    for entry, side in zip(entries, ("train", "validation", "test"), strict=True):
+        entry["split"] = side
+    (folder / "annotations.json").write_text(json.dumps(entries))
+    warned = {f.where: f for f in check_folder(folder)}
+    assert "training images of one patient only" in warned["split"].what
+    assert "reward.network.epochs to 0" in warned["split"].advice
+    assert "folds" not in warned["patients"].advice
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from job.data.dataset import read_folder
-from job.data.folds import deal
+from job.data.folds import deal, require_training_patients
 from job.data.samples import Sample
 from job.data.splits import assign
 from job.errors import InputError
@@ -75,6 +75,18 @@ def test_fewer_patients_than_folds(n: int, advice: str) -> None:
     with pytest.raises(InputError, match=rf"data\.split\.k is 5, but only {n} patients have") as caught:
         deal(samples([3] * n, unlabelled=9), 5, 0)
     assert advice in caught.value.advice
+
+
+@pytest.mark.parametrize(("n", "k", "is_enough"), [(3, 3, False), (5, 3, False), (6, 3, True), (4, 4, True)])
+def test_a_fold_learns_from_two_patients_to_train_a_network(n: int, k: int, is_enough: bool) -> None:
+    """With three folds of less than two patients each one learns from a single patient; with four never."""
+    dealt = deal(samples([1] * n), k, 0)
+    if is_enough:
+        require_training_patients(dealt)
+    else:
+        with pytest.raises(InputError, match="would learn from one patient"):
+            require_training_patients(dealt)
+    assert (min(len(one.train) for one in dealt) > 1) is is_enough
 
 
 def test_two_folds_leave_nothing_to_learn_from() -> None:

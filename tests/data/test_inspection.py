@@ -95,6 +95,15 @@ def test_a_mask_is_told_as_empty_or_grey(folder: Path) -> None:
     assert not any(name in grey + empty for name in ("a00", "a02"))
 
 
+def test_masks_that_look_inverted_are_counted(folder: Path) -> None:
+    """What covers most of its image may be the background."""
+    write_mask(folder / "masks" / "a01.png", np.ones(SIZE, bool))
+    looks, _ = looked(folder)
+    assert [look.covers_most for look in looks] == [False, True, False, False]
+    (told,) = oddities(looks)
+    assert told.startswith("1 of 4 masks cover more than half of their image: are they inverted?")
+
+
 def test_polygons_without_a_point_are_an_empty_mask(folder: Path) -> None:
     """A text without outlines says that there is nothing, which a picture of zeros says too."""
     samples = [replace(sample, mask=Polygons(())) for sample in read_folder(folder)]

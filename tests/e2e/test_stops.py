@@ -8,11 +8,12 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.attempts import Attempt
+from tests.e2e.attempts import Attempt, poll
 from tests.e2e.child import ROOT, TINY
 from tests.fault_proxy import Delay, Fault, open_proxy
 from tests.s3_server import Server
@@ -77,6 +78,19 @@ def until_it_handles(attempt: Attempt) -> Attempt:
     return attempt
 
 
+def begin_to_write(pipe: Path) -> int:
+    """Open a pipe as soon as somebody reads it, and write nothing; returns the descriptor."""
+    opened: list[int] = []
+
+    def is_read() -> bool:
+        with suppress(OSError):
+            opened.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(opened)
+
+    poll(is_read)
+    return opened[0]
+
+
 def assert_stopped(stops: Stops, attempt: Attempt, asked: float) -> None:
     """It ended with 75, soon, and said so once everywhere."""
     assert attempt.end() == 75, attempt.stderr
@@ -107,11 +121,15 @@ def test_stopped_before_the_first_stage_it_ends_with_75(stops: Stops) -> None:
         attempt.send(signal.SIGINT if number % 2 else signal.SIGTERM)
         if number == 2:
             attempt.send(signal.SIGTERM)  # schedulers repeat themselves
+        if number == 1:
+            attempt.send(signal.SIGINT)  # who presses Ctrl-C twice means now, and is told why all the same
         assert_stopped(stops, attempt, asked)
 
 
 def test_stopped_while_the_spec_is_read_it_ends_at_once(stops: Stops) -> None:
     """From a pipe that nobody fills, and from a store that does not answer."""
+    pipe = stops.place / "pipe.json"
+    os.mkfifo(pipe)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         keys = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any-secret-key-at-all"}
@@ -120,13 +138,16 @@ def test_stopped_while_the_spec_is_read_it_ends_at_once(stops: Stops) -> None:
             stops.start(TINY, "--set", "data.uri=s3://bucket/data", AWS_ENDPOINT_URL_S3=endpoint, **keys),
         ]
         connections = [silent.accept()[0] for _ in both]  # so that both are in a request
-        for attempt in both:
+        reading = stops.start(str(pipe))
+        writing = begin_to_write(pipe)
+        for attempt in (*both, reading):
             asked = time.monotonic()
             attempt.send(signal.SIGTERM)
             assert_stopped(stops, attempt, asked)
             assert time.monotonic() - asked < 10.0
         for connection in connections:
             connection.close()
+        os.close(writing)
 
 
 def test_a_silent_store_holds_nobody_longer_than_the_grace(

@@ -2,13 +2,17 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from tests.e2e.child import TINY, Finished, Job
+from tests.e2e.child import ROOT, TINY, Finished, Job
 
 
 def test_a_wrong_spec_ends_with_2_and_names_the_line(tmp_path: Path, job: Job) -> None:
@@ -118,6 +122,35 @@ def test_two_attempts_at_one_run_do_not_meet(tiny: tuple[Path, Finished], job: J
         done = job(TINY, "--set", "seed=5", "--run-id", "held", cwd=tiny[0])
     assert done.code == 10
     assert "another process" in done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_may_be_closed(tmp_path: Path, closed: str) -> None:
+    """As some supervisors start programs: the code counts, and no file of the job takes a stream's place."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JOB_TERMINATION_LOG": str(tmp_path / "words")}
+    words = f"exec {sys.executable} -m job {TINY} --set data.uri={tmp_path}/nowhere {closed}"
+    done = subprocess.run(["sh", "-c", words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    assert (tmp_path / "words").read_text().startswith("InputError (exit code 3)")
+    assert ("error:" in done.stderr) is ("2>" not in closed)
+    assert ("job.failed" in done.stdout) is (">&-" not in closed.split())
+
+
+@pytest.mark.parametrize(
+    ("uri", "code", "words"),
+    [
+        ("/proc/nowhere", 3, "no folder can be made there"),
+        ("spec.json/out", 3, "spec.json is a file, not a folder"),
+    ],
+)
+def test_an_output_that_can_be_no_folder_is_refused(
+    tmp_path: Path, job: Job, uri: str, code: int, words: str
+) -> None:
+    """It is named as the spec names it."""
+    (tmp_path / "spec.json").write_text("{}")
+    done = job(TINY, "--set", f"output.uri={uri}")
+    assert done.code == code, done.stderr
+    assert words in done.stderr
 
 
 def test_started_without_arguments_it_says_how(job: Job) -> None:

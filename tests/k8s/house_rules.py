@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from job import cli, last_words
+from job import cli, last_words, verbs
 from job.doctor.credentials import SECRET, STEERING
 from job.errors import (
     DeadlineReached,
@@ -207,7 +207,7 @@ def _variables(work: Work, others: list[Document]) -> Iterator[str]:
 def _spec(work: Work, others: list[Document], folder: Path) -> JobSpec:
     """Return the job's spec with its overrides; raises what the command line would raise."""
     words = work.arguments(others)
-    if words and words[0] not in cli.VERBS:
+    if words and words[0] not in verbs.VERBS:
         words.insert(0, "run")
     options = cli._parser().parse_args(words)
     if options.command is not cli._run:

@@ -58,6 +58,9 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     assert "models/NAME" in caught.value.advice
     with pytest.raises(InputError, match="no finished run here"):
         local_run(str(tmp_path))
+    (tmp_path / "policy.zip").write_bytes(b"")
+    with pytest.raises(InputError, match=r"policy\.zip: is a file, not a run"):
+        local_run(str(tmp_path / "policy.zip"))
     folder = sealed(tmp_path)
     run = open_run(LocalStore(tmp_path), "runs/vessels/r1")
     assert run is not None

@@ -63,6 +63,15 @@ def test_code_is_refused_before_anything_is_read(tmp_path: Path, ending: str) ->
         assert "no setting changes that" in caught.value.advice
 
 
+def test_weights_in_a_pickle_are_refused_and_not_called_missing(tmp_path: Path) -> None:
+    """Whoever downloaded the older format is told what to do with it."""
+    folder = valid.checkpoint(tmp_path / "checkpoint")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(IntegrityError, match=r"pytorch_model\.bin") as caught:
+        content_key(folder)
+    assert "safetensors.torch.save_file" in caught.value.advice
+
+
 def test_what_the_configuration_says_besides_is_ignored(tmp_path: Path) -> None:
     """Adapters, other files and other classes are not followed."""
     folder = valid.checkpoint(tmp_path / "checkpoint")

@@ -15,6 +15,7 @@ from job.spec.showing import MAX_SHOWN, is_secret, show_line, show_path, show_va
         (("a", "x\n\x1b[31m"), 'a["x\\n\\u001b[31m"]'),
         (("", 3), '[""][3]'),
         (("AKIAABCDEFGHIJKLMNOP",), '["***"]'),
+        (("a", *[0] * 1000), "a" + "[0]" * 26 + "[...0]" + "[0]" * 26),
     ],
 )
 def test_paths_read_as_users_write_them(path: tuple[str | int, ...], shown: str) -> None:

@@ -89,6 +89,17 @@ def test_what_the_library_refuses_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "t")
 
 
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [(b"\x80\x04\x95" + b"a" * 9, "a pickle"), (struct.pack("<Q", 200_000_000), "no safetensors")],
+)
+def test_only_a_pickle_is_called_one(tmp_path: Path, start: bytes, words: str) -> None:
+    """By its protocol's number, which a length in a header of another kind may begin with by half."""
+    (tmp_path / "t").write_bytes(b"\x80" + start[1:] if words == "no safetensors" else start)
+    with pytest.raises(UnsafeFile, match=words):
+        read(tmp_path / "t")
+
+
 def test_a_file_that_shrinks_is_no_array(tmp_path: Path) -> None:
     """Between the header and the tensor."""
     path = tmp_path / "t.safetensors"

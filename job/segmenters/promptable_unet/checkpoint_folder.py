@@ -44,10 +44,10 @@ def load(folder: Path) -> tuple[PromptableUNet, PreTrainedTokenizerFast]:
 
 def require_usable(folder: Path) -> None:
     """Raise FileNotFoundError naming what the folder lacks, `IntegrityError` when it holds code."""
+    require_no_code(folder)  # first: weights in a pickle are no missing file
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}")
-    require_no_code(folder)
 
 
 def _config(path: Path) -> PromptableUNetConfig:
