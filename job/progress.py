@@ -60,9 +60,12 @@ class _SilentTask:
         pass
 
 
+SILENT_TASK: Task = _SilentTask()
+
+
 class _SilentProgress:
     def task(self, what: str, total: int, unit: str) -> AbstractContextManager[Task]:
-        return nullcontext(_SilentTask())
+        return nullcontext(SILENT_TASK)
 
 
 SILENT: Progress = _SilentProgress()

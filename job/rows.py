@@ -105,25 +105,34 @@ class RowCache:
             company=tuple(names.get("company", ())),
         )
 
+    def path(self, key: str) -> Path | None:
+        """Return where `write_row` puts a row to have it remembered; None where none is."""
+        return None if self._folder is None else self._folder / f"{key}.safetensors"
+
     def write(self, key: str, row: Row) -> None:
-        """Remember a row in one step; it replaces a damaged one, or one of fewer terms."""
-        if self._folder is None:
-            return
-        tensors = {
-            "diversity": np.array(row.diversity),
-            "embedding": row.embedding_E,
-            "statistics": row.statistics_S,
-            **{f"scores.{term}": values for term, values in row.scores.items()},
-            **{f"judges.{judge}": values for judge, values in row.judges.items()},
-        }
-        names = {
-            "terms": list(row.scores),
-            "judges": list(row.judges),
-            "statistics": row.statistic_names,
-            "company": row.company,
-        }
-        write_tensors(self._folder / f"{key}.safetensors", tensors, names)
+        """Remember a row, see `write_row`."""
+        path = self.path(key)
+        if path is not None:
+            write_row(path, row)
 
     @cached_property
     def _versions(self) -> dict[str, str]:
         return {name: metadata.version(name) for name in LIBRARIES}
+
+
+def write_row(path: Path, row: Row) -> None:
+    """Keep a row in one step; it replaces a damaged one, or one of fewer terms."""
+    tensors = {
+        "diversity": np.array(row.diversity),
+        "embedding": row.embedding_E,
+        "statistics": row.statistics_S,
+        **{f"scores.{term}": values for term, values in row.scores.items()},
+        **{f"judges.{judge}": values for judge, values in row.judges.items()},
+    }
+    names = {
+        "terms": list(row.scores),
+        "judges": list(row.judges),
+        "statistics": row.statistic_names,
+        "company": row.company,
+    }
+    write_tensors(path, tensors, names)

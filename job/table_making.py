@@ -1,26 +1,28 @@
 """Making the action table: while the segmenter works, images are read ahead, and scored behind it."""
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
-from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from job import device
+from job import device, workers
 from job.actions import ActionSpace, iter_masks
 from job.data.dataset import Dataset, Loaded, Sample
 from job.data.images import pixel_digest
-from job.in_order import Job, in_order
-from job.progress import Progress, SharedTask
+from job.in_order import Begun, in_order, nothing_to_do
+from job.progress import SILENT_TASK, Progress, SharedTask, Task
 from job.reward.terms import Judge, score
-from job.rows import Row, RowCache
+from job.rows import Row, RowCache, write_row
 from job.scoring import score_image
 from job.segmenters.cache import SegmentationCache
 from job.segmenters.protocol import Segmentation
 from job.table import ActionTable
+from job.workers import Workers
 
 T = TypeVar("T")
 
@@ -32,8 +34,8 @@ PIXELS_SCORED = 16_000_000
 40 bytes a pixel more, beside their masks, while they are scored."""
 PIXELS_AHEAD = 8_000_000
 """Of images that are read before the segmenter asks for them, 5 bytes a pixel."""
-READERS = 4
-"""Threads that read ahead: decoding takes a tenth of what scoring takes."""
+WORTH_PROCESSES = 10**9
+"""Pixels of masks whose scoring takes one core 5 to 10 s: so much work is worth the start of processes."""
 PIXELS_JUDGED = 4_000_000
 """Of images that are judged side by side: a judge makes floats of all their masks."""
 BYTES_PER_MASK_PIXEL = 2
@@ -59,25 +61,25 @@ def build(
 
     A row that `rows` remembers is taken from there, bit for bit. Masks take `memory_bytes`, what else is
     held has bounds too, whatever the number of images. Samples without a mask get NaN scores. The segmenter
-    is asked in the caller's thread, images are scored on `threads` others; their number changes no bit.
+    is asked in the caller's thread, images are scored by `threads` workers; their number changes no bit.
     """
     remembered = rows or RowCache(None)
     built: list[Row] = []
     row_of: dict[str, Row] = {}
-    with progress.task("action table", len(samples), "images") as task:
+    with progress.task("action table", len(samples), "images") as task, ExitStack() as pools:
         shared = SharedTask(task)
+        scorers = pools.enter_context(_scorers(dataset, samples, space, threads, shared))
         asked = _Asked(
-            dataset, samples, space, cache, remembered, terms, batch_size, memory_bytes, threads, shared
-        )
-        scored = in_order(asked.jobs(), threads=threads, most=PIXELS_SCORED, stop=shared.fail)
-        with closing(scored):
-            for made in scored:
-                if made is None:
+            dataset, samples, space, cache, remembered, terms, batch_size, memory_bytes, scorers,
+            pools.enter_context(workers.threads(threads, shared)),
+        )  # fmt: skip
+        with closing(in_order(asked.rows(), most=PIXELS_SCORED, look=lambda: shared.advance(0))) as found:
+            for one in found:
+                if one is None:
                     continue
-                remembered.computed += made.is_new
-                remembered.reused += not made.is_new
-                row = row_of.setdefault(made.key, made.row) if made.row is not None else row_of[made.key]
-                built.append(row)
+                remembered.computed += one.is_new
+                remembered.reused += not one.is_new
+                built.append(row_of.setdefault(one.key, one.row) if one.row else row_of[one.key])
                 shared.advance()
     return ActionTable(
         names=tuple(sample.name for sample in samples),
@@ -109,20 +111,21 @@ def judge_rows(
     is looked at for a stop request; its steps are the caller's.
     """
 
-    def jobs() -> Generator[Job[NDArray[np.float64]], None, None]:
+    def judged(judges: Workers) -> Generator[Begun[NDArray[np.float64]], None, None]:
         with closing(read_ahead(dataset.load, samples, threads, n_pixels)) as read:
             for sample, loaded in zip(samples, read, strict=True):
                 logits_PHW = cache.get([loaded.image])[0].logits_PHW
-                judged = partial(
-                    _judged, space, loaded.image, logits_PHW, judge_of(sample), memory_bytes, task
+                future = judges.submit(
+                    _judged, space, loaded.image, logits_PHW, judge_of(sample), memory_bytes
                 )
-                yield Job(judged, n_pixels(loaded))
+                yield Begun(future, n_pixels(loaded))
 
     with (
         device.threads_of_one_core() as start,
-        closing(in_order(jobs(), threads=threads, most=PIXELS_JUDGED, stop=task.fail, start=start)) as judged,
+        workers.threads(threads, task, start) as judges,
+        closing(in_order(judged(judges), most=PIXELS_JUDGED, look=lambda: task.advance(0))) as found,
     ):
-        yield from judged
+        yield from found
 
 
 def _judged(
@@ -131,7 +134,7 @@ def _judged(
     logits_PHW: NDArray[np.float16],
     judge: Judge,
     memory_bytes: int,
-    task: SharedTask,
+    task: Task,
 ) -> NDArray[np.float64]:
     size = (image.shape[0], image.shape[1])
     fitting = max(1, memory_bytes // (size[0] * size[1] * BYTES_PER_JUDGED_PIXEL))
@@ -149,11 +152,12 @@ def read_ahead(
 ) -> Generator[T, None, None]:
     """Yield what `read` gives of each sample, in order; meanwhile others are read: `PIXELS_AHEAD` of them."""
     largest = PIXELS_AHEAD  # until one was read
-    jobs = (Job(partial(read, sample), largest) for sample in samples)
-    with closing(in_order(jobs, threads=min(threads, READERS), most=PIXELS_AHEAD)) as done:
-        for i, one in enumerate(done):
-            largest = max(pixels(one), largest if i else 0)
-            yield one
+    with workers.threads(threads, SharedTask(SILENT_TASK)) as readers:
+        begun = (Begun(readers.submit(lambda one, task: read(one), sample), largest) for sample in samples)
+        with closing(in_order(begun, most=PIXELS_AHEAD)) as found:
+            for i, one in enumerate(found):
+                largest = max(pixels(one), largest if i else 0)
+                yield one
 
 
 def n_pixels(loaded: Loaded) -> int:
@@ -162,9 +166,19 @@ def n_pixels(loaded: Loaded) -> int:
     return int(height * width)
 
 
+def _scorers(
+    dataset: Dataset, samples: Sequence[Sample], space: ActionSpace, threads: int, task: SharedTask
+) -> AbstractContextManager[Workers]:
+    if threads > workers.MOST_THREADS:
+        work = n_pixels(dataset.load(samples[0])) * len(samples) * len(space)
+        if work >= WORTH_PROCESSES:
+            return workers.processes(threads)
+    return workers.threads(threads, task)
+
+
 @dataclass(frozen=True)
-class _Made:
-    """What came of an image: its row, or None where an image before it has the same."""
+class _Found:
+    """An image's row, or None where an image before it has the same."""
 
     key: str
     row: Row | None
@@ -173,7 +187,7 @@ class _Made:
 
 @dataclass(frozen=True)
 class _Asked:
-    """Asks for the rows of a table: jobs that score images, in order, and others, whose result is None."""
+    """Asks for the rows of a table, in order; among them is other work, whose result is None."""
 
     dataset: Dataset
     samples: Sequence[Sample]
@@ -183,24 +197,24 @@ class _Asked:
     terms: Sequence[str]
     batch_size: int
     memory_bytes: int
-    threads: int
-    task: SharedTask
+    scorers: Workers
+    writers: Workers
     company_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """By the keys of images that were asked for: see `Row.company`."""
 
-    def jobs(self) -> Generator[Job[_Made | None], None, None]:
+    def rows(self) -> Generator[Begun[_Found | None], None, None]:
         """Segment batch by batch; only images whose row lacks something are segmented and scored."""
-        read = read_ahead(self._read, self.samples, self.threads, lambda one: n_pixels(one[0]))
+        read = read_ahead(self._read, self.samples, self.writers.n, lambda one: n_pixels(one[0]))
         with closing(read):
             batch: list[tuple[Loaded, str]] = []
             for one in read:
                 batch.append(one)
                 pixels = sum(n_pixels(loaded) for loaded, _ in batch)
                 if len(batch) == self.batch_size or pixels >= PIXELS_OF_A_BATCH:
-                    yield from self._jobs_of(*zip(*batch, strict=True))
+                    yield from self._rows_of(*zip(*batch, strict=True))
                     batch = []
             if batch:
-                yield from self._jobs_of(*zip(*batch, strict=True))
+                yield from self._rows_of(*zip(*batch, strict=True))
 
     def _read(self, sample: Sample) -> tuple[Loaded, str]:
         loaded = self.dataset.load(sample)
@@ -209,9 +223,9 @@ class _Asked:
         )
         return loaded, key
 
-    def _jobs_of(
+    def _rows_of(
         self, batch: Sequence[Loaded], keys: Sequence[str]
-    ) -> Generator[Job[_Made | None], None, None]:
+    ) -> Generator[Begun[_Found | None], None, None]:
         # An image may be there twice: its row is made once.
         is_again = [key in self.company_of or key in keys[:i] for i, key in enumerate(keys)]
         known = [
@@ -225,15 +239,14 @@ class _Asked:
         keeping: list[Callable[[], None]] = []
         answers = self.cache.get([batch[i].image for i in together], keep=keeping.append)
         for keep in keeping:
-            yield Job(keep, 0)
+            yield Begun(self.writers.submit(lambda write, task: write(), keep), 0)
         answer_of = dict(zip(together, answers, strict=True))
         for i, key in enumerate(keys):
             if i in pending:
                 self.company_of[key] = answer_of[i].company
-                score_it = partial(self._scored, batch[i], key, known[i], answer_of[i])
-                yield Job(score_it, n_pixels(batch[i]))
+                yield Begun(self._scored(batch[i], key, known[i], answer_of[i]), n_pixels(batch[i]))
             else:
-                yield Job(partial(_Made, key, known[i], is_new=False), 0)
+                yield nothing_to_do(_Found(key, known[i], is_new=False))
 
     def _with_company(self, batch: Sequence[Loaded], keys: Sequence[str], pending: list[int]) -> list[int]:
         """Add the images of a batch that the pending ones were once segmented with: see `Row.company`."""
@@ -244,13 +257,33 @@ class _Asked:
         company = [i for i, company in enumerate(companies) if not lost.isdisjoint(company)]
         return sorted({*pending, *company})
 
-    def _scored(self, loaded: Loaded, key: str, known: Row | None, segmentation: Segmentation) -> _Made:
-        asked = self.terms if known is None else known.lacks(self.terms)
+    def _scored(
+        self, loaded: Loaded, key: str, known: Row | None, segmentation: Segmentation
+    ) -> Future[_Found | None]:
         pixels = n_pixels(loaded)
-        side_by_side = max(pixels, min(self.threads * pixels, PIXELS_SCORED))
+        side_by_side = max(pixels, min(self.scorers.n * pixels, PIXELS_SCORED))
         at_once = max(1, self.memory_bytes // (side_by_side * BYTES_PER_MASK_PIXEL))
-        row = score_image(loaded, segmentation, self.space, asked, at_once, self.task)
-        if known is not None:
-            row = known.with_scores(row.scores)
-        self.remembered.write(key, row)
-        return _Made(key, row, is_new=True)
+        path = self.remembered.path(key)
+        return self.scorers.submit(
+            _score, loaded, segmentation, self.space, self.terms, at_once, known, key, path
+        )
+
+
+def _score(
+    loaded: Loaded,
+    segmentation: Segmentation,
+    space: ActionSpace,
+    terms: Sequence[str],
+    at_once: int,
+    known: Row | None,
+    key: str,
+    path: Path | None,
+    task: Task,
+) -> _Found | None:
+    """Score an image by the terms that are not known of it, and keep its row: where it was made, at once."""
+    row = score_image(loaded, segmentation, space, known.lacks(terms) if known else terms, at_once, task)
+    if known is not None:
+        row = known.with_scores(row.scores)
+    if path is not None:
+        write_row(path, row)
+    return _Found(key, row, is_new=True)

@@ -4,18 +4,19 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock, call
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from job import scoring, table_making
+from job import scoring, table_making, workers
 from job.actions import ActionSpace, PostProcess
 from job.data.dataset import Dataset, Loaded, Sample
 from job.data.images import write_image, write_mask
 from job.errors import Interrupted
 from job.progress import SILENT
-from job.rows import Row, RowCache
+from job.rows import Row, RowCache, write_row
 from job.segmenters.protocol import Segmentation
 from job.table import ActionTable
 from tests.questions import Questions
@@ -99,12 +100,32 @@ def test_no_bit_depends_on_threads_nor_on_who_ends_first(
     assert not any(thread.is_alive() for thread in scorers.threads)
     assert [n for n, _ in segmenter.calls] == ([1] * 9 if batch_size == 1 else [4, 4, 1])
     assert (rows.computed, rows.reused) == (9, 0)
-    files = [
-        {path.relative_to(tmp_path / side): path.read_bytes() for path in (tmp_path / side).rglob("*.*")}
-        for side in ("one", "more")
-    ]
-    assert files[0] == files[1]
-    assert len(files[0]) == 18
+    files = files_of(tmp_path / "one")
+    assert files == files_of(tmp_path / "more")
+    assert len(files) == 18
+
+
+def test_processes_make_the_same_table(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit and file for file: with more cores than threads can use, and work that is worth it."""
+    alone, _, _ = build(dataset, tmp_path / "one", threads=1, kind=SociableSegmenter)
+    monkeypatch.setattr(table_making, "WORTH_PROCESSES", 9 * len(SPACE) * SIZE[0] * SIZE[1])
+    processes = Mock(side_effect=workers.processes)
+    monkeypatch.setattr(workers, "processes", processes)
+    built, _, rows = build(dataset, tmp_path / "more", threads=5, kind=SociableSegmenter)
+    assert processes.mock_calls == [call(5)]
+    assert built.digest() == alone.digest()
+    assert (rows.computed, rows.reused) == (9, 0)
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "more")
+    build(dataset, tmp_path / "four", threads=4)
+    monkeypatch.setattr(table_making, "WORTH_PROCESSES", 9 * len(SPACE) * SIZE[0] * SIZE[1] + 1)
+    build(dataset, tmp_path / "less", threads=5)
+    assert processes.mock_calls == [call(5)]
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
 
 
 def test_large_images_are_scored_one_at_a_time_before_the_next_is_segmented(
@@ -151,15 +172,15 @@ def test_a_disk_that_is_full_ends_the_making(
     dataset: Dataset, tmp_path: Path, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows before that one are kept, the error is the disk's own, and no thread is left behind."""
-    write, written = RowCache.write, []
+    written: list[Path] = []
 
-    def fails(self: RowCache, key: str, row: Row) -> None:
+    def fails(path: Path, row: Row) -> None:
         if len(written) == 4:
             raise OSError(28, "No space left on device")
-        written.append(key)
-        write(self, key, row)
+        written.append(path)
+        write_row(path, row)
 
-    monkeypatch.setattr(RowCache, "write", fails)
+    monkeypatch.setattr(table_making, "write_row", fails)
     before = threading.active_count()
     with pytest.raises(OSError, match="No space left"):
         build(dataset, tmp_path, threads=threads)

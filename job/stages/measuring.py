@@ -4,13 +4,13 @@ import io
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from job import workers
 from job.actions import ActionSpace, apply
 from job.data.dataset import Dataset, Loaded, Sample
 from job.data.features import estimate_field
@@ -18,13 +18,14 @@ from job.data.images import pixel_digest
 from job.errors import InputError
 from job.evaluation.conventions import NATIVE, SCORING, Counts, Key, count_image
 from job.evaluation.ladder import BEST_FIXED, NOOP
-from job.in_order import Job, in_order
+from job.in_order import Begun, in_order
 from job.progress import SharedTask, Task
 from job.reward.terms import METRICS, measure
 from job.stages.stage import StageContext
 from job.storage import packs, tar_files
 from job.storage.local import sha256_json
 from job.table_making import PIXELS_SCORED, n_pixels, read_ahead
+from job.workers import Workers
 
 MASKS = "masks.tar"
 BEFORE, AFTER = "before", "after"
@@ -61,20 +62,23 @@ def measure_masks(
     shown_rungs = list(dict.fromkeys((NOOP, BEST_FIXED, ships)))
     threads = context.machine.threads
 
-    def jobs() -> Generator[Job[_Image], None, None]:
+    def begun(measurers: Workers) -> Generator[Begun[_Image], None, None]:
+        native = Dataset(samples) if dataset.width else None
         with closing(read_ahead(dataset.load, samples, threads, n_pixels)) as read:
             for i, (sample, loaded) in enumerate(zip(samples, read, strict=True)):
                 logits_PHW = context.segmentations.get([loaded.image])[0].logits_PHW
                 actions = {name: int(actions_N[i]) for name, actions_N in chosen.items()}
-                native = Dataset(samples) if dataset.width else None
-                measure_it = partial(
-                    _image, context.space, sample, loaded, native, logits_PHW, actions, shown_rungs, shared
+                image = measurers.submit(
+                    _image, context.space, sample, loaded, native, logits_PHW, actions, shown_rungs
                 )
-                yield Job(measure_it, n_pixels(loaded))
+                yield Begun(image, n_pixels(loaded))
 
     with context.progress.task("measuring", len(samples), "images") as task:
         shared = SharedTask(task)
-        with closing(in_order(jobs(), threads=threads, most=PIXELS_SCORED, stop=shared.fail)) as images:
+        with (
+            workers.threads(threads, shared) as measurers,
+            closing(in_order(begun(measurers), most=PIXELS_SCORED, look=lambda: shared.advance(0))) as images,
+        ):
             for i, image in enumerate(images):
                 for name, values in image.metrics.items():
                     for metric in METRICS:

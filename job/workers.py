@@ -1,0 +1,144 @@
+"""Who does work on all cores: a few threads or, where the work is worth their start, processes.
+
+numpy lets go of Python's lock while it computes, but takes it again after each of its short steps: four
+threads that score masks do 2.7 to 3.7 times the work of one, sixteen no more than that (and as little as 1.9
+times it). So large work on more cores than that goes to processes, which take a second to start.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from contextvars import copy_context
+from ctypes import c_byte
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from job.errors import TryAgain
+from job.progress import SharedTask, Task
+
+R = TypeVar("R")
+
+MOST_THREADS = 4
+PRELOADED = ("job.table_making",)
+"""What a process of workers has imported before it is asked."""
+
+
+class Workers(Protocol):
+    """Takes on functions, whose last argument is a task to look at for a stop request."""
+
+    @property
+    def n(self) -> int:
+        """How many work at once."""
+
+    def submit(self, function: Callable[..., R], *arguments: Any) -> "Future[R]":
+        """Have `function(*arguments, task)` called; processes take what can be pickled alone."""
+
+
+@contextmanager
+def threads(n: int, task: SharedTask, start: Callable[[], None] | None = None) -> Iterator[Workers]:
+    """Within: up to `MOST_THREADS` threads, each beginning with `start`.
+
+    Left early, `task` makes those that look at it end, which are waited for: no thread is left behind.
+    """
+    n = min(n, MOST_THREADS)
+    with _ending(ThreadPoolExecutor(n, "worker", start or (lambda: None)), task.fail) as pool:
+        yield _Threads(pool, n, task)
+
+
+@contextmanager
+def processes(n: int) -> Iterator[Workers]:
+    """Within: n processes, which end with this one however that ends, and before it when left early."""
+    context = multiprocessing.get_context("forkserver")  # a fork of this one would share locks of its threads
+    context.set_forkserver_preload([*PRELOADED, __name__])
+    # An Event has a lock, which a process that is killed would keep for ever.
+    is_over = context.RawValue("b", 0)
+    pool = ProcessPoolExecutor(n, context, _begin, (is_over,))
+
+    def stop(error: BaseException) -> None:
+        is_over.value = 1
+
+    with _ending(pool, stop):
+        yield _Processes(pool, n)
+
+
+@contextmanager
+def _ending(pool: Executor, stop: Callable[[BaseException], None]) -> Iterator[Any]:
+    try:
+        yield pool
+    except BaseException as error:
+        stop(error)
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Threads:
+    pool: ThreadPoolExecutor
+    n: int
+    task: Task
+
+    def submit(self, function: Callable[..., R], *arguments: Any) -> "Future[R]":
+        # Context variables carry what the log is bound to; a new thread starts without them.
+        return self.pool.submit(partial(copy_context().run, function, *arguments, self.task))
+
+
+@dataclass(frozen=True)
+class _Processes:
+    pool: ProcessPoolExecutor
+    n: int
+
+    def submit(self, function: Callable[..., R], *arguments: Any) -> "Future[R]":
+        try:
+            return self.pool.submit(_in_process, function, *arguments)
+        except BrokenProcessPool as error:
+            raise worker_lost() from error
+
+
+def worker_lost() -> TryAgain:
+    """Return the error of a process that was ended by somebody else: by the kernel, for want of memory."""
+    return TryAgain(
+        "a process that scored masks was ended from outside, perhaps because memory was short",
+        advice="give the job more memory (of a Pod: resources.limits.memory) or lower runtime.threads; the"
+        " same command goes on from here",
+    )
+
+
+class _OverTask:
+    """A task in a process: it counts nothing, and raises when the work is over."""
+
+    def __init__(self, is_over: c_byte) -> None:
+        self._is_over = is_over
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        if self._is_over.value:
+            raise InterruptedError("the work is over")
+
+
+_tasks: list[_OverTask] = []
+"""In a process of workers: its one task."""
+
+
+def _begin(is_over: c_byte) -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C goes to all processes; this one is told by its parent
+    _tasks.append(_OverTask(is_over))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
+
+
+def _in_process(function: Callable[..., R], *arguments: Any) -> R:
+    return function(*arguments, _tasks[0])
