@@ -190,7 +190,8 @@ def test_it_works_in_a_bucket(engine: Engine, s3_server: Server, s3_prefix: str,
 
 
 def test_a_verb_and_no_words_at_all(engine: Engine) -> None:
-    """`run SPEC` is SPEC; without words it says how it is used."""
+    """`run SPEC` is SPEC; without words it says how it is used; `doctor` finds its packages."""
     assert engine.run("run", "/none.json").stderr == engine.run("/none.json").stderr != ""
     assert engine.run().stdout.startswith("usage: ")
     assert engine.run("validate", QUICK).stdout == f"{QUICK}: valid\n"
+    assert "libraries as required" in engine.run("doctor").stdout
