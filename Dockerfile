@@ -34,8 +34,8 @@ COPY job job
 # Compiled here, as nobody can write beside the sources later; unchecked, as nobody can change them either.
 RUN /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash job
 COPY specs specs
-COPY LICENSE entrypoint.sh ./
-# For any uid, where nothing is mounted over it.
+COPY pyproject.toml LICENSE entrypoint.sh ./
+# The output is for any uid, where nothing is mounted over it. (`doctor` reads pyproject.toml.)
 RUN install -d -m 1777 output && chmod 755 entrypoint.sh
 
 FROM ${BASE_IMAGE}

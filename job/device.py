@@ -46,15 +46,16 @@ def without_accelerator(machine: Machine, runtime: RuntimeSpec) -> str | None:
 
     if machine.device != "cpu" or runtime.device == "cpu":
         return None
-    meant = 'or set runtime.device to "cpu" if that is meant'
     if torch.version.cuda is not None:
-        return (
-            "no GPU is seen: everything is computed on the CPU, which takes a large model hours; start the"
-            f" container with --gpus all (a Pod: request nvidia.com/gpu), {meant}"
-        )
-    if container.is_image():
-        return f"this image is for the CPU, on which everything is computed; take the one for CUDA, {meant}"
-    return None  # a laptop on which the CPU build was installed
+        advice = "start the container with --gpus all (a Pod: request nvidia.com/gpu)"
+    elif container.is_image():
+        advice = "this image is for the CPU alone: take the one for CUDA"
+    else:
+        return None  # a laptop on which the CPU build was installed
+    return (
+        "Without a GPU everything is computed on the CPU, which takes a large model hours;"
+        f' {advice}, or set runtime.device to "cpu" if that is meant'
+    )
 
 
 def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

@@ -16,6 +16,13 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(2400)]  # quick, twice; on
 OUTPUT = "/app/output"
 QUICK = "specs/quick.json"
 TINY = "specs/tiny.json"
+TIMED = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:])
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, file=sys.stderr)
+"""
+"""Tells the seconds of the processor that a command took."""
 
 
 def events(text: str) -> list[dict[str, Any]]:
@@ -64,7 +71,7 @@ def test_the_literal_command_ends_with_the_answer_and_where_it_is(
 def test_without_a_gpu_it_says_once_that_it_computes_on_the_cpu(literal: tuple[Any, dict[str, Any]]) -> None:
     """One warning, with what to do about it; the event of the start says the device too."""
     told = events(literal[0].stdout)
-    (warning,) = [one for one in told if one["event"] == "job.warning" and "CPU" in one["message"]]
+    (warning,) = [one for one in told if one["event"] == "job.warning" and "Without a GPU" in one["message"]]
     assert warning["level"] == "warning"
     assert "take the one for CUDA" in warning["message"]
     (started,) = [one for one in told if one["event"] == "job.started"]
@@ -147,13 +154,13 @@ def test_a_missing_input_of_a_spec_from_standard_input_ends_with_3(engine: Engin
 
 
 def test_an_output_that_cannot_be_written_is_told_at_once(engine: Engine, tmp_path: Path) -> None:
-    """Who asks, whose the folder is and the words that help, within a second of what a `validate` takes."""
+    """Who asks, whose the folder is and the words that help, before a second of the processor is spent."""
     options = (*CLUSTER, *mounted(tmp_path / "output", OUTPUT, mode=0o755))
-    started = time.monotonic()
-    assert engine.run("validate", QUICK, options=options).code == 0
-    validated = time.monotonic()
+    done = engine.run("-c", TIMED, "/app/entrypoint.sh", QUICK, options=(*options, "--entrypoint", "python"))
+    assert (
+        float(done.stderr.splitlines()[-1]) < 1.0
+    )  # time on the clock is also that of the machine's neighbours
     done = engine.run(QUICK, options=options)
-    assert time.monotonic() - validated < validated - started + 1.0
     assert done.code == 3
     folder = (tmp_path / "output").stat()
     assert f"{OUTPUT} belongs to {folder.st_uid}:{folder.st_gid}, mode 755" in done.stderr
@@ -183,7 +190,8 @@ def test_it_works_in_a_bucket(engine: Engine, s3_server: Server, s3_prefix: str,
 
 
 def test_a_verb_and_no_words_at_all(engine: Engine) -> None:
-    """`run SPEC` is SPEC; without words it says how it is used."""
+    """`run SPEC` is SPEC; without words it says how it is used; `doctor` finds its packages."""
     assert engine.run("run", "/none.json").stderr == engine.run("/none.json").stderr != ""
     assert engine.run().stdout.startswith("usage: ")
     assert engine.run("validate", QUICK).stdout == f"{QUICK}: valid\n"
+    assert "libraries as required" in engine.run("doctor").stdout
