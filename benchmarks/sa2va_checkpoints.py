@@ -21,8 +21,9 @@ from transformers import PreTrainedTokenizerFast
 from job.segmenters.remote_code import read_code
 from job.segmenters.sa2va import loading
 from job.segmenters.sa2va.importing import quiet
-from job.segmenters.sa2va.options import PLAIN_REPLY
+from job.spec.segmenter import Sa2vaSpec
 
+PLAIN_REPLY: str = Sa2vaSpec.model_fields["reply"].default
 SPECIAL = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>",
     "<p>", "</p>", "<vp>", "</vp>", "[SEG]",
