@@ -43,6 +43,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.sa2va_checkpoints import make
 from job.actions import ActionSpace, PostProcess, apply
 from job.device import available_cpus
+from job.segmenters.registry import sa2va_options
 from job.segmenters.remote_code import trust_digest
 from job.segmenters.sa2va.adapter import Sa2vaSegmenter
 from job.segmenters.sa2va.agreement import enlarged
@@ -51,6 +52,7 @@ from job.segmenters.sa2va.loading import Checkpoint, load_checkpoint
 from job.segmenters.sa2va.norms import fuse_norms
 from job.segmenters.sa2va.options import Sa2vaOptions
 from job.segmenters.sa2va.reference import Reference
+from job.spec.segmenter import Sa2vaSpec
 
 Picture = NDArray[np.uint8]
 PICTURES = ((565, 584), (999, 960))
@@ -279,7 +281,8 @@ def measure(
     """Measure one geometry, and write what is known so far."""
     make(folder, asked.code, size, PROMPTS, "cuda")
     torch.cuda.empty_cache()
-    options = Sa2vaOptions(trust_code=trust_digest(folder))
+    spec = Sa2vaSpec(kind="sa2va", uri=str(folder), trust_code=trust_digest(folder))
+    options = sa2va_options(spec)
     # predict_forward as the checkpoint's code runs by itself, then the adapter as it runs by default.
     checkpoint = load_checkpoint(folder, "cuda", replace(options, attention="eager"))
     said = {

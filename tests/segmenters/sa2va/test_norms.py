@@ -11,8 +11,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from job.segmenters.remote_code import trust_digest
 from job.segmenters.sa2va.adapter import Sa2vaSegmenter
 from job.segmenters.sa2va.norms import fuse_norms
-from job.segmenters.sa2va.options import Sa2vaOptions
-from tests.segmenters.sa2va.stand_in import make
+from tests.segmenters.sa2va.stand_in import make, options
 
 
 class Model(nn.Module):
@@ -64,9 +63,7 @@ def test_layer_norms_of_the_image_encoder_keep_their_bits_and_dtype() -> None:
 def test_a_checkpoints_masks_stay_as_they_are(tmp_path: Path) -> None:
     """In float32 on the stand-in: fused norms change logits by rounding alone."""
     folder = make(tmp_path / "checkpoint")
-    segmenter = Sa2vaSegmenter.load(
-        folder, "cpu", Sa2vaOptions(dtype="float32", trust_code=trust_digest(folder))
-    )
+    segmenter = Sa2vaSegmenter.load(folder, "cpu", options(trust_code=trust_digest(folder)))
     image = torch.randint(0, 256, (60, 80, 3), dtype=torch.uint8).numpy()
     (before,) = segmenter.segment([image], ["the vessels"])
     fuse_norms(segmenter._checkpoint.model)
