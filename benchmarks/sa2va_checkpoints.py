@@ -23,7 +23,7 @@ from job.segmenters.sa2va import loading
 from job.segmenters.sa2va.importing import quiet
 from job.spec.segmenter import Sa2vaSpec
 
-PLAIN_REPLY: str = Sa2vaSpec.model_fields["reply"].default
+REPLY = str(Sa2vaSpec.model_fields["reply"].default)
 SPECIAL = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>",
     "<p>", "</p>", "<vp>", "</vp>", "[SEG]",
@@ -46,7 +46,7 @@ def make(folder: Path, code: Path, size: str, texts: Sequence[str], device: str,
     folder.mkdir(parents=True)
     for file in code.glob("*.py"):
         shutil.copy(file, folder)
-    words = _tokenizer([*texts, f"user\nassistant\n{PLAIN_REPLY}"])
+    words = _tokenizer([*texts, f"user\nassistant\n{REPLY}"])
     words.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(_config(size, len(words))))
     dtype = torch.float32 if size == "tiny" else torch.bfloat16
@@ -139,7 +139,7 @@ def _teach(language_model: Any, words: PreTrainedTokenizerFast) -> None:
     embed = language_model.get_input_embeddings().weight
     head = language_model.get_output_embeddings().weight
     asked = words.encode("<|im_start|>assistant\n", add_special_tokens=False)
-    chain = [asked[-1], *words.encode(PLAIN_REPLY, add_special_tokens=False), words.eos_token_id]
+    chain = [asked[-1], *words.encode(REPLY, add_special_tokens=False), words.eos_token_id]
     assert len(set(chain)) == len(chain), f"a token twice in {chain}"
     with torch.no_grad():
         embed.normal_(std=_TOKEN_STRENGTH)

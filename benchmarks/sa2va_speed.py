@@ -281,7 +281,8 @@ def measure(
     """Measure one geometry, and write what is known so far."""
     make(folder, asked.code, size, PROMPTS, "cuda")
     torch.cuda.empty_cache()
-    options = sa2va_options(Sa2vaSpec(kind="sa2va", uri=str(folder), trust_code=trust_digest(folder)))
+    spec = Sa2vaSpec(kind="sa2va", uri=str(folder), trust_code=trust_digest(folder))
+    options = sa2va_options(spec)
     # predict_forward as the checkpoint's code runs by itself, then the adapter as it runs by default.
     checkpoint = load_checkpoint(folder, "cuda", replace(options, attention="eager"))
     said = {
