@@ -13,7 +13,7 @@ VERBS = (
 
 
 def with_verb(words: Sequence[str]) -> list[str]:
-    """Return a command line that begins with a verb: `SPEC` (`-` is standard input) is short for `run SPEC`."""
+    """Return a command line with a verb: `SPEC` (`-` is standard input) is short for `run SPEC`."""
     is_option = bool(words) and words[0].startswith("-") and words[0] != "-"
     is_short = bool(words) and words[0] not in VERBS and not is_option
     return ["run", *words] if is_short else list(words)
