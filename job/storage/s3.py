@@ -9,7 +9,7 @@ from typing import Any
 from botocore import exceptions as boto
 
 from job.errors import InputError, JobError, Missing, StoreFailure
-from job.storage import s3_transfer
+from job.storage import s3_transfer, s3_upload
 from job.storage.documents import require_small
 from job.storage.s3_client import client, explained, pause, status_and_code, translated
 from job.storage.store import Advance, Arrived, Changed, Download, Stat, Upload, no_advance, no_arrival
@@ -140,7 +140,7 @@ class S3Store:
 
     def upload(self, items: Sequence[Upload], advance: Advance = no_advance) -> list[str]:
         """Bring files to the store."""
-        return s3_transfer.upload(self, items, advance)
+        return s3_upload.upload(self, items, advance)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, a thousand a request."""

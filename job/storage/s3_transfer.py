@@ -1,14 +1,14 @@
-"""Moving many objects, and large ones in parts: parallel, resumed after a cut, in memory that stays flat."""
+"""Bringing objects here, many at a time and large ones in parts, taken up after a cut; memory stays flat."""
 
 import hashlib
-import io
 import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
@@ -17,23 +17,20 @@ from obstore.store import S3Store as Client
 
 from job.device import available_cpus
 from job.errors import TryAgain
-from job.storage.local import UNFINISHED, boot_id, naming_a_full_disk, sha256_file, write_beside
+from job.storage.local import UNFINISHED, boot_id, naming_a_full_disk
 from job.storage.s3_bulk import BrokenBody, bucket_client, persistently
 from job.storage.s3_client import explained
-from job.storage.store import Advance, Arrived, Changed, Download, Upload
+from job.storage.store import Advance, Arrived, Changed, Download
 
 T = TypeVar("T")
 
 PART = 8 << 20
-"""Bytes: what is larger moves in parts, what is not is held in memory as a whole.
+"""Bytes: what is larger moves in parts, what is not in one request.
 
 Small, and few at a time, so that the digest of a file can follow its first parts early: that takes longest.
 """
 BLOCK = 256 << 10
 DIGESTED_AT_ONCE = 1 << 20
-MOST_PARTS = 9_000
-"""S3 takes 10,000 parts an upload."""
-PARTS_IN_FLIGHT = 16
 SMALL_AT_ONCE = 16
 POLL_S = 0.5
 
@@ -74,30 +71,12 @@ def download(store: Keys, items: Sequence[Download], advance: Advance, arrived: 
             parts += [(i, part) for part in _Large(client, store, item, advance).missing_parts()]
         else:
             small.append((i, partial(_small_download, client, store, item, advance)))
-    _all(parts, max(4, min(16, available_cpus() // 2)), advance, note)
-    _all(small, SMALL_AT_ONCE, advance, note)
+    all_of(parts, max(4, min(16, available_cpus() // 2)), advance, note)
+    all_of(small, SMALL_AT_ONCE, advance, note)
     return [digests[i] for i in range(len(items))]
 
 
-def upload(store: Keys, items: Sequence[Upload], advance: Advance) -> list[str]:
-    """Bring files to the store; see `ObjectStore.upload`."""
-    with explained(store.uri):
-        client = bucket_client(store.bucket)
-    digests: dict[int, str] = {}
-    large: list[tuple[int, Callable[[], str]]] = []
-    small: list[tuple[int, Callable[[], str]]] = []
-    for i, item in enumerate(items):
-        size = item.source.stat().st_size
-        if size > PART:
-            large.append((i, partial(_large_upload, client, store, item, size, advance)))
-        else:
-            small.append((i, partial(_small_upload, client, store, item, advance)))
-    _all(large, 1, advance, digests.__setitem__)
-    _all(small, SMALL_AT_ONCE, advance, digests.__setitem__)
-    return [digests[i] for i in range(len(items))]
-
-
-def _all(
+def all_of(
     jobs: Sequence[tuple[int, Callable[[], T]]],
     streams: int,
     advance: Advance,
@@ -130,20 +109,26 @@ def _all(
 
 
 def _small_download(client: Client, store: Keys, item: Download, advance: Advance) -> str:
-    key = store.full_key(item.source.key)
+    key, target, size = store.full_key(item.source.key), item.target, item.source.size
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}{UNFINISHED}")
+    with _opened(unfinished, target) as file:
+        os.ftruncate(file, size)
 
-    def get() -> memoryview:
-        answer = obstore.get(client, key, options={"if_match": item.source.etag})
-        _require_version(answer, item)
-        data = memoryview(answer.bytes())
-        if len(data) != item.source.size:
-            raise BrokenBody
-        return data
+        def get() -> str:
+            answer = obstore.get(client, key, options={"if_match": item.source.etag})
+            _require_version(answer, item)
+            digest = hashlib.sha256()
+            _write_body(answer, file, 0, size, advance, digest.update)
+            return digest.hexdigest()
 
-    data = persistently(store.name_of(item.source.key), get, advance)
-    write_beside(item.target, data).replace(item.target)
-    advance(len(data))
-    return hashlib.sha256(data).hexdigest()
+        try:
+            sha256 = persistently(store.name_of(item.source.key), get, advance)
+        except BaseException:
+            unfinished.unlink()
+            raise
+    unfinished.replace(target)
+    advance(size)
+    return sha256
 
 
 class _Large:
@@ -164,7 +149,6 @@ class _Large:
 
     def missing_parts(self) -> list[Callable[[], str]]:
         """Return what is left to do, in order; the step that puts the file in its place gives its sha256."""
-        self._item.target.parent.mkdir(parents=True, exist_ok=True)
         with self._opened() as file:
             os.ftruncate(file, self._item.source.size)
         self._advance(sum(self._length(part) for part in self._done))
@@ -178,15 +162,7 @@ class _Large:
             options: Any = {"range": (start, end), "if_match": self._item.source.etag}
             answer = obstore.get(self._client, self._key, options=options)
             _require_version(answer, self._item)
-            position = start
-            for block in answer.stream(min_chunk_size=BLOCK):
-                self._advance(0)
-                if position + len(block) > end:
-                    raise BrokenBody
-                _write_whole(file, block, position)
-                position += len(block)
-            if position != end:
-                raise BrokenBody
+            _write_body(answer, file, start, end, self._advance)
 
         with self._opened() as file:
             persistently(self._store.name_of(self._item.source.key), get, self._advance)
@@ -228,15 +204,9 @@ class _Large:
             self._digest.update(block[:n_read])
             position += n_read
 
-    @contextmanager
-    def _opened(self) -> Iterator[int]:
+    def _opened(self) -> AbstractContextManager[int]:
         # For each part anew: there may be more large objects than a process may have open files.
-        with naming_a_full_disk(self._item.target):
-            file = os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                yield file
-            finally:
-                os.close(file)
+        return _opened(self._partial, self._item.target)
 
     def _length(self, part: int) -> int:
         return min(PART, self._item.source.size - part * PART)
@@ -264,14 +234,40 @@ def _require_version(answer: "obstore.GetResult", item: Download) -> None:
         raise Changed(item.source.key)
 
 
-def _small_upload(client: Client, store: Keys, item: Upload, advance: Advance) -> str:
-    data = item.source.read_bytes()
-    key = store.full_key(item.key)
-    persistently(
-        store.name_of(item.key), lambda: obstore.put(client, key, data, use_multipart=False), advance
-    )
-    advance(len(data))
-    return hashlib.sha256(data).hexdigest()
+@contextmanager
+def _opened(unfinished: Path, target: Path) -> Iterator[int]:
+    """Lend what is to become `target`, for reading and writing."""
+    with naming_a_full_disk(target):
+        try:
+            file = os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # asked for as seldom as can be: there may be thousands of files
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            yield file
+        finally:
+            os.close(file)
+
+
+def _write_body(
+    answer: "obstore.GetResult",
+    file: int,
+    start: int,
+    end: int,
+    advance: Advance,
+    also: Callable[[bytes], None] = lambda block: None,
+) -> None:
+    """Write a body to its place in a file, block by block; gives each block to `also`."""
+    position = start
+    for block in answer.stream(min_chunk_size=BLOCK):
+        advance(0)
+        if position + len(block) > end:
+            raise BrokenBody
+        also(block)
+        _write_whole(file, block, position)
+        position += len(block)
+    if position != end:
+        raise BrokenBody
 
 
 def _write_whole(file: int, block: bytes, position: int) -> None:
@@ -280,56 +276,3 @@ def _write_whole(file: int, block: bytes, position: int) -> None:
     while rest:
         written = os.pwrite(file, rest, position)
         rest, position = rest[written:], position + written
-
-
-def _large_upload(client: Client, store: Keys, item: Upload, size: int, advance: Advance) -> str:
-    chunk = max(PART, -(-size // MOST_PARTS))
-    key = store.full_key(item.key)
-    # Digested beside the transfer, which would wait for the digest of each part otherwise.
-    with item.source.open("rb", buffering=0) as source, ThreadPoolExecutor(1) as beside:
-        digest = beside.submit(sha256_file, item.source)
-        file = _Reading(source, advance)
-
-        def put() -> None:
-            file.rewind()
-            try:
-                obstore.put(
-                    client, key, file, use_multipart=True, chunk_size=chunk, max_concurrency=PARTS_IN_FLIGHT
-                )
-            except OSError:
-                if file.failure is not None:  # obstore knows no errors but its own
-                    raise file.failure from None
-                raise
-
-        persistently(store.name_of(item.key), put, advance)
-        return digest.result()
-
-
-class _Reading(io.RawIOBase):
-    """A file that is reported as it is read; what is read again is not reported again."""
-
-    def __init__(self, file: io.RawIOBase, advance: Advance) -> None:
-        self.failure: BaseException | None = None
-        self._file, self._advance = file, advance
-        self._position = self._reported = 0
-
-    def rewind(self) -> None:
-        """Begin anew."""
-        self._file.seek(0)
-        self._position = 0
-
-    def readable(self) -> bool:
-        """Return that it is."""
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        """Read and report; keeps the error that it raises."""
-        try:
-            data = self._file.read(size) or b""
-            self._position += len(data)
-            self._advance(max(0, self._position - self._reported))
-            self._reported = max(self._reported, self._position)
-        except BaseException as error:
-            self.failure = error
-            raise
-        return data

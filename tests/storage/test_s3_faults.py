@@ -18,7 +18,7 @@ from botocore.httpsession import URLLib3Session
 from botocore.retries.standard import ExponentialBackoff
 
 from job.errors import Denied, InputError, IntegrityError, Interrupted, Missing, StoreFailure
-from job.storage import preflight, s3_client, s3_transfer
+from job.storage import preflight, s3_client, s3_transfer, s3_upload
 from job.storage.s3 import S3Store
 from job.storage.s3_client import client
 from job.storage.store import Changed, Download, Upload
@@ -53,7 +53,8 @@ Opener = Callable[..., AbstractContextManager[Place]]
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many attempts as ever, without the pauses between them; parts as small as S3 takes them."""
-    monkeypatch.setattr(s3_transfer, "PART", PART)
+    for module in (s3_transfer, s3_upload):
+        monkeypatch.setattr(module, "PART", PART)
     monkeypatch.setattr(s3_client, "FIRST_PAUSE_S", 0.0005)
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.0)
 
