@@ -82,7 +82,7 @@ def test_it_says_how_often_it_would_train(tmp_path: Path) -> None:
     )
     data = {"uri": str(folder_of(tmp_path / "data", 9)), "split": {"kind": "folds", "k": 4}}
     assert lines_of(plan(loaded_of(tmp_path, data=data)))["data"].endswith(
-        "split: folds, k = 4 of 10 patients: as many runs, each tested on 2 to 3, every patient once"
+        "split: folds, k = 4 of 9 patients: as many runs, each tested on 2 to 3, every patient once"
     )
 
 

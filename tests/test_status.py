@@ -82,7 +82,7 @@ def test_broken_files_of_one_run_do_not_hide_the_others(tmp_path: Path) -> None:
     found = {run["run_id"]: (run["state"], run["age"]) for run in status.runs(str(tmp_path))}
     assert found == {
         "good": ("stopped", "1 s"), "cut": ("stopped", "-"), "foreign": ("stopped", "-"),
-        "bad": ("stopped", "2 s"), "list": ("stopped", "-"), "number": ("stopped", "-"),
+        "bad": ("damaged", "2 s"), "list": ("stopped", "-"), "number": ("stopped", "-"),
     }  # fmt: skip
 
 

@@ -188,7 +188,7 @@ CAUSES: list[tuple[Cause, int, str, str]] = [
     (no_credentials, 3, "Denied", "there are no credentials"),
     (manifest_of_another_version, 4, "IntegrityError", "manifest.json"),
     (invalid_before, 5, "InvalidResult", "the result is invalid"),
-    (deadline, 6, "DeadlineReached", "runtime.deadline_s, 0.001 s"),
+    (deadline, 6, "DeadlineReached", "runtime.deadline_s (0.001 s), "),
     (held_by_another, 10, "TryAgain", "another process"),
     (store_that_is_down, 10, "StoreFailure", "cannot be reached"),
     (no_memory, 10, "TryAgain", "out of memory"),

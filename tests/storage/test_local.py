@@ -8,6 +8,8 @@ import os
 import platform
 import re
 import signal
+import subprocess
+import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job.errors import SpecError, TryAgain
+from job.errors import InputError, SpecError, TryAgain
 from job.storage.local import (
     canonical_json,
     exclusive,
@@ -119,6 +121,27 @@ def test_a_full_disk_is_worth_another_try_and_keeps_the_old_file(
         write_atomic(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path) -> None:
+    """The kernel's own answer, EFBIG: exit code 10, the file, and which limit to raise."""
+    code = (
+        "import resource, sys; from pathlib import Path; from job.storage.local import write_atomic\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "try: write_atomic(Path(sys.argv[1]), bytes(200))\n"
+        "except Exception as error: print(type(error).__name__, error, error.advice)"
+    )
+    path = tmp_path / "large"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"TryAgain {path}: a file there became larger than this process may write")
+    assert "ulimit -f" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_no_folder_can_be_made_is_no_defect() -> None:
+    """As below /proc, where the system says that there is no such file."""
+    with pytest.raises(InputError, match=r"/proc/nowhere: no folder can be made there"):
+        write_atomic(Path("/proc/nowhere/a"), b"")
 
 
 def test_another_error_of_the_disk_stays_what_it_is(tmp_path: Path) -> None:
