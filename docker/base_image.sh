@@ -21,7 +21,10 @@ echo "no registry gives $name: it is made of Debian packages ($SUITE)" >&2
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 'Origin: Debian' |
-    grep " $SUITE" | sort -u >"$folder/sources.list"
+    grep " $SUITE" | sort -u >"$folder/sources.list" || {
+    echo "error: apt knows no packages of $SUITE: apt-get update, or SUITE=... for this machine's own" >&2
+    exit 1
+}
 mmdebstrap --quiet --variant=minbase --include=ca-certificates,python3,python3-venv,python3-pip \
     "$SUITE" "$folder/base.tar" "$folder/sources.list"
 "$engine" import --change 'CMD ["python3"]' "$folder/base.tar" "$name"

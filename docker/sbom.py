@@ -49,6 +49,7 @@ def main(words: Sequence[str]) -> int:
             return 1
         tool = Path(sys.executable).with_name("cyclonedx-py")
         command = [str(tool), "environment", "--output-reproducible", "--sv", "1.6"]
+        command += ["--gather-license-texts"]  # some packages name their licence in their own words alone
         command += [
             "--pyproject",
             "pyproject.toml",

@@ -4,8 +4,10 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -18,14 +20,18 @@ MAX_BYTES = 1_500_000_000
 """Of the CPU image: 1.16 GB of packages, and a base of at most 250 MB."""
 
 
+def packages_of(engine: Engine) -> dict[str, str]:
+    """Return the versions of the packages that Python finds in the image."""
+    code = (
+        "import importlib.metadata as m, json;"
+        " print(json.dumps({d.name: d.version for d in m.distributions()}))"
+    )
+    return json.loads(engine.shell(f"python -c '{code}'"))
+
+
 def test_it_holds_what_the_program_needs_and_no_tool_that_made_it(engine: Engine) -> None:
     """No compiler, no pip in its environment, no cache, no tests of packages, no tools of developers."""
-    packages = json.loads(
-        engine.shell(
-            "python -c 'import importlib.metadata as m, json;"
-            ' print(json.dumps({d.name.lower().replace("_", "-"): d.version for d in m.distributions()}))\''
-        )
-    )
+    packages = {name.lower().replace("_", "-"): version for name, version in packages_of(engine).items()}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     name = re.compile(r"[\w.-]+")
     needed = {match[0].lower() for line in project["dependencies"] if (match := name.match(line))}
@@ -102,6 +108,21 @@ def test_a_change_of_the_code_installs_nothing_again(engine: Engine) -> None:
     said = build(tag, engine.name)
     assert re.search(r"using cache|CACHED", said, re.IGNORECASE)
     assert "Collecting" not in said
+
+
+def test_its_sbom_names_every_package_with_its_licence(engine: Engine, tmp_path: Path) -> None:
+    """CycloneDX, valid by the tool's own check: what Python finds in the image, and under which licence."""
+    command = [sys.executable, str(ROOT / "docker/sbom.py"), "--engine", engine.name, "--image", engine.image]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path / "sbom.json")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "sbom.json").read_text())
+    assert (told["bomFormat"], told["specVersion"]) == ("CycloneDX", "1.6")
+    assert {(one["name"].lower(), one["version"]) for one in told["components"]} == {
+        (name.lower(), version) for name, version in packages_of(engine).items()
+    }
+    assert [one["name"] for one in told["components"] if not one.get("licenses")] == []
 
 
 def test_hadolint_has_nothing_to_say() -> None:
