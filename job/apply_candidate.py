@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from job import device as machines
-from job import segmenters
+from job import segmenters, trust
 from job.data.dataset import Dataset, Sample, read_folder
 from job.data.image_names import ImageNames
 from job.data.images import pixel_digest, resize_image, resize_mask
@@ -22,7 +22,7 @@ from job.errors import InputError, SpecError
 from job.evaluation import candidate as candidates
 from job.evaluation.candidate import Candidate
 from job.exchange import Inbox, Outbox, find_folder, find_images, outbox
-from job.inputs import segmenter_folder
+from job.inputs import find_segmenter
 from job.logs import Output, ReportedProgress
 from job.metrics.statistics import Interval, Uplift, paired_uplift, patient_means, t_interval
 from job.progress import Progress, track
@@ -32,7 +32,7 @@ from job.segmenters.protocol import Segmenter
 from job.spec.runtime import RuntimeSpec
 from job.storage import strict_json
 from job.storage.local import write_atomic
-from job.storage.uris import is_remote, parent_and_name
+from job.storage.uris import parent_and_name
 
 SHOWN = ("dice", "iou", "recall", "precision", "specificity", "cldice")
 """The metrics that people are shown: shares, all of them."""
@@ -40,6 +40,19 @@ COLUMNS = ("image", "mask", "action", "prompt", "postprocess", "quality", "low",
 """Of predictions.csv; of an image that could not be read, all but the first and the last are empty."""
 PREDICTIONS = "predictions.csv"
 NO_INTERVAL = "one patient: no interval"
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a candidate's segmenter is opened, where that differs from what its candidate.json says."""
+
+    uri: str | None = None
+    """Where it lies now."""
+    trust_code: str | None = None
+    """Digest of the code that the caller vouches for: what the candidate says of it counts for nothing."""
+
+
+AS_BEFORE = Opening()
 
 
 @dataclass(frozen=True)
@@ -85,12 +98,12 @@ class Measurement:
 
 
 def evaluate(
-    place: str, data: str, *, max_samples: int | None, device: str, segmenter_uri: str | None = None
+    place: str, data: str, *, max_samples: int | None, device: str, opening: Opening = AS_BEFORE
 ) -> Measurement:
     """Measure a candidate (a place as `local_run` takes it) on the images with masks of a dataset folder.
 
-    `data` and `segmenter_uri` (where the segmenter lies now, if not where it was) are paths, `file://` or
-    `s3://`. Raises `InputError`, and `SpecError` for data that are no folder.
+    `data` is a path, `file://` or `s3://`. Raises `InputError`, `SpecError` for data that are no folder, and
+    `IntegrityError` for code that nobody vouches for.
     """
     if data.startswith("synthetic:"):
         raise SpecError(
@@ -108,7 +121,7 @@ def evaluate(
         on = machines.prepare(RuntimeSpec.model_validate({"device": device})).device
         candidate = _open(place, on)
         names: dict[str, str] = {}
-        segmenter = _segmenter(candidate, place, segmenter_uri, on, inbox, reporting, names)
+        segmenter = _segmenter(candidate, place, opening, on, inbox, reporting, names)
         root = inbox.bring(found)
         labelled = [sample for sample in read_folder(root) if sample.mask is not None][:max_samples]
         if not labelled:
@@ -152,13 +165,12 @@ def _measure(
     )
 
 
-def predict(place: str, images: str, output: str, *, device: str, segmenter_uri: str | None = None) -> str:
+def predict(place: str, images: str, output: str, *, device: str, opening: Opening = AS_BEFORE) -> str:
     """Write a mask for every image and `predictions.csv`; returns a summary.
 
-    Images, output and `segmenter_uri` (where the segmenter lies now, if not where it was) are paths,
-    `file://` or `s3://`. In a store, masks appear when all are made, and predictions.csv after them. An image
-    that cannot be read has its error in the table and keeps no other from its mask; when all is written,
-    `InputError` says how many there were.
+    Images and output are paths, `file://` or `s3://`. In a store, masks appear when all are made, and
+    predictions.csv after them. An image that cannot be read has its error in the table and keeps no other
+    from its mask; when all is written, `InputError` says how many there were.
     """
     reporting = Output(stream=sys.stderr)
     progress = ReportedProgress(reporting, every_s=10.0)
@@ -170,7 +182,7 @@ def predict(place: str, images: str, output: str, *, device: str, segmenter_uri:
         candidate = _open(place, on)
         with outbox(output) as out:
             names: dict[str, str] = {}
-            segmenter = _segmenter(candidate, place, segmenter_uri, on, inbox, reporting, names)
+            segmenter = _segmenter(candidate, place, opening, on, inbox, reporting, names)
             source = inbox.bring(found)
             samples = (
                 read_folder(source)
@@ -265,17 +277,19 @@ def _open(place: str, device: str) -> Candidate:
 def _segmenter(
     candidate: Candidate,
     place: str,
-    now_at: str | None,
+    opening: Opening,
     device: str,
     inbox: Inbox,
     reporting: Output,
     names: Mapping[str, str],
 ) -> Segmenter:
     """Open a candidate's segmenter; `names`, by pixel digest, may grow with the images it is asked for."""
-    spec = candidate.file.segmenter
-    if now_at is not None:
-        spec = spec.model_copy(update={"uri": now_at})
-    folder = segmenter_folder(spec.uri, inbox.fetcher() if is_remote(spec.uri) else None)
+    spec = trust.vouched_by(candidate.file.segmenter, opening.trust_code)
+    if opening.uri is not None:
+        spec = spec.model_copy(update={"uri": opening.uri})
+    found = find_segmenter(spec.uri)
+    trust.require_vouched(spec, found, "--trust-code")
+    folder = inbox.bring(found)
     try:
         segmenters.require_same(spec, folder, candidate.file.segmenter_key)
     except InputError as error:

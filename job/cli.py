@@ -145,6 +145,9 @@ def _candidate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("candidate", nargs="?", metavar="CANDIDATE", help=f"{CANDIDATE}; a path or a URI")
     parser.add_argument("--model", metavar="CANDIDATE", help="the same, by name")
     parser.add_argument("--segmenter", metavar="URI", help="where its segmenter lies now, if it has moved")
+    parser.add_argument(
+        "--trust-code", metavar="SHA256", help="digest of the segmenter's code that you vouch for (trust URI)"
+    )
 
 
 def _place(options: argparse.Namespace) -> str:
@@ -232,7 +235,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     report = apply_candidate.evaluate(
         _place(options), options.data, max_samples=options.max_samples, device=options.device,
-        segmenter_uri=options.segmenter,
+        opening=apply_candidate.Opening(options.segmenter, options.trust_code),
     )  # fmt: skip
     print(json.dumps(report.to_json(), indent=1) if options.format == "json" else report.to_text())
     return EXIT_OK
@@ -243,7 +246,7 @@ def _predict(options: argparse.Namespace) -> int:
 
     summary = apply_candidate.predict(
         _place(options), options.images, options.output, device=options.device,
-        segmenter_uri=options.segmenter,
+        opening=apply_candidate.Opening(options.segmenter, options.trust_code),
     )  # fmt: skip
     print(summary)
     return EXIT_OK

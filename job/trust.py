@@ -42,17 +42,32 @@ def code_in(found: Listing) -> RemoteCode:
     return code_of({one.key: found.store.read(one.key)[0] for one in wanted})
 
 
-def require_vouched(spec: AnySegmenterSpec, found: Path | Listing) -> None:
+def require_vouched(
+    spec: AnySegmenterSpec, found: Path | Listing, setting: str = "segmenter.trust_code"
+) -> None:
     """Look at the code behind a segmenter before its weights are fetched, running none of it.
 
-    Raises `IntegrityError` for a checkpoint's code that nobody vouches for, `SpecError` for a plug-in that is
-    not installed.
+    `setting` is what the user vouches with. Raises `IntegrityError` for a checkpoint's code that nobody
+    vouches for, `SpecError` for a plug-in that is not installed.
     """
     if isinstance(spec, Sa2vaSpec):
         code = code_in(found) if isinstance(found, Listing) else read_code(found)
-        require_trusted(code, spec.trust_code, spec.uri)
+        require_trusted(code, spec.trust_code, spec.uri, setting)
     elif isinstance(spec, PluginSpec):
         entry_point(spec.name)
+
+
+def vouched_by(spec: AnySegmenterSpec, trust_code: str | None) -> AnySegmenterSpec:
+    """Return a candidate's segmenter as somebody vouches for it: what its own file says counts for nothing.
+
+    Whoever can write a candidate to a bucket could else have any code run by whoever predicts with it.
+    """
+    return spec.model_copy(update={"trust_code": trust_code}) if isinstance(spec, Sa2vaSpec) else spec
+
+
+def trust_code_of(spec: AnySegmenterSpec) -> str | None:
+    """Return the digest that a spec vouches for; None where it vouches for none."""
+    return spec.trust_code if isinstance(spec, Sa2vaSpec) else None
 
 
 def to_json(uri: str, code: RemoteCode) -> dict[str, Any]:

@@ -92,8 +92,13 @@ def trusted_code(folder: Path, trust_code: str | None, uri: str | None = None) -
     return code
 
 
-def require_trusted(code: RemoteCode, trust_code: str | None, place: str) -> None:
-    """Raise `IntegrityError`, which says how to vouch for it, where `trust_code` is not the code's digest."""
+def require_trusted(
+    code: RemoteCode, trust_code: str | None, place: str, setting: str = "segmenter.trust_code"
+) -> None:
+    """Raise `IntegrityError`, which says how to vouch for it, where `trust_code` is not the code's digest.
+
+    `setting` is what the user sets to do so.
+    """
     needed = code.digest
     if trust_code == needed:
         return
@@ -102,10 +107,10 @@ def require_trusted(code: RemoteCode, trust_code: str | None, place: str) -> Non
         raise IntegrityError(
             f"{place}: the checkpoint brings {len(code.files)} code files, which run only if you vouch for"
             " them",
-            advice=f'{look} segmenter.trust_code to "{needed}"',
+            advice=f'{look} {setting} to "{needed}"',
         )
     raise IntegrityError(
-        f"{place}: the code of the checkpoint has digest {needed}, segmenter.trust_code is {trust_code}",
+        f"{place}: the code of the checkpoint has digest {needed}, {setting} is {trust_code}",
         advice=f'the code was changed, or it is another checkpoint: {look} it to "{needed}"',
     )
 

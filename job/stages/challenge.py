@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from job import segmenters
+from job import segmenters, trust
 from job.data.dataset import Dataset, Sample
 from job.data.features import statistics_vector
 from job.data.images import pixel_digest
@@ -175,11 +175,13 @@ def _segmentations(context: StageContext, champion: Incumbent, file: CandidateFi
     if file.segmenter_key == tonight.key:
         return tonight.of(key=tonight.key, prompts=file.prompts, open_segmenter=lambda: tonight.segmenter)
     folder = champion.segmenter or segmenter_folder(file.segmenter.uri)
+    spec = trust.vouched_by(file.segmenter, trust.trust_code_of(context.spec.segmenter))
+    trust.require_vouched(spec, folder)
     return tonight.of(
-        key=segmenters.require_same(file.segmenter, folder, file.segmenter_key),
+        key=segmenters.require_same(spec, folder, file.segmenter_key),
         prompts=file.prompts,
         open_segmenter=lambda: segmenters.load(
-            file.segmenter, folder, context.machine.device, context.log,
+            spec, folder, context.machine.device, context.log,
             names=image_names(context, file.width),
         ),
     )  # fmt: skip

@@ -72,8 +72,12 @@ def test_sa2va_is_vouched_for_compared_and_reported(tmp_path: Path) -> None:
     report = (done.run / "report.md").read_text()
     assert "3 of 3 masks equal" in report
     assert "0 replies without seg" in report
-    assert candidate_of(done)["trust_code"] == told["trust_code"]
-    require_at_work(done, tmp_path)
+    # A candidate cannot vouch for itself: whoever may write one could have any code run.
+    require_at_work(done, tmp_path, "--trust-code", told["trust_code"])
+    alone = run_job("predict", str(done.run), "fresh/images", "--output", "others", cwd=tmp_path)
+    assert alone.code == 4
+    assert f'set --trust-code to "{told["trust_code"]}"' in alone.stderr
+    assert not (tmp_path / "others").exists()
 
 
 def test_clipseg_runs_from_its_folder_alone(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ What is called is public: the features that the networks' own methods return are
 the same arithmetic as their `forward` on pictures and text.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,15 +14,20 @@ from typing import Any, Literal, Protocol
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPSegForImageSegmentation, Sam3Model
+from transformers import AutoConfig, AutoTokenizer, CLIPSegForImageSegmentation, Sam3Model
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging as transformers_logging
 
 from job.errors import IntegrityError, SpecError
 from job.segmenters.checkpoint_files import read_json, refused
 from job.segmenters.text_prompted.checkpoint_folder import CONFIG, Preparation, content_files, preparation
+from job.storage.documents import open_plain
+from job.storage.tensor_header import UnsafeFile, read_header
 
 _NAMED = 5
+_MOST_HEADER_BYTES = 8 << 20
+_MOST_ASKED = 1.05
+"""Numbers that a network asks for against those in its files: what is a little short is named by `_model`."""
 
 
 @dataclass(frozen=True)
@@ -153,11 +159,12 @@ def _tokens(tokenizer: Any, prompt: str, length: int, device: torch.device) -> A
 
 def _model(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
     try:
+        _require_weights(model_class, folder)
         model, told = model_class.from_pretrained(
             folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False,
             output_loading_info=True,
         )  # fmt: skip
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (SafetensorError, UnsafeFile, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"{folder}: the checkpoint cannot be loaded: {str(error)[:300]}",
             advice="fetch an undamaged copy of all its files",
@@ -171,6 +178,23 @@ def _model(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
             advice="config.json and weights are of different models: fetch both anew",
         )
     return model
+
+
+def _require_weights(model_class: Any, folder: Path) -> None:
+    """Raise `IntegrityError` where config.json asks for more than the files hold; takes no memory for it."""
+    held = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with open_plain(path) as file:
+            header = read_header(file, most_header_bytes=_MOST_HEADER_BYTES)
+        held += sum(math.prod(facts.shape) for facts in header.tensors.values())
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        asked = sum(parameter.numel() for parameter in model_class(config).parameters())
+    if asked > held * _MOST_ASKED:
+        raise IntegrityError(
+            f"{folder}: config.json asks for {asked:,} numbers, and the weights hold {held:,}",
+            advice="config.json and weights are of different models: fetch both anew",
+        )
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -122,6 +122,19 @@ def test_weights_that_lack_something_are_refused(made: tuple[Kind, Path], tmp_pa
         load(kind, folder)
 
 
+def test_a_configuration_that_asks_for_more_than_there_is_takes_no_memory(
+    made: tuple[Kind, Path], tmp_path: Path
+) -> None:
+    """Terabytes are not made up on the word of a number in config.json."""
+    kind, _ = made
+    folder = tiny.make(tmp_path / "model", kind)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["vocab_size"] = 1 << 36
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(IntegrityError, match=r"asks for .* numbers, and the weights hold"):
+        load(kind, folder)
+
+
 @pytest.mark.parametrize(
     "name", ["config.json", "preprocessor_config.json", "model.safetensors", "tokenizer.json"]
 )
