@@ -2,13 +2,21 @@
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from job.device import Machine, available_cpus, prepare, processor_name, without_accelerator
+from job.device import (
+    Machine,
+    available_cpus,
+    prepare,
+    processor_name,
+    threads_of_one_core,
+    without_accelerator,
+)
 from job.errors import DeviceError
 from job.spec.runtime import RuntimeSpec
 
@@ -91,3 +99,18 @@ def test_a_processor_has_the_name_that_its_kernel_gives(tmp_path: Path) -> None:
 def test_no_more_cpus_than_the_process_may_use() -> None:
     """Within its affinity, and at least one."""
     assert 1 <= available_cpus() <= len(os.sched_getaffinity(0))
+
+
+def test_threads_of_one_core_leave_the_caller_and_later_threads_as_they_were() -> None:
+    """torch keeps its number of threads by thread, and one for threads to come."""
+    torch.set_num_threads(3)
+
+    def number(start: Callable[[], None] = lambda: None) -> int:
+        with ThreadPoolExecutor(1, initializer=start) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    with threads_of_one_core() as start:
+        assert number(start) == 1
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == 3
+    assert number() == 3

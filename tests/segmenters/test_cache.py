@@ -1,5 +1,6 @@
 """Segmentations kept on disk."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -173,3 +174,24 @@ def test_segmentations_come_from_the_mirror_before_the_segmenter_is_asked(tmp_pa
         assert_right(cache.get(images), images, PROMPTS)
         assert (cache.computed, cache.cached) == (0, 2)
     assert asked == [f"logits/{FakeSegmenter.key[:32]}"] * 2
+
+
+def test_what_is_written_later_is_not_asked_for_again(tmp_path: Path) -> None:
+    """Meanwhile it is answered from memory, bit for bit and with its company; then from the disk."""
+    images = photographs(3)
+    cache, segmenter = cache_of(tmp_path, PROMPTS, kind=SociableSegmenter)
+    writes: list[Callable[[], None]] = []
+    first = cache.get(images, keep=writes.append)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    again = cache.get(images[::-1])[::-1]
+    writes.pop()()
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1
+    once_more = cache.get(images)
+    while writes:
+        writes.pop()()
+    for found in (again, once_more, cache.get(images), cache_of(tmp_path, PROMPTS)[0].get(images)):
+        for answer, wanted in zip(found, first, strict=True):
+            np.testing.assert_array_equal(answer.logits_PHW, wanted.logits_PHW)
+            assert answer.company == wanted.company
+    assert segmenter.calls == [(3, PROMPTS)]
+    assert not cache._unwritten
