@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from job.segmenters.sa2va.counters import Counters
 from job.segmenters.sa2va.loading import Checkpoint
 from job.segmenters.sa2va.options import Sa2vaOptions
-from job.segmenters.sa2va.reference import Reference, several
+from job.segmenters.sa2va.reference import Reference, one_surface
 from job.segmenters.sa2va.shared import Shared
 
 
@@ -41,8 +41,8 @@ def compare(
 ) -> Agreement:
     """Segment each pair both ways; texts as `prompts.texts` gives them.
 
-    The masks of one are those that `predict_forward` returns. The other's logits are enlarged as
-    `predict_forward` does it and not rounded before, so that nothing but the two paths is compared.
+    The logits of both are enlarged as `predict_forward` does it, and not rounded before, so that nothing but
+    the two paths is compared.
     """
     counters = Counters()
     large = int(checkpoint.model.grounding_encoder.sam2_model.image_size)
@@ -52,13 +52,10 @@ def compare(
     for image, text in pairs:
         size = (image.shape[0], image.shape[1])
         said = reference.predict(Image.fromarray(image), text)
-        nothing = torch.zeros(1, *size, dtype=torch.bool)
-        there_SHW = said.masks_SHW if len(said.masks_SHW) else nothing
-        there_HW = several(there_SHW, options.several_seg).numpy()
+        other_HW = one_surface(said.logits_SHW, options.several_seg, shared.logits_size, Counters()).numpy()
         logits_HW = shared.segment([image], [text])[0].logits_PHW[0]
-        mask_HW, rounded_HW = (
-            enlarged(one, large, size) > 0 for one in (logits_HW, logits_HW.astype(np.float16))
-        )
+        surfaces = (logits_HW, other_HW, logits_HW.astype(np.float16))
+        mask_HW, there_HW, rounded_HW = (enlarged(one, large, size) > 0 for one in surfaces)
         ious.append(_iou(mask_HW, there_HW))
         differing += int((mask_HW != there_HW).sum())
         rounding += int((mask_HW != rounded_HW).sum())

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from job.errors import IntegrityError, SpecError
 from job.segmenters.remote_code import trust_digest
 from job.segmenters.sa2va.adapter import Sa2vaSegmenter
+from job.segmenters.sa2va.agreement import enlarged
+from job.segmenters.sa2va.counters import Counters
+from job.segmenters.sa2va.shared import Shared
 from tests.segmenters.sa2va.stand_in import LOOP, NONE, SURE, make, options
 
 PROMPTS = ("Segment the vessels.", "fine", "thick ones")
@@ -40,6 +43,23 @@ def test_both_paths_give_the_same_masks(tmp_path: Path, images: list[NDArray[np.
         np.testing.assert_allclose(alone.logits_PHW[0], answer.logits_PHW[0], rtol=0, atol=2e-3)
         np.testing.assert_allclose(alone.embedding_D, answer.embedding_D, rtol=1e-5, atol=1e-6)
     assert len({answer.logits_PHW.tobytes() for answer in together}) == 2
+
+
+def test_what_rounding_changes_is_counted_apart(tmp_path: Path, images: list[NDArray[np.uint8]]) -> None:
+    """The paths are compared in full precision; pixels that float16 moves are a figure of their own."""
+    segmenter = opened(tmp_path)
+    checkpoint, asked = segmenter._checkpoint, [f"<image>\n{PROMPTS[0]}"]
+    exact = Shared(checkpoint, segmenter._options, Counters(), rounded=False)
+    moved = 0
+    for image in images:
+        (precise,) = exact.segment([image], asked)[0].logits_PHW
+        (given,) = segmenter.segment([image], PROMPTS[:1])[0].logits_PHW
+        assert precise.dtype == np.float32
+        np.testing.assert_array_equal(given, precise.astype(np.float16))
+        here, there = (enlarged(one, 64, image.shape[:2]) > 0 for one in (precise, given))
+        moved += int((here != there).sum())
+    found = segmenter.verify_pairs(images, PROMPTS[:1], 2, seed=0)
+    assert (found.rounding_pixels, found.differing_pixels) == (moved, 0)
 
 
 def test_a_reply_without_a_mask_is_background_and_counted(
