@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from job.storage import s3_client
 from tests.s3_server import NOBODYS_OWN, Server, find_weed, serve
 
 ROOT = Path(__file__).parent.parent
+
+# An example's time by the clock says how busy the machine is; what must be quick has a test that measures it.
+settings.register_profile("by the clock of nobody", deadline=None)
+settings.load_profile("by the clock of nobody")
 
 
 @pytest.fixture(autouse=True)
