@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from job import __version__, container, last_words, stopping
+from job.arguments import Parser, natural, positive
 from job.errors import EXIT_OK, EXIT_UNCAUGHT, InputError, SpecError
 from job.spec.loading import LoadedSpec, load
 from job.spec.problems import SpecProblems, format_json
@@ -39,14 +40,8 @@ def main(arguments: Sequence[str]) -> int:
         return last_words.explain(error)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        raise SpecError(f"{self.prog}: {message}", advice=f"`{self.prog} --help` says more")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m job",
         description="Train a reward network, fine-tune by reinforcement learning and judge a promptable"
         " segmentation model, as a JSON spec says.",
@@ -64,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = _verb(verbs, "evaluate", "measure a candidate on images with masks", _evaluate)
     _candidate(evaluate)
     evaluate.add_argument("--data", required=True, metavar="URI", help="dataset folder with masks")
-    evaluate.add_argument("--max-samples", type=_positive, help="measure only the first N images")
+    evaluate.add_argument("--max-samples", type=positive, help="measure only the first N images")
     evaluate.add_argument("--format", choices=("text", "json"), default="text")
     evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     predict = _verb(verbs, "predict", "segment images with a candidate", _predict)
@@ -112,10 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("folder", metavar="URI", help="a folder, also in a store")
     for split, count in (("train", 20), ("validation", 20), ("test", 40), ("unlabelled", 0)):
         make.add_argument(
-            f"--{split}", type=_count, default=count, metavar="N", help="images (default: %(default)s)"
+            f"--{split}", type=natural, default=count, metavar="N", help="images (default: %(default)s)"
         )
-    make.add_argument("--size", type=_positive, default=128, help="pixels a side (default: %(default)s)")
-    make.add_argument("--seed", type=_count, default=0, help="(default: %(default)s)")
+    make.add_argument("--size", type=positive, default=128, help="pixels a side (default: %(default)s)")
+    make.add_argument("--seed", type=natural, default=0, help="(default: %(default)s)")
     make.add_argument("--annotation", choices=("by_clarity", "all"), default="by_clarity")
     check = _verb(tools, "check", "say what is wrong with a dataset folder", _dataset_check)
     check.add_argument("folder", metavar="URI", help="a folder, also in a store")
@@ -123,13 +118,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _verb(
-    verbs: "argparse._SubParsersAction[_Parser]",
+    verbs: "argparse._SubParsersAction[Parser]",
     name: str,
     what: str,
     command: Callable[[argparse.Namespace], int],
     *,
     spec: bool = False,
-) -> _Parser:
+) -> Parser:
     parser = verbs.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
     parser.set_defaults(command=command)
     if spec:
@@ -351,17 +346,3 @@ def _counted(n: int, what: str) -> str:
 
 def _missing_verb(options: argparse.Namespace) -> int:
     raise AssertionError("argparse requires make or check")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
-    return value

@@ -97,3 +97,12 @@ def test_kinds_without_code_have_nothing_to_vouch_for(tmp_path: Path) -> None:
     trust.require_vouched(PromptableUNetSpec(), tmp_path)
     with pytest.raises(SpecError, match="no installed package offers"):
         trust.require_vouched(PluginSpec(kind="plugin", name="nobodys", uri=str(tmp_path)), tmp_path)
+
+
+def test_what_a_candidate_says_of_trust_counts_for_nothing() -> None:
+    """Whoever uses it vouches, or nobody does; other kinds have nothing to vouch for."""
+    own = sa2va("there", "sha256:" + "1" * 64)
+    assert trust.trust_code_of(trust.vouched_by(own, None)) is None
+    given = "sha256:" + "2" * 64
+    assert trust.trust_code_of(trust.vouched_by(own, given)) == given
+    assert trust.vouched_by(PromptableUNetSpec(), given) == PromptableUNetSpec()

@@ -31,7 +31,8 @@ from job.publish.training_info import Promotion
 from job.reward import network_file
 from job.reward.network import RewardNetworkConfig
 from job.reward.terms import METRICS, measure
-from job.spec.segmenter import PromptableUNetSpec
+from job.segmenters.remote_code import trust_digest
+from job.spec.segmenter import PromptableUNetSpec, Sa2vaSpec
 from job.stages import PROMOTING, STAGES, challenge, evaluate, reward
 from job.stages.stage import StageContext, StageResult
 from tests.report.factory import make_info
@@ -302,6 +303,23 @@ def test_another_segmenter_is_opened_for_the_champion(night: Night, monkeypatch:
     monkeypatch.setattr(segmenters, "content_key", lambda *_: "0" * 64)
     with pytest.raises(InputError, match="is not the segmenter that it was made for"):
         challenge.check(night.context)
+
+
+def test_a_champion_cannot_vouch_for_its_own_code(night: Night, tmp_path: Path) -> None:
+    """Its file lies in the bucket, which others may write; tonight's spec vouches, or nothing is run."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"auto_map": {"AutoModel": "m.M"}}')
+    (folder / "m.py").write_text("raise AssertionError('this was run')")
+    (folder / "model.safetensors").write_bytes(b"w")
+    section = {"kind": "sa2va", "uri": str(folder), "trust_code": trust_digest(folder)}
+    night.champion_is(segmenter=section, segmenter_key="0" * 64)
+    with pytest.raises(IntegrityError, match="only if you vouch for them"):
+        challenge.check(night.context)
+    tonight = night.context.spec.model_copy(update={"segmenter": Sa2vaSpec.model_validate(section)})
+    night.context = replace(night.context, spec=tonight)
+    with pytest.raises(InputError, match="is not the segmenter that it was made for"):
+        challenge.check(night.context)  # beyond trust: its key is another one
 
 
 def test_a_champion_that_cannot_be_used_is_an_error_that_says_what_to_do(night: Night) -> None:
