@@ -30,8 +30,8 @@ PIXELS_OF_A_BATCH = 16_000_000
 """Of images that go through the segmenter together, a thousand of 128 px: of larger ones a batch has fewer.
 With P prompts they and their logits take 5 + 2 P bytes a pixel."""
 PIXELS_SCORED = 16_000_000
-"""Of images that are being scored, or wait for it: a larger one is alone. They take as much as a batch, and
-40 bytes a pixel more, beside their masks, while they are scored."""
+"""Of images that are being scored, or wait for it: one of more than half is alone. They take as much as a
+batch, and 40 bytes a pixel more, beside their masks, while they are scored."""
 PIXELS_AHEAD = 8_000_000
 """Of images that are read before the segmenter asks for them, 5 bytes a pixel."""
 WORTH_PROCESSES = 10**9
@@ -241,10 +241,13 @@ class _Asked:
         for keep in keeping:
             yield Begun(self.writers.submit(lambda write, task: write(), keep), 0)
         answer_of = dict(zip(together, answers, strict=True))
+        # Of small images too: enough to keep all at work while the next batch is segmented, and no more.
+        most = 2 * self.scorers.n + 2 * self.batch_size
         for i, key in enumerate(keys):
             if i in pending:
                 self.company_of[key] = answer_of[i].company
-                yield Begun(self._scored(batch[i], key, known[i], answer_of[i]), n_pixels(batch[i]))
+                scored = self._scored(batch[i], key, known[i], answer_of[i])
+                yield Begun(scored, max(n_pixels(batch[i]), PIXELS_SCORED // most))
             else:
                 yield nothing_to_do(_Found(key, known[i], is_new=False))
 

@@ -152,6 +152,35 @@ def test_large_images_are_scored_one_at_a_time_before_the_next_is_segmented(
     assert len(scored) == 9
 
 
+@pytest.mark.parametrize(("threads", "batch_size"), [(1, 1), (2, 1), (1, 2)])
+def test_small_images_wait_in_bounds_too(
+    dataset: Dataset, tmp_path: Path, threads: int, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A segmenter that is faster than the scoring is asked for two batches more than keep all at work."""
+    go_on = threading.Event()
+    asked: list[int] = []
+    most = 2 * threads + 2 * batch_size
+
+    class Fast(FakeSegmenter):
+        def segment(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> list[Segmentation]:
+            asked.append(len(images))
+            if sum(asked) >= most:
+                go_on.set()
+            return super().segment(images, prompts)
+
+    def score_image(*of_image: object) -> Row:
+        assert go_on.wait(PATIENCE_S)
+        if len(scored) == 0:
+            assert sum(asked) <= most + batch_size
+        scored.append(1)
+        return scoring.score_image(*of_image)  # type: ignore[arg-type]
+
+    scored: list[int] = []
+    monkeypatch.setattr(table_making, "score_image", score_image)
+    build(dataset, tmp_path, threads=threads, batch_size=batch_size, kind=Fast)
+    assert len(scored) == 9
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 9])
 def test_an_image_that_is_there_twice_is_segmented_and_scored_once(
     dataset: Dataset, tmp_path: Path, batch_size: int
