@@ -16,6 +16,7 @@ from job.spec.data import FoldSplit
 from job.spec.job import JobSpec
 from job.spec.loading import LoadedSpec
 from job.stages import LEARNING, PROMOTING, STAGES, audit, challenge, out_of_fold, publish
+from job.stages.image_names import image_names
 from job.stages.stage import Stage, StageContext, StageResult, clear, compute, find
 from job.storage.mirror import Mirror
 from job.storage.run_folder import RunFolder
@@ -98,8 +99,9 @@ class Pipeline:
     def _through(self, stages: Sequence[Stage], spec: JobSpec) -> StageContext:
         done: dict[str, StageResult] = {}
         context = StageContext.open(
-            spec, self.inputs_of(spec), self.cache, self.mirror, done, self.machine, self.progress, self.log
-        )
+            spec, self.inputs_of(spec), self.cache, self.mirror, done, self.machine, self.progress, self.log,
+            names_of=image_names,
+        )  # fmt: skip
         challenge.check(context)  # a champion that cannot be met is found before hours of training
         for stage in stages:
             raise_if_stopped()

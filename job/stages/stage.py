@@ -16,6 +16,7 @@ from typing import Any
 
 from job import segmenters
 from job.actions import ActionSpace, PostProcess
+from job.data.image_names import ImageNames
 from job.device import Machine
 from job.inputs import IDENTITIES, Inputs
 from job.logs import Log
@@ -73,16 +74,18 @@ class StageContext:
         machine: Machine,
         progress: Progress,
         log: Log,
+        names_of: Callable[["StageContext", int | None], ImageNames],
     ) -> "StageContext":
-        """Put together what all stages of a run share; `cache` holds rows and logits on this machine."""
+        """Put together what all stages of a run share; `cache` holds rows and logits on this machine.
+
+        `names_of` gives the names of a run's images at a width, to a segmenter that goes by names.
+        """
         space, memory = action_space(spec), cache / IDENTITIES
 
         def open_segmenter() -> Segmenter:
-            from job.stages.image_names import image_names  # which goes by what the first stage found
-
             return segmenters.load(
                 spec.segmenter, inputs.segmenter, machine.device, log,
-                memory=memory, names=image_names(context, spec.data.width),
+                memory=memory, names=names_of(context, spec.data.width),
             )  # fmt: skip
 
         segmentations = SegmentationCache(
