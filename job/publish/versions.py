@@ -6,7 +6,7 @@ from importlib import metadata
 from job import __version__
 
 LIBRARIES = (
-    "torch", "transformers", "stable-baselines3", "gymnasium", "numpy", "scipy", "scikit-image", "pillow",
+    "torch", "transformers", "stable-baselines3", "gymnasium", "numpy", "scipy", "pillow",
     "safetensors", "pydantic", "structlog",
 )  # fmt: skip
 

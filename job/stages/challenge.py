@@ -70,7 +70,7 @@ def run(context: StageContext) -> Mapping[str, str]:
     return {"promotion": sha256_json(json.loads(document))}
 
 
-STAGE = Stage("challenge", 1, reads, ("torch", "numpy", "scipy", "scikit-image"), run)
+STAGE = Stage("challenge", 1, reads, ("torch", "numpy", "scipy"), run)
 
 
 def check(context: StageContext) -> None:

@@ -128,7 +128,7 @@ def run(context: StageContext) -> Mapping[str, str]:
     }
 
 
-STAGE = Stage("evaluate", 4, reads, ("torch", "stable-baselines3", "numpy", "scipy", "scikit-image"), run)
+STAGE = Stage("evaluate", 4, reads, ("torch", "stable-baselines3", "numpy", "scipy"), run)
 
 
 def load_results(context: StageContext) -> EvaluationResults:
