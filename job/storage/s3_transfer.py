@@ -255,11 +255,13 @@ def _write_body(
     start: int,
     end: int,
     advance: Advance,
-    also: Callable[[bytes], None] = lambda block: None,
+    also: Callable[[memoryview], None] = lambda block: None,
 ) -> None:
     """Write a body to its place in a file, block by block; gives each block to `also`."""
     position = start
-    for block in answer.stream(min_chunk_size=BLOCK):
+    # Of a small body the blocks would cost more than its bytes.
+    for body in [answer.bytes()] if end - start <= BLOCK else answer.stream(min_chunk_size=BLOCK):
+        block = memoryview(body)
         advance(0)
         if position + len(block) > end:
             raise BrokenBody
@@ -270,9 +272,8 @@ def _write_body(
         raise BrokenBody
 
 
-def _write_whole(file: int, block: bytes, position: int) -> None:
+def _write_whole(file: int, rest: memoryview, position: int) -> None:
     # A disk that becomes full takes a part of a block and says so by the count alone.
-    rest = memoryview(block)
     while rest:
         written = os.pwrite(file, rest, position)
         rest, position = rest[written:], position + written
