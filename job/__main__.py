@@ -40,7 +40,9 @@ def _open_standard_streams() -> None:
             if nowhere != number:
                 os.dup2(nowhere, number)
                 os.close(nowhere)
-            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+            stream = os.fdopen(number, "w" if number else "r", closefd=False)
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)  # who replaces the stream must not be the end of this one
 
 
 def _say(error: Exception) -> object:
