@@ -15,7 +15,8 @@ ARG TORCH_VARIANT=cuda
 ARG EXTRAS=auto
 WORKDIR /build
 COPY pyproject.toml docker/requirements.py ./
-RUN python3 requirements.py "$TORCH_VARIANT" "$EXTRAS" >requirements.txt
+# The time of the list would count as a change of it: with it, what is installed would be installed again.
+RUN python3 requirements.py "$TORCH_VARIANT" "$EXTRAS" >requirements.txt && touch -d @0 requirements.txt
 
 FROM ${BASE_IMAGE} AS packages
 ARG TORCH_VARIANT=cuda

@@ -14,8 +14,9 @@ find "$site/torch/bin" -type f ! -name torch_shm_manager -delete
 # NVIDIA's wheels: headers, static libraries.
 rm -rf "$site"/nvidia/*/include
 find "$site" -name '*.a' -delete
-# Suites of tests. `testing` folders stay, as libraries import them; so do stubs (*.pyi), which scikit-image reads.
+# Suites of tests, and stubs for type checkers. `testing` folders stay, as libraries import them.
 find "$site" -depth -type d -name tests -exec rm -rf {} +
+find "$site" -name '*.pyi' -delete
 
 # Nobody can write bytecode later, nor change a source: none is compared with its source at each start.
 find "$site" -depth -type d -name __pycache__ -exec rm -rf {} +
