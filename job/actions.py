@@ -73,11 +73,14 @@ class Action:
 class ActionSpace:
     """Every prompt with every post-processing, numbered prompt by prompt: `k = p * Q + q`.
 
-    Action 0 is the no-op, what the user has today. Raises ValueError when either list is empty.
+    Action 0 is the no-op, what the user has today. Where the segmenter's own code enlarges its logits to
+    another size (height, width) before the image's, `by_way_of` is that. Raises ValueError when either list
+    is empty.
     """
 
     prompts: tuple[str, ...]
     postprocess: tuple[PostProcess, ...]
+    by_way_of: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not self.prompts or not self.postprocess:
@@ -125,7 +128,7 @@ def apply(space: ActionSpace, action: int, logits_PHW: Logits, size: tuple[int, 
     unknown action.
     """
     _check_logits(space, logits_PHW, size)
-    surface_HW = _surface(logits_PHW, space.prompt_of(action), size)
+    surface_HW = _surface(space, logits_PHW, space.prompt_of(action), size)
     return _Thresholds(surface_HW).mask(space.postprocess[space.postprocess_of(action)])
 
 
@@ -149,7 +152,7 @@ def iter_masks(
     n_actions, n_of_prompt = len(space), len(space.postprocess)
     first, block_BHW = 0, np.empty((0, *size), dtype=np.bool_)
     for p in range(len(space.prompts)):
-        thresholds = _Thresholds(_surface(logits_PHW, p, size))
+        thresholds = _Thresholds(_surface(space, logits_PHW, p, size))
         for q, postprocess in enumerate(space.postprocess):
             action = space.index(p, q)
             if action == first:
@@ -161,16 +164,23 @@ def iter_masks(
                 first = action + 1
 
 
-def resize_bilinear(logits_HW: Surface, size: tuple[int, int]) -> Surface:
+def resize_bilinear(
+    logits_HW: Surface, size: tuple[int, int], by_way_of: tuple[int, int] | None = None
+) -> Surface:
     """Resize float32 logits bilinearly with half-pixel centres (`align_corners=False`), without antialiasing.
 
-    Products are elementwise, never a matrix product: the bits do not depend on threads or on the BLAS.
+    With `by_way_of` to that size first, and that to `size`. Products are elementwise, never a matrix product:
+    the bits do not depend on threads or on the BLAS.
     """
-    if logits_HW.shape == size:
-        return logits_HW
-    # Columns while the map is small, then whole rows, which is a sequence of plain copies.
-    wide_hW = np.ascontiguousarray(_resize_rows(np.ascontiguousarray(logits_HW.T), size[1]).T)
-    return _resize_rows(wide_hW, size[0])
+    if by_way_of is None:
+        if logits_HW.shape == size:
+            return logits_HW
+        by_way_of = size
+    # Each step is a sum along one axis, so one axis goes all the way before the other: the order changes
+    # rounding alone. Columns while the map is small, then whole rows, which is a sequence of plain copies.
+    columns_Wh = _resize_rows(_resize_rows(np.ascontiguousarray(logits_HW.T), by_way_of[1]), size[1])
+    wide_hW = np.ascontiguousarray(columns_Wh.T)
+    return _resize_rows(_resize_rows(wide_hW, by_way_of[0]), size[0])
 
 
 class _Thresholds:
@@ -218,7 +228,7 @@ def _check_logits(space: ActionSpace, logits_PHW: Logits, size: tuple[int, int])
         raise ValueError(f"size must be (height, width) of at least one pixel, got {size}")
 
 
-def _surface(logits_PHW: Logits, p: int, size: tuple[int, int]) -> Surface:
+def _surface(space: ActionSpace, logits_PHW: Logits, p: int, size: tuple[int, int]) -> Surface:
     logits_HW = logits_PHW[p].astype(np.float32)
     least, greatest = float(logits_HW.min()), float(logits_HW.max())
     if math.isnan(least):
@@ -226,7 +236,7 @@ def _surface(logits_PHW: Logits, p: int, size: tuple[int, int]) -> Surface:
     if math.isinf(least) or math.isinf(greatest):
         # float16 rounds a very sure pixel to infinity, and interpolating infinities gives NaN.
         logits_HW = np.clip(logits_HW, -LARGEST_LOGIT, LARGEST_LOGIT)
-    return resize_bilinear(logits_HW, size)
+    return resize_bilinear(logits_HW, size, space.by_way_of)
 
 
 def _resize_rows(values_hW: Surface, height: int) -> Surface:

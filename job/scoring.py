@@ -72,7 +72,7 @@ def _judged_free(
     stride: int,
 ) -> dict[str, NDArray[np.float64]]:
     """Ask the judges that need neither truth nor training about the sampled masks of all actions: `[K]`."""
-    probability_PX = [_sampled_probability(logits_HW, size, stride) for logits_HW in logits_PHW]
+    probability_PX = [_sampled_probability(space, logits_HW, size, stride) for logits_HW in logits_PHW]
     masks_KX = np.unpackbits(packed_KX, axis=1, count=len(probability_PX[0])).view(np.bool_)
     masks_PQX = masks_KX.reshape(len(space.prompts), len(space.postprocess), -1)
     by_prompt = zip(masks_PQX, probability_PX, strict=True)
@@ -83,11 +83,13 @@ def _judged_free(
 
 
 def _sampled_probability(
-    logits_HW: NDArray[np.float16], size: tuple[int, int], stride: int
+    space: ActionSpace, logits_HW: NDArray[np.float16], size: tuple[int, int], stride: int
 ) -> NDArray[np.float32]:
     """Return a prompt's probabilities `[X]` on the grid that masks are sampled on, resized as masks are."""
     clipped_HW = np.clip(logits_HW.astype(np.float32), -LARGEST_LOGIT, LARGEST_LOGIT)
-    probability_HW: NDArray[np.float32] = expit(resize_bilinear(clipped_HW, size)[::stride, ::stride])
+    probability_HW: NDArray[np.float32] = expit(
+        resize_bilinear(clipped_HW, size, space.by_way_of)[::stride, ::stride]
+    )
     return probability_HW.ravel()
 
 

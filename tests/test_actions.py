@@ -187,6 +187,34 @@ def test_resize_equals_torch(size):
     np.testing.assert_allclose(got, expected, atol=2e-4)
 
 
+@pytest.mark.parametrize("size", [(33, 47), (90, 61), (20, 200), (132, 188)])
+def test_resize_by_way_of_another_size_equals_torch_twice(size):
+    """Axis by axis all the way gives what resizing the whole map twice gives, which is not one resize."""
+    logits_HW = _logits(np.random.default_rng(3), 1, 33, 47)[0].astype(np.float32)
+    expected = torch.from_numpy(logits_HW)[None, None]
+    for target in ((132, 188), size):
+        expected = torch.nn.functional.interpolate(
+            expected, size=target, mode="bilinear", align_corners=False
+        )
+    got = resize_bilinear(logits_HW, size, by_way_of=(132, 188))
+    assert got.shape == size
+    np.testing.assert_allclose(got, expected[0, 0].numpy(), atol=2e-4)
+    if size != (132, 188):
+        assert np.abs(resize_bilinear(logits_HW, size) - got).max() > 0.01
+
+
+def test_masks_take_the_way_of_their_space():
+    """`apply` and `apply_all` threshold logits that went by way of the size which the space names."""
+    space = ActionSpace(("p",), POSTPROCESS[:3], by_way_of=(132, 188))
+    logits_PHW = _logits(np.random.default_rng(4), 1, 33, 47)
+    surface_HW = resize_bilinear(logits_PHW[0].astype(np.float32), (50, 70), by_way_of=(132, 188))
+    masks_KHW = apply_all(space, logits_PHW, (50, 70))
+    for k, postprocess in enumerate(space.postprocess):
+        expected_HW = surface_HW > special.logit(postprocess.threshold)
+        np.testing.assert_array_equal(masks_KHW[k], expected_HW)
+        np.testing.assert_array_equal(apply(space, k, logits_PHW, (50, 70)), expected_HW)
+
+
 @settings(deadline=None, max_examples=50)
 @given(
     hnp.arrays(

@@ -21,6 +21,7 @@ from job.reward.calibration import quality_interval
 from job.reward.network import NetworkJudge
 from job.reward.terms import Judge, score
 from job.segmenters.protocol import Segmentation
+from job.segmenters.registry import enlarged_by_way_of
 from job.spec.actions import PostProcessSpec, Prompt
 from job.spec.segmenter import SegmenterSpec
 from job.storage.documents import parse_as, read_bytes
@@ -75,7 +76,8 @@ class CandidateFile(BaseModel):
     @property
     def space(self) -> ActionSpace:
         """The actions that it chooses from."""
-        return ActionSpace(tuple(self.prompts), tuple(PostProcess(**p) for p in self.postprocess))
+        postprocess = tuple(PostProcess(**p) for p in self.postprocess)
+        return ActionSpace(tuple(self.prompts), postprocess, enlarged_by_way_of(self.segmenter))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from job.spec.segmenter import (
     Sam3Spec,
 )
 
+SAM2_INPUT_SIZE = (1024, 1024)
+"""Of SAM 2's images: all of Sa2VA's variants have it in their code."""
+
 
 def family_of(spec: AnySegmenterSpec) -> Family:
     """Return the family of a spec's kind, with the spec's options."""
@@ -39,6 +42,11 @@ def family_of(spec: AnySegmenterSpec) -> Family:
 
             return PluginFamily(spec.name, spec.options)
     assert_never(spec)
+
+
+def enlarged_by_way_of(spec: AnySegmenterSpec) -> tuple[int, int] | None:
+    """Return the size that the family's own code enlarges logits to before the image's; None: at once."""
+    return SAM2_INPUT_SIZE if isinstance(spec, Sa2vaSpec) else None
 
 
 def sa2va_options(spec: Sa2vaSpec) -> Sa2vaOptions:

@@ -4,7 +4,7 @@ A failed validity check skips it: there is nothing to learn from numbers that ca
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -153,7 +153,7 @@ class LiveRewards:
         loaded = self._dataset.load(sample)
         chosen = context.space[action]
         segmentation = context.segmentations.segmenter.segment([loaded.image], [chosen.prompt])[0]
-        alone = type(context.space)((chosen.prompt,), (chosen.postprocess,))
+        alone = replace(context.space, prompts=(chosen.prompt,), postprocess=(chosen.postprocess,))
         size = (loaded.image.shape[0], loaded.image.shape[1])
         mask = apply(alone, 0, segmentation.logits_PHW, size)
         terms = self._terms if loaded.truth is not None else ["reward_net"]

@@ -129,7 +129,8 @@ class Stage:
 def action_space(spec: JobSpec) -> ActionSpace:
     """Return the actions that a spec names."""
     postprocess = tuple(PostProcess(**p.model_dump()) for p in spec.actions.postprocess)
-    return ActionSpace(tuple(spec.actions.prompts), postprocess)
+    by_way_of = segmenters.enlarged_by_way_of(spec.segmenter)
+    return ActionSpace(tuple(spec.actions.prompts), postprocess, by_way_of)
 
 
 def compute(stage: Stage, context: StageContext, root: Path, fingerprint: str) -> StageResult:

@@ -14,6 +14,7 @@ from job.spec.job import JobSpec
 from job.spec.loading import load
 from job.spec.problems import SpecProblems
 from job.spec.segmenter import PromptableUNetSpec, Sa2vaSpec
+from job.stages.stage import action_space
 
 SPECS = Path(__file__).parents[2] / "specs"
 
@@ -28,6 +29,14 @@ def problems_of(tmp_path: Path, document: dict[str, Any]) -> str:
     with pytest.raises(SpecProblems) as caught:
         load(str(path))
     return str(caught.value)
+
+
+def test_only_sa2va_enlarges_its_masks_by_way_of_another_size() -> None:
+    """As its own code does; the actions of a job know it from the spec, before a model is loaded."""
+    sa2va = spec_of(kind="sa2va", uri="there")
+    assert action_space(sa2va).by_way_of == (1024, 1024)
+    assert action_space(spec_of(uri="there")).by_way_of is None
+    assert action_space(spec_of(kind="clipseg", uri="there")).by_way_of is None
 
 
 def test_without_a_kind_it_is_the_network_that_ships_with_the_program() -> None:

@@ -9,7 +9,7 @@ from job.segmenters.file_digests import file_digests
 from job.segmenters.remote_code import read_code
 from job.segmenters.sa2va.options import Sa2vaOptions
 
-REVISION = 2
+REVISION = 3
 """Raised when the same checkpoint and options give other logits than before."""
 
 _CONTENT = (".json", ".safetensors", ".model", ".txt", ".jinja")

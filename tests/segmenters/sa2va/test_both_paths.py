@@ -1,12 +1,15 @@
 """The adapter on a small checkpoint of our own with Sa2VA's surface: both paths, trust, odd replies."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
+from job.actions import ActionSpace, PostProcess, apply
 from job.errors import IntegrityError, SpecError
 from job.segmenters.remote_code import trust_digest
 from job.segmenters.sa2va.adapter import Sa2vaSegmenter
@@ -43,6 +46,27 @@ def test_both_paths_give_the_same_masks(tmp_path: Path, images: list[NDArray[np.
         np.testing.assert_allclose(alone.logits_PHW[0], answer.logits_PHW[0], rtol=0, atol=2e-3)
         np.testing.assert_allclose(alone.embedding_D, answer.embedding_D, rtol=1e-5, atol=1e-6)
     assert len({answer.logits_PHW.tobytes() for answer in together}) == 2
+
+
+def test_the_no_op_is_the_mask_that_predict_forward_gives(
+    tmp_path: Path, images: list[NDArray[np.uint8]]
+) -> None:
+    """Enlarged by way of SAM 2's input size as its own code does, but for what rounding to float16 moves."""
+    segmenter = opened(tmp_path)
+    space = ActionSpace(PROMPTS[:1], (PostProcess(),), by_way_of=(64, 64))
+    at_once = replace(space, by_way_of=None)
+    moved, moved_at_once = 0, 0
+    for image in images:
+        size = (image.shape[0], image.shape[1])
+        (answer,) = segmenter.segment([image], PROMPTS[:1])
+        said = segmenter._reference.predict(Image.fromarray(image), f"<image>\n{PROMPTS[0]}")
+        today_HW = said.masks_SHW[0].numpy()
+        assert today_HW.any()
+        moved += int((apply(space, 0, answer.logits_PHW, size) != today_HW).sum())
+        moved_at_once += int((apply(at_once, 0, answer.logits_PHW, size) != today_HW).sum())
+    found = segmenter.verify_pairs(images, PROMPTS[:1], 2, seed=0)
+    assert moved == found.rounding_pixels
+    assert moved_at_once > moved
 
 
 def test_what_rounding_changes_is_counted_apart(tmp_path: Path, images: list[NDArray[np.uint8]]) -> None:
