@@ -40,10 +40,25 @@ def is_inside(path: Path, mounts: Path | None = None) -> bool:
     return best == Path("/") or kind == "tmpfs"
 
 
+def writable_at(place: str) -> str:
+    """Say what to do about a place that cannot be used: mount a folder there, or give the mounted one away."""
+    there = nearest(place)
+    if not is_inside(there):
+        ids = f"{os.geteuid()}:{os.getegid()}"
+        return (
+            f"give the folder that is mounted there to {ids} (`chown -R` outside), or --user its owner's ids"
+        )
+    path, output = Path(place).absolute(), Path("output").absolute()
+    # What is missing would have been made: the folder that was asked for, or one that it lies in.
+    missing = there / path.relative_to(there).parts[0] if path != there else there
+    return f"add {keeping(output if path.is_relative_to(output) else missing)} to `docker run`"
+
+
 def nearest(place: str) -> Path:
-    """Return a place, or the nearest folder above it that there is."""
+    """Return a place, or the nearest folder above it that this process can see."""
     path = Path(place).absolute()
-    return next((folder for folder in (path, *path.parents) if folder.exists()), path)
+    # Not Path.exists, which raises where a folder may not be entered.
+    return next((folder for folder in (path, *path.parents) if os.path.exists(folder)), path)  # noqa: PTH110
 
 
 def whose(place: str) -> str:

@@ -126,7 +126,7 @@ def storage_error(error: BaseException) -> JobError | None:
     if place and (isinstance(error, refused) or getattr(error, "errno", None) == errno.EROFS):
         advice = "check the owner and the mode of the folder, or set output.uri to one that can be written"
         if container.is_image():
-            advice = f"add {container.keeping(container.nearest(place))} to `docker run`, or {advice}"
+            advice = f"{container.writable_at(place)}, or {advice}"
         return InputError(
             f"cannot use {place}: {getattr(error, 'strerror', error)}{container.whose(place)}", advice=advice
         )

@@ -184,7 +184,7 @@ def test_every_segmenter_of_a_spec_is_guarded(monkeypatch: pytest.MonkeyPatch) -
     segmenter = promptable_unet_segmenter()
     image = photographs(1, size=(32, 32))[0]
     assert np.isfinite(segmenter.segment([image], ["vessels"])[0].logits_PHW).all()
-    network = segmenter._segmenter.segmenter._network  # type: ignore[attr-defined]
+    network = segmenter.segmenter.segmenter._network  # type: ignore[attr-defined]
     with torch.no_grad():
         next(parameter for parameter in network.parameters() if parameter.ndim == 4).mul_(np.inf)
     with pytest.raises(IntegrityError, match="not finite"):

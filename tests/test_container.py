@@ -68,8 +68,64 @@ def test_a_folder_that_cannot_be_written_is_told_with_its_owner_and_who_asks(
     me = f"{os.geteuid()}:{os.getegid()}"
     assert f"{tmp_path} belongs to {me}, mode 750; this process is {me}" in str(told)
     assert told.advice.startswith(
-        f'add -v "$PWD/output:{tmp_path}" --user "$(id -u):$(id -g)" to `docker run`'
+        f'add -v "$PWD/output:{tmp_path}/runs" --user "$(id -u):$(id -g)" to `docker run`'
     )
+
+
+@pytest.mark.parametrize(
+    ("place", "advice"),
+    [
+        ("/results/runs/quick", 'add -v "$PWD/output:/results" --user'),
+        ("/app/output/runs/quick", "give the folder that is mounted there to"),
+        ("/my results", "give the folder that is mounted there to"),
+    ],
+)
+def test_the_advice_for_docker_run_can_be_followed(
+    image: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str, advice: str
+) -> None:
+    """The folder that was asked for is to be mounted, never one that holds the program."""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(MOUNTS)
+    monkeypatch.setattr(container, "MOUNTS", mounts)
+    monkeypatch.setattr(
+        container.os.path, "exists", lambda path: str(path) in ("/", "/app/output", "/my results")
+    )
+    told = storage_error(PermissionError(13, "Permission denied", place))
+    assert told is not None
+    assert told.advice.startswith(advice)
+
+
+def test_below_the_default_output_that_is_the_folder_to_mount(
+    image: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever below it was missing."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "output").mkdir()
+    told = storage_error(PermissionError(13, "Permission denied", str(tmp_path / "output" / "cache")))
+    assert told is not None
+    assert told.advice.startswith(f'add -v "$PWD/output:{tmp_path}/output" --user')
+
+
+def test_a_folder_that_may_not_be_entered_is_told_like_any_other(
+    image: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What cannot be seen counts as missing: asking about it raises nothing."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    real_stat = os.stat
+
+    def stat(path: object, *args: object, **named: object) -> os.stat_result:
+        if str(path).startswith(f"{closed}/"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real_stat(path, *args, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(PermissionError):
+        os.stat(closed / "sub")
+    told = storage_error(PermissionError(13, "Permission denied", str(closed / "sub" / "file")))
+    assert told is not None
+    assert told.exit_code == 3
+    assert str(closed) in str(told)
 
 
 def test_outside_the_image_nothing_is_said_of_docker(tmp_path: Path) -> None:
