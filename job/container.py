@@ -41,7 +41,7 @@ def is_inside(path: Path, mounts: Path | None = None) -> bool:
 
 
 def writable_at(place: str) -> str:
-    """Say what to do about a place that cannot be used: mount a folder there, or give the mounted one away."""
+    """Say what to do about a place that cannot be used: mount a folder there, or give the mounted one."""
     there = nearest(place)
     if not is_inside(there):
         ids = f"{os.geteuid()}:{os.getegid()}"

@@ -121,7 +121,7 @@ def test_a_folder_that_may_not_be_entered_is_told_like_any_other(
 
     monkeypatch.setattr(os, "stat", stat)
     with pytest.raises(PermissionError):
-        os.stat(closed / "sub")
+        (closed / "sub").stat()
     told = storage_error(PermissionError(13, "Permission denied", str(closed / "sub" / "file")))
     assert told is not None
     assert told.exit_code == 3
