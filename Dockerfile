@@ -37,15 +37,13 @@ RUN /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash job
 COPY specs specs
 COPY pyproject.toml LICENSE entrypoint.sh ./
 # The output is for any uid, where nothing is mounted over it. (`doctor` reads pyproject.toml.)
-RUN install -d -m 1777 output /tmp/made/cache && chmod 755 entrypoint.sh
+RUN install -d -m 1777 output && chmod 755 entrypoint.sh
 
 FROM ${BASE_IMAGE}
 COPY --from=packages /opt/venv /opt/venv
 COPY --from=program /app /app
-# A volume that is mounted at /tmp/cache takes over the mode of what it hides.
-COPY --from=program /tmp/made/ /tmp/
 # Everything that a library may want to keep goes below /tmp, the one folder that a read-only container needs beside
-# its output; large models want a volume at /tmp/cache. Some libraries ask for a user's name, which an arbitrary uid
+# its output; large models want a folder of the user mounted at /tmp/cache. Some libraries ask for a user's name, which an arbitrary uid
 # lacks. Nothing is imported from the working directory.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
