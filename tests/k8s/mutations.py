@@ -4,11 +4,11 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from tests.k8s.manifests import Document, load, works
+from tests.k8s.manifests import COMMON, SETTINGS, Document, load, works
 
 GONE = object()
 """Stands for a field that is taken away."""
-QUICK, FULL, NIGHT, COMMON = "quick-job.yaml", "full-job.yaml", "nightly-cronjob.yaml", "common.yaml"
+QUICK, FULL, NIGHT = "quick-job.yaml", "full-job.yaml", "nightly-cronjob.yaml"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ MUTATIONS = [
         ("variable's name", "server", FULL, "container|env|1|name", "JOB=CACHE_DIR"),
         ("variable with two values", "server", FULL, "container|env|0|value", "full"),
         ("downward field", "server", FULL, _FIELD, "metadata.jobName"),
-        ("key of a ConfigMap", "server", COMMON, "document:ConfigMap|data|a key", "x"),
+        ("key of a ConfigMap", "server", SETTINGS, "document:ConfigMap|data|a key", "x"),
         ("level of Pod Security", "server", COMMON,
          "document:Namespace|metadata|labels|pod-security.kubernetes.io/enforce", "strict"),
         # When and how often

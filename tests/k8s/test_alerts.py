@@ -97,6 +97,18 @@ CASES = [
     # Created at 0:00 and never successful: not on the first day, but on the second.
     case({f"kube_cronjob_created{{{CRON}}}": "0x300"}, "20h"),
     case({f"kube_cronjob_created{{{CRON}}}": "0x300"}, "37h", SegmenterNightsDoNotSucceed="cronjob=nightly"),
+    # Neither wakes anybody while the nights are suspended; that is told by the other alert. Then they go on.
+    case(
+        {
+            f"kube_cronjob_status_last_successful_time{{{CRON}}}": f"{HOUR}x300",
+            f"kube_cronjob_spec_suspend{{{CRON}}}": "1x300",
+        },
+        "38h", SegmenterNightsSuspended="cronjob=nightly",
+    ),
+    case(
+        {f"kube_cronjob_created{{{CRON}}}": "0x300", f"kube_cronjob_spec_suspend{{{CRON}}}": "0x300"}, "37h",
+        SegmenterNightsDoNotSucceed="cronjob=nightly",
+    ),
     # Created long ago, successful last night.
     case(
         {

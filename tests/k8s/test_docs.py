@@ -1,5 +1,6 @@
 """docs/operations.md and README.md: their commands for clusters do what they say."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from job.errors import DeviceError, Interrupted, JobError, TryAgain
 from tests.k8s.checking import OLDEST, problems
 from tests.k8s.house_rules import COMES_AGAIN
-from tests.k8s.manifests import COMMON, FOLDER, ROOT, load, parse, works
+from tests.k8s.manifests import COMMON, FOLDER, ROOT, SETTINGS, load, parse, works
 
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 CLUSTER = PAGE.partition("## On a cluster")[2]
@@ -18,12 +19,26 @@ def test_n_jobs_from_n_specs_are_n_good_jobs() -> None:
     (loop,) = re.findall(r"^for spec in .*?^done$", CLUSTER, re.DOTALL | re.MULTILINE)
     made = subprocess.run(
         ["sh", "-euc", loop.replace("kubectl apply -f -", "{ cat; echo ---; }")],
-        cwd=ROOT, capture_output=True, text=True, check=True,
+        cwd=ROOT, env={**os.environ, "IMAGE": "registry.example.org/job:1"},
+        capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     documents = parse(made)
-    assert list(problems(documents, load(COMMON))) == []
+    assert list(problems(documents, load(COMMON, SETTINGS))) == []
     assert len({work.name for work in works(documents)}) == len(documents) == 3
     assert len({work.container["args"][0] for work in works(documents)}) == 3
+    for work in works(documents):
+        assert work.container["image"] == "registry.example.org/job:1"
+        for labels in (work.document["metadata"]["labels"], work.template["metadata"]["labels"]):
+            assert labels["app.kubernetes.io/component"] == work.name
+
+
+def test_no_job_is_applied_with_an_image_that_no_registry_has() -> None:
+    """A command that applies a manifest with Pods puts the name of the image in first."""
+    texts = [PAGE, (ROOT / "README.md").read_text(encoding="utf-8")]
+    texts += [path.read_text(encoding="utf-8") for path in FOLDER.rglob("*.yaml")]
+    for line in "\n".join(texts).splitlines():
+        if "kubectl" in line:
+            assert not re.search(r"-f k8s/[\w-]*job\.yaml", line), line
 
 
 def test_the_table_of_exit_codes_is_that_of_the_code() -> None:

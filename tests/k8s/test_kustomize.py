@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.k8s.checking import problems
-from tests.k8s.manifests import COMMON, FOLDER, Document, Work, found, load, parse, works
+from tests.k8s.manifests import COMMON, FOLDER, SETTINGS, Document, Work, found, load, parse, works
 
 SPOT, MODELS = "spot", "models"
 SELECTIONS = ([], [SPOT], [MODELS], [SPOT, MODELS])
@@ -32,7 +32,7 @@ def built(kubectl: str, folder: Path, *edits: tuple[str, str]) -> list[Document]
 
 def chosen(components: list[str]) -> tuple[str, str]:
     """Return the edit that takes components in."""
-    return "components: []", f"components: [{', '.join(components)}]"
+    return "\ncomponents:\n", f"\ncomponents: [{', '.join(components)}]\n"
 
 
 def nightly(documents: list[Document]) -> Work:
@@ -47,7 +47,7 @@ def test_every_selection_of_components_is_accepted(
     """By both schemas, by the rules of a server, and by the code."""
     documents = built(kubectl, tmp_path, chosen(components))
     assert list(problems(documents, [])) == []
-    assert {one["kind"] for one in documents} >= {one["kind"] for one in load(COMMON)}
+    assert {one["kind"] for one in documents} >= {one["kind"] for one in load(COMMON, SETTINGS)}
 
 
 def test_namespace_image_and_bucket_are_named_once(kubectl: str, tmp_path: Path) -> None:
@@ -75,6 +75,33 @@ def test_the_page_changes_nothing_else(kubectl: str, tmp_path: Path) -> None:
     assert made.document["spec"] == plain.document["spec"]
 
 
+def test_what_the_page_offers_in_comments_is_accepted(kubectl: str, tmp_path: Path) -> None:
+    """With the comment signs gone: both components, a port, a registry's password, a runtime."""
+    lines = (FOLDER / "kustomization.yaml").read_text(encoding="utf-8").splitlines()
+    edits = [(line, line[1:]) for line in lines if line.startswith("#  - ")]
+    start = next(number for number, line in enumerate(lines) if line.startswith("#   - target"))
+    edits.append(("\n".join(lines[start:]), "\n".join(line[2:] for line in lines[start:])))
+    documents = built(kubectl, tmp_path, *edits)
+    assert list(problems(documents, [])) == []
+    (policy,) = found(documents, "NetworkPolicy")
+    assert {"ports": [{"protocol": "TCP", "port": 8333}]} in policy["spec"]["egress"]
+    (account,) = found(documents, "ServiceAccount")
+    assert account["imagePullSecrets"] == [{"name": "my-registry"}]
+    night = nightly(documents)
+    assert night.pod["runtimeClassName"] == "nvidia"
+    assert night.pod["terminationGracePeriodSeconds"] == 25
+    assert night.volume("/models/x") is not None
+
+
+def test_common_yaml_may_be_applied_again() -> None:
+    """It holds nothing that the page sets as it is shipped."""
+    page = parse((FOLDER / "kustomization.yaml").read_text(encoding="utf-8"))[0]
+    for patch in page["patches"]:
+        target = patch["target"]
+        assert not found(load(COMMON), target["kind"], target["name"])
+        assert found(load(SETTINGS), target["kind"], target["name"])
+
+
 def test_spot_nodes_are_tolerated_and_left_in_time(kubectl: str, tmp_path: Path) -> None:
     """Within the 30 s that the shortest notice gives, by arguments that the component does not repeat."""
     before, after = (
@@ -83,6 +110,12 @@ def test_spot_nodes_are_tolerated_and_left_in_time(kubectl: str, tmp_path: Path)
     taints = {one["key"] for one in after.pod["tolerations"]}
     assert {one["key"] for one in before.pod["tolerations"]} < taints
     assert {"cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority"} < taints
+    terms = after.pod["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert taints - {"nvidia.com/gpu"} <= {
+        one["key"] for term in terms for one in term["preference"]["matchExpressions"]
+    }
+    (fill,) = works(load("models/fill-models-job.yaml"))
+    assert fill.pod["tolerations"] == after.pod["tolerations"]
     assert after.pod["terminationGracePeriodSeconds"] <= 25
     assert "--set=runtime.interrupt_grace_s=19" in after.arguments([])
     assert after.job["podFailurePolicy"] == before.job["podFailurePolicy"]
@@ -103,5 +136,5 @@ def test_models_are_read_from_one_volume_by_all(kubectl: str, tmp_path: Path) ->
     mount, volume = fill.volume(target) or ({}, {})
     assert "readOnly" not in mount
     assert volume["persistentVolumeClaim"] == {"claimName": "segmenter-rl-job-models"}
-    assert fill.volume(fill.container["command"][1]) is not None
+    assert fill.volume(fill.container["command"][-2]) is not None
     assert f"MODEL_URI, and {target}" in (FOLDER / "models" / "kustomization.yaml").read_text()
