@@ -43,8 +43,8 @@ FROM ${BASE_IMAGE}
 COPY --from=packages /opt/venv /opt/venv
 COPY --from=program /app /app
 # Everything that a library may want to keep goes below /tmp, the one folder that a read-only container needs beside
-# its output; large models want a folder of the user mounted at /tmp/cache. Some libraries ask for a user's name, which an arbitrary uid
-# lacks. Nothing is imported from the working directory.
+# its output; large models want a folder of the user mounted at /tmp/cache. Some libraries ask for a user's name, which
+# an arbitrary uid lacks. Nothing is imported from the working directory.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONSAFEPATH=1 \

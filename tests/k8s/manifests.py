@@ -11,7 +11,6 @@ import yaml
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "k8s"
 COMMON = "common.yaml"
-SETTINGS = "settings.yaml"
 IMAGE = "segmenter-rl-job:latest"
 """What kustomize replaces by the image of a site."""
 JOBS = ("quick-job.yaml", "full-job.yaml", "nightly-cronjob.yaml", "models/fill-models-job.yaml")

@@ -4,7 +4,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from tests.k8s.manifests import COMMON, SETTINGS, Document, load, works
+from tests.k8s.manifests import COMMON, Document, load, works
 
 GONE = object()
 """Stands for a field that is taken away."""
@@ -75,7 +75,7 @@ MUTATIONS = [
         ("variable's name", "server", FULL, "container|env|1|name", "JOB=CACHE_DIR"),
         ("variable with two values", "server", FULL, "container|env|0|value", "full"),
         ("downward field", "server", FULL, _FIELD, "metadata.jobName"),
-        ("key of a ConfigMap", "server", SETTINGS, "document:ConfigMap|data|a key", "x"),
+        ("key of a ConfigMap", "server", COMMON, "document:ConfigMap|data|a key", "x"),
         ("level of Pod Security", "server", COMMON,
          "document:Namespace|metadata|labels|pod-security.kubernetes.io/enforce", "strict"),
         # When and how often

@@ -8,7 +8,7 @@ from pathlib import Path
 from job.errors import DeviceError, Interrupted, JobError, TryAgain
 from tests.k8s.checking import OLDEST, problems
 from tests.k8s.house_rules import COMES_AGAIN
-from tests.k8s.manifests import COMMON, FOLDER, ROOT, SETTINGS, load, parse, works
+from tests.k8s.manifests import COMMON, FOLDER, ROOT, load, parse, works
 
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 CLUSTER = PAGE.partition("## On a cluster")[2]
@@ -23,7 +23,7 @@ def test_n_jobs_from_n_specs_are_n_good_jobs() -> None:
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     documents = parse(made)
-    assert list(problems(documents, load(COMMON, SETTINGS))) == []
+    assert list(problems(documents, load(COMMON))) == []
     assert len({work.name for work in works(documents)}) == len(documents) == 3
     assert len({work.container["args"][0] for work in works(documents)}) == 3
     for work in works(documents):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.k8s.checking import problems
-from tests.k8s.manifests import COMMON, FOLDER, SETTINGS, Document, Work, found, load, parse, works
+from tests.k8s.manifests import COMMON, FOLDER, Document, Work, found, load, parse, works
 
 SPOT, MODELS = "spot", "models"
 SELECTIONS = ([], [SPOT], [MODELS], [SPOT, MODELS])
@@ -47,7 +47,7 @@ def test_every_selection_of_components_is_accepted(
     """By both schemas, by the rules of a server, and by the code."""
     documents = built(kubectl, tmp_path, chosen(components))
     assert list(problems(documents, [])) == []
-    assert {one["kind"] for one in documents} >= {one["kind"] for one in load(COMMON, SETTINGS)}
+    assert {one["kind"] for one in documents} >= {one["kind"] for one in load(COMMON)}
 
 
 def test_namespace_image_and_bucket_are_named_once(kubectl: str, tmp_path: Path) -> None:
@@ -93,13 +93,12 @@ def test_what_the_page_offers_in_comments_is_accepted(kubectl: str, tmp_path: Pa
     assert night.volume("/models/x") is not None
 
 
-def test_common_yaml_may_be_applied_again() -> None:
-    """It holds nothing that the page sets as it is shipped."""
+def test_who_applies_common_yaml_again_is_warned_of_what_the_page_sets() -> None:
+    """It holds what the page patches, and says that it would set that back."""
     page = parse((FOLDER / "kustomization.yaml").read_text(encoding="utf-8"))[0]
     for patch in page["patches"]:
-        target = patch["target"]
-        assert not found(load(COMMON), target["kind"], target["name"])
-        assert found(load(SETTINGS), target["kind"], target["name"])
+        assert found(load(COMMON), patch["target"]["kind"], patch["target"]["name"])
+    assert "never again then" in (FOLDER / COMMON).read_text(encoding="utf-8").partition("apiVersion")[0]
 
 
 def test_spot_nodes_are_tolerated_and_left_in_time(kubectl: str, tmp_path: Path) -> None:

@@ -6,25 +6,25 @@ import pytest
 
 from job.spec.loading import load as load_spec
 from tests.k8s.checking import problems
-from tests.k8s.manifests import COMMON, FOLDER, JOBS, ROOT, SETTINGS, found, load, parse, works
+from tests.k8s.manifests import COMMON, FOLDER, JOBS, ROOT, found, load, parse, works
 
 
 def test_every_file_is_looked_at() -> None:
     """A manifest that these tests do not know would be kept by nobody."""
     files = {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.yaml")}
-    known = {COMMON, SETTINGS, *JOBS, "alerts.yaml", "models/model-volume.yaml"}
+    known = {COMMON, *JOBS, "alerts.yaml", "models/model-volume.yaml"}
     assert files - {name for name in files if name.endswith("kustomization.yaml")} == known
 
 
 def test_what_jobs_have_in_common_is_accepted() -> None:
     """Namespace, service account, ConfigMaps, Secret and network policy."""
-    assert list(problems(load(COMMON, SETTINGS), [])) == []
+    assert list(problems(load(COMMON), [])) == []
 
 
 @pytest.mark.parametrize("name", JOBS)
 def test_a_job_is_accepted_and_agrees_with_the_code(name: str) -> None:
     """Schemas of both versions, what a server refuses beyond them, and what the program expects."""
-    others = load(COMMON, SETTINGS, "models/model-volume.yaml")
+    others = load(COMMON, "models/model-volume.yaml")
     others.append(
         {"kind": "ConfigMap", "metadata": {"name": "segmenter-rl-job-fill"}, "data": {"fill.py": ""}}
     )
@@ -49,7 +49,7 @@ def test_the_secret_is_a_template_without_keys() -> None:
 
 def test_the_nightly_spec_of_the_cluster_is_the_shipped_one() -> None:
     """specs/nightly.json and the ConfigMap say the same, but for the editors' schema."""
-    (config,) = found(load(SETTINGS), "ConfigMap", "segmenter-rl-job-spec")
+    (config,) = found(load(COMMON), "ConfigMap", "segmenter-rl-job-spec")
     shipped = json.loads((ROOT / "specs" / "nightly.json").read_text())
     assert json.loads(config["data"]["nightly.json"]) == {
         key: shipped[key] for key in shipped if key != "$schema"

@@ -5,14 +5,14 @@ from collections import Counter
 import pytest
 
 from tests.k8s.checking import problems
-from tests.k8s.manifests import COMMON, SETTINGS, load
+from tests.k8s.manifests import COMMON, load
 from tests.k8s.mutations import MUTATIONS, Mutation
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda one: one.what.replace(" ", "-"))
 def test_a_broken_manifest_is_found_out(mutation: Mutation) -> None:
     """By whom the table says, and a file that is not broken by nobody (test_manifests)."""
-    found = list(problems(mutation.documents(), load(COMMON, SETTINGS)))
+    found = list(problems(mutation.documents(), load(COMMON)))
     print(f"{mutation.file}: {mutation.what}: {found[:1]}")
     assert found, "nobody noticed"
     assert {who for who, _ in found} == {mutation.found_by}, found
