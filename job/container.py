@@ -41,17 +41,17 @@ def is_inside(path: Path, mounts: Path | None = None) -> bool:
 
 
 def writable_at(place: str) -> str:
-    """Say what to do about a place that cannot be used: mount a folder there, or give the mounted one."""
+    """Say how a place becomes one that can be written: a folder of the user, mounted there."""
     there = nearest(place)
-    if not is_inside(there):
-        ids = f"{os.geteuid()}:{os.getegid()}"
-        return (
-            f"give the folder that is mounted there to {ids} (`chown -R` outside), or --user its owner's ids"
-        )
     path, output = Path(place).absolute(), Path("output").absolute()
-    # What is missing would have been made: the folder that was asked for, or one that it lies in.
-    missing = there / path.relative_to(there).parts[0] if path != there else there
-    return f"add {keeping(output if path.is_relative_to(output) else missing)} to `docker run`"
+    if path.is_relative_to(output):
+        there = output
+    elif is_inside(there) and path != there:
+        there = there / path.relative_to(there).parts[0]  # what would have been made
+    return (
+        f"add {keeping(there)} to `docker run`, with a folder that is yours (make it first, or docker makes"
+        " it root's; `chown` gives you one that is there)"
+    )
 
 
 def nearest(place: str) -> Path:

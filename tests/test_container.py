@@ -76,8 +76,8 @@ def test_a_folder_that_cannot_be_written_is_told_with_its_owner_and_who_asks(
     ("place", "advice"),
     [
         ("/results/runs/quick", 'add -v "$PWD/output:/results" --user'),
-        ("/app/output/runs/quick", "give the folder that is mounted there to"),
-        ("/my results", "give the folder that is mounted there to"),
+        ("/app/output/runs/quick", 'add -v "$PWD/output:/app/output" --user'),
+        ("/my results", 'add -v "$PWD/output:/my results" --user'),
     ],
 )
 def test_the_advice_for_docker_run_can_be_followed(
@@ -93,6 +93,7 @@ def test_the_advice_for_docker_run_can_be_followed(
     told = storage_error(PermissionError(13, "Permission denied", place))
     assert told is not None
     assert told.advice.startswith(advice)
+    assert "make it first" in told.advice
 
 
 def test_below_the_default_output_that_is_the_folder_to_mount(
