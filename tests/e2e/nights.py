@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,8 @@ class Night:
     """A job that has ended, and what readers of the store saw the morning after."""
 
     ended: Finished
+    seconds: float
+    """From the start of the process to its end."""
     processor_s: float
     """Processor time of the process: what it took whoever else wanted the machine."""
     run: PublishedRun | None
@@ -142,15 +145,15 @@ class Clinic:
 
     def night(self, spec: Mapping[str, Any], run_id: str, python: tuple[str, ...] = ()) -> Night:
         """Run a job on a machine that has never run one before."""
-        before = _processor_s()
+        before, started = _processor_s(), time.monotonic()
         with tempfile.TemporaryDirectory() as machine:
             (Path(machine) / "spec.json").write_text(json.dumps(spec))
             ended = self.command("run", "spec.json", "--run-id", run_id, machine=Path(machine), python=python)
-            processor_s = _processor_s() - before
+            seconds, processor_s = time.monotonic() - started, _processor_s() - before
         results = open_store(self.results)
         run, champion = open_run(results, f"runs/nightly/{run_id}", or_invalid=True), self.champion
         told = {} if run is None else {name: _read(run, name) for name in TOLD}
-        return Night(ended, processor_s, run, told, champion)
+        return Night(ended, seconds, processor_s, run, told, champion)
 
     @property
     def champion(self) -> ChampionFile | None:
