@@ -5,10 +5,11 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from job.errors import Denied, Missing
 from job.storage.documents import open_plain, require_small
@@ -20,6 +21,9 @@ _LOCK = f".store.lock{UNFINISHED}"
 AT_ONCE = 1000
 """Names that `children` gives at most."""
 _BLOCK = 1 << 20
+_TRIES = 1000
+"""To make a folder that others remove as often as it is made."""
+_Opened = TypeVar("_Opened")
 
 
 @dataclass(frozen=True)
@@ -188,16 +192,23 @@ def _lock(folder: Path) -> int:
     """Return the descriptor of the folder's lock; closing it lets go."""
     path = folder / _LOCK
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        except FileNotFoundError:  # the folder was removed since
-            continue
+        file = _open_in(folder, lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644))
         fcntl.flock(file, fcntl.LOCK_EX)
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file), path.stat()):
                 return file
         os.close(file)  # removed while it was waited for: whoever comes now makes, and locks, another one
+
+
+def _open_in(folder: Path, open_file: Callable[[], _Opened]) -> _Opened:
+    """Open a file in a folder, made where it is missing, while others may remove it as empty."""
+    for _ in range(_TRIES):
+        # Removed before mkdir has made what is inside, has looked at what it found, or the file is opened.
+        with suppress(FileNotFoundError, FileExistsError):
+            folder.mkdir(parents=True, exist_ok=True)
+            return open_file()
+    folder.mkdir(parents=True, exist_ok=True)
+    return open_file()
 
 
 def _remove_empty(folder: Path) -> bool:
@@ -227,11 +238,10 @@ def _stat(key: str, found: os.stat_result) -> Stat:
 
 
 def _copy(source: Path, target: Path, advance: Advance, *, flushed: bool) -> str:
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}{UNFINISHED}")
     digest = hashlib.sha256()
     try:
-        with source.open("rb") as reader, partial.open("wb") as writer:
+        with source.open("rb") as reader, _open_in(target.parent, lambda: partial.open("wb")) as writer:
             while block := reader.read(_BLOCK):
                 digest.update(block)
                 writer.write(block)

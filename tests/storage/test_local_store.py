@@ -52,6 +52,33 @@ def test_creating_and_deleting_at_once_lets_one_win_each_time(store: LocalStore)
     assert list(store.entries()) == []
 
 
+@pytest.mark.parametrize("write", ["create", "upload"])
+def test_folders_vanish_under_those_who_make_them(store: LocalStore, tmp_path: Path, write: str) -> None:
+    """Six threads write and delete below the same folders, each its own object: none ever fails."""
+    (tmp_path / "source").write_bytes(b"1")
+    wrong: list[Exception] = []
+
+    def come_and_go(me: int) -> None:
+        key = f"runs/a/b/{me % 2}/{me}"
+        try:
+            for _ in range(150):
+                if write == "create":
+                    store.create(key, b"1")
+                else:
+                    store.upload([Upload(tmp_path / "source", key)])
+                store.delete([key, "runs/a/b/2/nobody"])
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=come_and_go, args=(me,)) for me in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert list(store.entries()) == []
+
+
 def test_deleting_leaves_no_empty_folder_and_makes_none(store: LocalStore, tmp_path: Path) -> None:
     """Up to the store's own; neighbours and their folders stay."""
     for key in ("a/b/c", "a/d"):
