@@ -99,7 +99,7 @@ class Found:
         return replace(
             self,
             reward_network=_reward_network(spec.reward.network, self.files),
-            policy=_policy(spec.finetune.policy_uri, self.files),
+            policy=_policy(spec.policy.policy_uri, self.files),
         )
 
     def identity(self, spec: JobSpec, memory: Path | None = None) -> str:
@@ -170,7 +170,7 @@ def find(spec: JobSpec, places: Places) -> Found:
         more = pool.submit(_folder, unlabelled, "data.unlabelled_uri", unpack=True) if unlabelled else None
         segmenter = pool.submit(find_segmenter, spec.segmenter.uri)
         network = pool.submit(_reward_network, spec.reward.network, files)
-        policy = pool.submit(_policy, spec.finetune.policy_uri, files)
+        policy = pool.submit(_policy, spec.policy.policy_uri, files)
         listed = {
             name: pool.submit(_folder, uri, place, unpack=True) for name, (uri, place) in others.items()
         }

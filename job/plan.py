@@ -32,8 +32,8 @@ def plan(loaded: LoadedSpec) -> str:
     path = folder.path.relative_to(places.root).as_posix()
     prompts, postprocess = len(spec.actions.prompts), len(spec.actions.postprocess)
     actions = prompts * postprocess
-    rollout = spec.finetune.n_steps * spec.finetune.n_envs
-    rollouts = -(-spec.finetune.total_timesteps // rollout)
+    rollout = spec.policy.n_steps * spec.policy.n_envs
+    rollouts = -(-spec.policy.total_timesteps // rollout)
     lines = [
         f"run        {places.store.uri}/{path}",
         f"state      {_state(places, folder, path)}",
@@ -42,8 +42,8 @@ def plan(loaded: LoadedSpec) -> str:
         f"actions    K = {actions}: {prompts} prompts x {postprocess} post-processings; action 0 is today's",
         f"reward     {' + '.join(f'{weight:g} {term}' for term, weight in spec.reward.terms.items())}",
         f"finetune   PPO, {rollouts * rollout} steps ({rollouts} rollouts of {rollout}),"
-        f" seeds: {spec.finetune.seeds}, start: {spec.finetune.policy_uri or spec.finetune.init},"
-        f" rewards: {spec.finetune.rollout}",
+        f" seeds: {spec.policy.seeds}, start: {spec.policy.policy_uri or spec.policy.init},"
+        f" rewards: {spec.policy.rollout}",
     ]
     if spec.sweep:
         lines.append(f"sweep      {_grid(spec)}")
@@ -66,7 +66,7 @@ def warnings(loaded: LoadedSpec) -> list[str]:
     """Return what is allowed but looks unwise."""
     spec = loaded.spec
     actions = len(spec.actions.prompts) * len(spec.actions.postprocess)
-    steps = spec.finetune.total_timesteps
+    steps = spec.policy.total_timesteps
     found = []
     if 0 < steps < STEPS_PER_ACTION * actions:
         found.append(
@@ -85,7 +85,7 @@ def warnings(loaded: LoadedSpec) -> list[str]:
     network = spec.reward.network
     if network.uri is None and network.init == "scratch" and network.epochs == 0:
         found.append("reward.network has no start and no epochs: its scores will be noise; set epochs or uri")
-    if spec.finetune.rollout == "live":
+    if spec.policy.rollout == "live":
         found.append("finetune.rollout live calls the segmenter at every step; table gives the same rewards")
     return found
 

@@ -50,7 +50,7 @@ def reads(context: StageContext) -> Mapping[str, Any]:
         "checks": spec.checks.model_dump(),
         "segmenter": context.segmentations.key,
         "actions": spec.actions.model_dump(),
-        "finetune": spec.finetune.model_dump(exclude={"policy_uri"}),
+        "finetune": spec.policy.model_dump(exclude={"policy_uri"}),
         "seed": spec.seed,
         "width": spec.data.width,
         "table": done["table"].outputs["table"],
