@@ -287,6 +287,8 @@ def _segmenter(
     spec = trust.vouched_by(candidate.file.segmenter, opening.trust_code)
     if opening.uri is not None:
         spec = spec.model_copy(update={"uri": opening.uri})
+    elif candidate.file.segmenter_folder is not None:
+        spec = spec.model_copy(update={"uri": str(candidate.folder / candidate.file.segmenter_folder)})
     found = find_segmenter(spec.uri)
     trust.require_vouched(spec, found, "--trust-code")
     folder = inbox.bring(found)

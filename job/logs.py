@@ -59,6 +59,8 @@ EVENTS = {
     "check.result": "A check: name, outcome, value, threshold, severity, finding, advice, details.",
     "finetune.iteration": "A PPO rollout, told when the stage ends: the figures of training_info.json.",
     "finetune.seed": "A training of one seed: seed, validation_dice, entropy, ships.",
+    "phase.started": "A phase that changes the segmenter's weights begins: phase.",
+    "phase.finished": "Its end: phase, steps, best_step, ended, at_start, validation_dice (of its prompt).",
     "sweep.point": "A setting of the sweep: point, validation_dice, chosen, seconds.",
     "store.checked": "The output's store answered a probe: uri, conditional_writes, clock_skew_s, seconds.",
     "store.retrying": "The store fails; the work goes on here and is brought later: what, message.",

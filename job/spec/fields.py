@@ -76,8 +76,8 @@ def default_container(model: Model, path: Path) -> JSON:
             annotation, discriminator = _annotation(field)
             value = None if field.is_required() else field.get_default(call_default_factory=True)
             if isinstance(value, BaseModel):
-                by_key = isinstance(discriminator, str)
-                chosen = {discriminator: getattr(value, discriminator)} if by_key else {}
+                by_key = discriminator if isinstance(discriminator, str) else None
+                chosen = {by_key: getattr(value, by_key)} if by_key else {}
                 annotation, value = type(value), chosen
         else:
             return None

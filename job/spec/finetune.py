@@ -1,4 +1,7 @@
-"""`finetune`: what learns. PPO over the action table, with stable-baselines3's names and the reference's values."""
+"""`finetune`: what learns.
+
+PPO over the action table is here, with stable-baselines3's names and the reference's values.
+"""
 
 from typing import Annotated, Any, Literal, Self
 

@@ -44,8 +44,8 @@ class JobSpec(Section):
     checks: ChecksSpec = ChecksSpec()
     """What must hold before learning, and for what was learned to ship."""
     finetune: OneOrSeveral = FinetuneSpec()
-    """What learns: a policy (`ppo`), or the segmenter's weights (`sft`, `grpo`); a list of phases for several,
-    where each phase of weights goes on from the one before."""
+    """What learns: a policy (`ppo`), or the segmenter's weights (`sft`, `grpo`). Several phases are a list,
+    in which each one of weights goes on from the one before."""
     sweep: sweeps.Sweep = Field({})
     """Fields of `finetune` and `reward` with values to try, such as `"finetune.n_epochs": [10, 20]`: every
     combination is trained, and the one of the best validation Dice goes on."""
@@ -129,7 +129,8 @@ class JobSpec(Section):
         unknown = [prompt for prompt in prompts if prompt not in self.actions.prompts]
         if unknown:
             raise broken_rule(
-                f"the prompt {shorten(unknown[0])!r} of a phase is not in actions.prompts: add it there", "finetune"
+                f"the prompt {shorten(unknown[0])!r} of a phase is not in actions.prompts: add it there",
+                "finetune",
             )
         return self
 

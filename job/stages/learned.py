@@ -51,6 +51,7 @@ def candidate_checks(
             scores_of(choices.validation[rung.name], validation.scores["dice"]), validation.patients
         )
         for rung in ladder.rungs
+        if rung.phase is None
     }
     # The exact mean over actions, not that of one draw an image.
     dice["uniform"] = _mean(validation.scores["dice"].mean(axis=1), validation.patients)

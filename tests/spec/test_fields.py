@@ -62,7 +62,9 @@ def test_union_tags_leave_the_path_but_choose_the_keys(
 def test_a_choice_names_its_tags() -> None:
     """A message about a missing tag can say which there are."""
     assert locate(House, ("pet",)).tags == ("cat", "dog")
-    assert locate(House, ("guests", "one")).tags == locate(House, ("guests", "many", 0)).tags == ("cat", "dog")
+    assert (
+        locate(House, ("guests", "one")).tags == locate(House, ("guests", "many", 0)).tags == ("cat", "dog")
+    )
     assert locate(House, ("maybe",)).tags == ()
 
 
