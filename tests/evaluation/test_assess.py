@@ -19,7 +19,7 @@ from job.evaluation.assess import (
     images_of,
     winner,
 )
-from job.evaluation.ladder import Ladder, Tables
+from job.evaluation.ladder import Ladder, Tables, build
 from job.evaluation.results import LadderRow, Verdict
 from job.metrics.sign_flip import sign_flip_p
 from job.metrics.statistics import paired_uplift
@@ -140,7 +140,7 @@ def test_arms_hold_what_was_chosen_and_scored(
     arms: Arms, ladder: Ladder, choices: Choices, tables: tuple[Tables, Tables]
 ) -> None:
     """Validation Dice and predicted quality come from the tables, row by row."""
-    validation, test = tables
+    validation, test = (both.base for both in tables)
     assert [arm.name for arm in arms.arms] == [rung.name for rung in ladder.rungs]
     assert (arms.names, arms.patients, arms.pixels) == (test.names, test.patients, PIXELS)
     assert arms.validation_patients == validation.patients
@@ -281,3 +281,39 @@ def test_results_come_back_from_their_json_also_for_one_patient(arms: Arms) -> N
     assert repr(Verdict.model_validate_json(text)) == repr(judged.verdict)
     for row in judged.ladder:
         assert repr(LadderRow.model_validate_json(row.model_dump_json())) == repr(row)
+
+
+def test_a_phase_is_judged_by_its_own_table(world: World) -> None:
+    """Its fixed action is that of its validation rows; scores of the job's own segmenter play no part."""
+    own = [world.table.rows(rows) for rows in (VALIDATION, TEST)]
+    better = [
+        replace(rows, scores={name: 0.9 - values for name, values in rows.scores.items()}) for rows in own
+    ]
+    validation, test = (Tables(base, {"sft": tuned}) for base, tuned in zip(own, better, strict=True))
+    built = build(
+        world.table.rows(range(12)), world.labels, 2, world.observer, {}, seed=7, tuned=validation.tuned
+    )
+    means_K = (better[0].scores["dice"][::2] + better[0].scores["dice"][1::2]).mean(axis=0) / 2
+    rung = built["sft"]
+    assert (rung.fixed, rung.phase, rung.can_ship) == (int(means_K.argmax()), "sft", True)
+    assert rung.fixed != int(own[0].scores["dice"].mean(axis=0).argmax())
+    assert [one.name for one in built.rungs[-2:]] == ["sft", "oracle"]
+    choices = choose(built, validation, test)
+    rng = np.random.default_rng(0)
+    measured = {name: {m: rng.random(6) for m in METRICS} for name in choices.test}
+    arm = arms_of(built, choices, validation, test, measured, PIXELS)["sft"]
+    np.testing.assert_array_equal(arm.validation_dice_M, better[0].scores["dice"][:, rung.fixed])
+    np.testing.assert_array_equal(arm.quality_N, better[1].scores["reward_net"][:, rung.fixed])
+
+
+def test_what_a_phase_learned_is_told_beside_the_policy(arms: Arms) -> None:
+    """Each in a sentence of its own, the policy first; the figures are the policy's."""
+    tuned = replace(arms["ridge"], name="grpo_2")
+    judged = assessed(replace(arms, arms=(*arms.arms[:-1], tuned, arms.arms[-1])))
+    rows = rows_of(judged)
+    policy, phase = judged.verdict.learning.split(". The segmenter", 1)
+    assert policy.startswith("The learned policy (PPO)")
+    assert phase.startswith(" after GRPO (phase grpo_2)")
+    assert judged.verdict.vs_best_fixed == rows["ppo"].vs_best_fixed
+    alone = replace(arms, arms=tuple(a for a in (*arms.arms[:-1], tuned, arms.arms[-1]) if a.name != "ppo"))
+    assert assessed(alone).verdict.vs_best_fixed == rows["grpo_2"].vs_best_fixed
