@@ -59,6 +59,8 @@ EVENTS = {
     "check.result": "A check: name, outcome, value, threshold, severity, finding, advice, details.",
     "finetune.iteration": "A PPO rollout, told when the stage ends: the figures of training_info.json.",
     "finetune.seed": "A training of one seed: seed, validation_dice, entropy, ships.",
+    "sft.step": "A look within supervised fine-tuning: step, gold (true Dice on validation), loss.",
+    "grpo.step": "A look within reinforcement: step, gold, proxy (the reward), kl and others.",
     "sweep.point": "A setting of the sweep: point, validation_dice, chosen, seconds.",
     "store.checked": "The output's store answered a probe: uri, conditional_writes, clock_skew_s, seconds.",
     "store.retrying": "The store fails; the work goes on here and is brought later: what, message.",
