@@ -287,7 +287,7 @@ def _segmenter(
     spec = trust.vouched_by(candidate.file.segmenter, opening.trust_code)
     if opening.uri is not None:
         spec = spec.model_copy(update={"uri": opening.uri})
-    found = find_segmenter(spec.uri)
+    found = find_segmenter(spec.uri, "--segmenter")
     trust.require_vouched(spec, found, "--trust-code")
     folder = inbox.bring(found)
     try:

@@ -184,6 +184,32 @@ def test_folders_that_ask_for_something_else_are_refused(
         load(kind, folder)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "change", "why"),
+    [
+        ("clipseg", "config.json", {"extract_layers": [0, 99]}, r"extract_layers .* not among 4"),
+        ("clipseg", "config.json", {"projection_dim": "wide"}, "cannot be loaded"),
+        ("clipseg", "preprocessor_config.json", {"size": 5}, "less than a patch of 8"),
+        ("sam3", "preprocessor_config.json", {"size": 112}, "the network reads 56 x 56"),
+    ],
+)
+def test_configurations_that_do_not_fit_are_refused_before_a_picture_is_asked_for(
+    tmp_path: Path, kind: Kind, name: str, change: dict[str, object], why: str
+) -> None:
+    """The network would stumble over them in the middle of the table."""
+    folder = tiny.make(tmp_path / "model", kind)
+    document = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(document | change))
+    with pytest.raises(IntegrityError, match=why):
+        load(kind, folder)
+
+
+def test_special_tokens_in_a_prompt_are_refused(made: tuple[Kind, Path]) -> None:
+    """What stands behind the token of the end would not be read."""
+    with pytest.raises(SpecError, match="special token"):
+        load(*made).segment(photographs(1), [f"vessels {tiny.EOS} fine"])
+
+
 def test_preparation_may_stand_with_the_processor(tmp_path: Path) -> None:
     """As transformers 5 writes it."""
     folder = tiny.make(tmp_path / "model", "clipseg")
