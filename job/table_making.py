@@ -1,6 +1,6 @@
 """Making the action table: while the segmenter works, images are read ahead, and scored behind it."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
@@ -160,6 +160,18 @@ def read_ahead(
                 yield one
 
 
+def batches(items: Iterable[T], most: int, pixels: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yield what goes through the segmenter together: `most` items, fewer where images are large."""
+    batch: list[T] = []
+    for one in items:
+        batch.append(one)
+        if len(batch) == most or sum(map(pixels, batch)) >= PIXELS_OF_A_BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
 def n_pixels(loaded: Loaded) -> int:
     """Return the pixels of an image at work."""
     height, width = loaded.image.shape[:2]
@@ -204,16 +216,12 @@ class _Asked:
 
     def rows(self) -> Generator[Begun[_Found | None], None, None]:
         """Segment batch by batch; only images whose row lacks something are segmented and scored."""
-        read = read_ahead(self._read, self.samples, self.writers.n, lambda one: n_pixels(one[0]))
-        with closing(read):
-            batch: list[tuple[Loaded, str]] = []
-            for one in read:
-                batch.append(one)
-                pixels = sum(n_pixels(loaded) for loaded, _ in batch)
-                if len(batch) == self.batch_size or pixels >= PIXELS_OF_A_BATCH:
-                    yield from self._rows_of(*zip(*batch, strict=True))
-                    batch = []
-            if batch:
+
+        def pixels(one: tuple[Loaded, str]) -> int:
+            return n_pixels(one[0])
+
+        with closing(read_ahead(self._read, self.samples, self.writers.n, pixels)) as read:
+            for batch in batches(read, self.batch_size, pixels):
                 yield from self._rows_of(*zip(*batch, strict=True))
 
     def _read(self, sample: Sample) -> tuple[Loaded, str]:
