@@ -52,7 +52,7 @@ def each(work: CandidateAtWork, **changes: Any) -> list[tuple[str, Prediction] |
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize(("batch_size", "asked"), [(1, [1] * 6), (3, [3, 2, 1]), (100, [6])])
 def test_the_segmenter_is_asked_for_batches(threads: int, batch_size: int, asked: list[int]) -> None:
-    """Of the size that the job used; an image that cannot be read is in none, and costs no other its place."""
+    """Of the size that the job used; one that cannot be read is in none, and costs no other its place."""
     work, segmenter = at_work(batch_size, threads)
     found = each(work)
     assert [n for n, _ in segmenter.calls] == asked

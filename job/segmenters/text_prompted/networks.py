@@ -1,7 +1,7 @@
 """CLIPSeg and SAM 3 as they come with transformers, taken apart: read prompts, read images, decode pairs.
 
-What is called is public: the features that the networks' own methods return are given back to them, which is
-the same arithmetic as their `forward` on pictures and text.
+Only parts that have public names are called, in the order of the networks' own `forward`: the same arithmetic
+on pictures and text, less what no mask here depends on.
 """
 
 import math
@@ -14,7 +14,6 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, CLIPSegForImageSegmentation, Sam3Model
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging as transformers_logging
 
 from job.errors import IntegrityError, JobError, SpecError
@@ -133,13 +132,26 @@ class _Sam3:
         return Features(seen, seen.last_hidden_state.float().mean(dim=1))
 
     def decode(self, features: Features, b: int, prompts: Sequence[Any]) -> Tensor:
+        # As `forward` goes on from here, but for the objects that it looks for one by one: the semantic mask
+        # takes nothing of their boxes, scores and masks, so that none are asked for.
         read, masks = (torch.stack(list(parts)) for parts in zip(*prompts, strict=True))
-        one = type(features.rows)(
-            fpn_hidden_states=_expanded(features.rows.fpn_hidden_states, b, len(prompts)),
-            fpn_position_encoding=_expanded(features.rows.fpn_position_encoding, b, len(prompts)),
+        levels, places = (
+            _expanded(maps[:-1], b, len(prompts))  # the last is for tracking
+            for maps in (features.rows.fpn_hidden_states, features.rows.fpn_position_encoding)
         )
-        text = BaseModelOutputWithPooling(pooler_output=read)
-        found = self._model(vision_embeds=one, text_embeds=text, attention_mask=masks)
+        seen = self._model.detr_encoder(
+            vision_features=[levels[-1]],
+            text_features=read,
+            vision_pos_embeds=[places[-1]],
+            text_mask=masks.bool(),
+        ).last_hidden_state
+        found = self._model.mask_decoder(
+            decoder_queries=seen[:, :0],
+            backbone_features=list(levels),
+            encoder_hidden_states=seen,
+            prompt_features=read,
+            prompt_mask=masks.bool(),
+        )
         return found.semantic_seg[:, 0]  # type: ignore[no-any-return]
 
 
