@@ -15,6 +15,7 @@ from job.actions import ActionSpace, iter_masks
 from job.data.dataset import Dataset, Loaded, Sample
 from job.data.images import pixel_digest
 from job.in_order import Begun, in_order, nothing_to_do
+from job.memory import available_memory
 from job.progress import SILENT_TASK, Progress, SharedTask, Task
 from job.reward.terms import Judge, score
 from job.rows import Row, RowCache, write_row
@@ -30,8 +31,13 @@ PIXELS_OF_A_BATCH = 16_000_000
 """Of images that go through the segmenter together, a thousand of 128 px: of larger ones a batch has fewer.
 With P prompts they and their logits take 5 + 2 P bytes a pixel."""
 PIXELS_SCORED = 16_000_000
-"""Of images that are being scored, or wait for it: one of more than half is alone. They take as much as a
-batch, and 40 bytes a pixel more, beside their masks, while they are scored."""
+"""Of images whose masks are made side by side: one of more than half is alone."""
+BYTES_SCORED = 2**30
+"""Of images that are being scored, or wait for it, with their logits: what takes more than half is alone."""
+BYTES_PER_LOADED_PIXEL, BYTES_PER_SCORED_PIXEL = 5, 40
+"""An image with its masks; and what else scoring needs of it, beside the masks that it makes."""
+SHARE_OF_FREE_MEMORY = 3
+"""Processes may hold the third part of it in images that are on their way."""
 PIXELS_AHEAD = 8_000_000
 """Of images that are read before the segmenter asks for them, 5 bytes a pixel."""
 WORTH_PROCESSES = 10**9
@@ -73,7 +79,8 @@ def build(
             dataset, samples, space, cache, remembered, terms, batch_size, memory_bytes, scorers,
             pools.enter_context(workers.threads(threads, shared)),
         )  # fmt: skip
-        with closing(in_order(asked.rows(), most=PIXELS_SCORED, look=lambda: shared.advance(0))) as found:
+        most = bytes_scored(scorers.copies, available_memory())
+        with closing(in_order(asked.rows(), most=most, look=lambda: shared.advance(0))) as found:
             for one in found:
                 if one is None:
                     continue
@@ -178,12 +185,31 @@ def n_pixels(loaded: Loaded) -> int:
     return int(height * width)
 
 
+def held_bytes(pixels: int, logits: int, copies: int) -> int:
+    """Return what an image takes, of so many pixels and bytes of logits, until its row is there."""
+    return (pixels * BYTES_PER_LOADED_PIXEL + logits) * copies + pixels * BYTES_PER_SCORED_PIXEL
+
+
+def bytes_scored(copies: int, free: int | None) -> int:
+    """Return how many bytes of images may be on their way to a row at once.
+
+    More where processes score, which hold copies, but no more than a share of the memory that is free.
+    """
+    most = BYTES_SCORED * copies
+    return most if copies == 1 or free is None else max(1, min(most, free // SHARE_OF_FREE_MEMORY))
+
+
+def in_processes(first_pixels: int, n_images: int, n_actions: int, threads: int) -> bool:
+    """Return whether so many images, of which the first has so many pixels, are scored in processes."""
+    return threads > workers.MOST_THREADS and first_pixels * n_images * n_actions >= WORTH_PROCESSES
+
+
 def _scorers(
     dataset: Dataset, samples: Sequence[Sample], space: ActionSpace, threads: int, task: SharedTask
 ) -> AbstractContextManager[Workers]:
     if threads > workers.MOST_THREADS:
-        work = n_pixels(dataset.load(samples[0])) * len(samples) * len(space)
-        if work >= WORTH_PROCESSES:
+        first = n_pixels(dataset.load(samples[0]))
+        if in_processes(first, len(samples), len(space), threads):
             return workers.processes(threads)
     return workers.threads(threads, task)
 
@@ -250,12 +276,13 @@ class _Asked:
             yield Begun(self.writers.submit(lambda write, task: write(), keep), 0)
         answer_of = dict(zip(together, answers, strict=True))
         # Of small images too: enough to keep all at work while the next batch is segmented, and no more.
-        most = 2 * self.scorers.n + 2 * self.batch_size
+        least = BYTES_SCORED // (2 * self.scorers.n + 2 * self.batch_size)
         for i, key in enumerate(keys):
             if i in pending:
                 self.company_of[key] = answer_of[i].company
                 scored = self._scored(batch[i], key, known[i], answer_of[i])
-                yield Begun(scored, max(n_pixels(batch[i]), PIXELS_SCORED // most))
+                held = held_bytes(n_pixels(batch[i]), answer_of[i].logits_PHW.nbytes, self.scorers.copies)
+                yield Begun(scored, max(held, least * self.scorers.copies))
             else:
                 yield nothing_to_do(_Found(key, known[i], is_new=False))
 

@@ -128,11 +128,24 @@ def files_of(folder: Path) -> dict[Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
 
 
+def test_images_on_their_way_are_bounded_with_all_copies_of_their_logits() -> None:
+    """In bytes: prompts may be hundreds, and processes hold an image three times."""
+    assert table_making.held_bytes(1000, 24_000, copies=1) == 1000 * 45 + 24_000
+    assert table_making.held_bytes(1000, 24_000, copies=3) == 3 * (5000 + 24_000) + 40_000
+    gibi = 2**30
+    assert table_making.bytes_scored(1, free=gibi) == gibi
+    assert table_making.bytes_scored(3, free=None) == 3 * gibi
+    assert table_making.bytes_scored(3, free=90 * gibi) == 3 * gibi
+    assert table_making.bytes_scored(3, free=6 * gibi) == 2 * gibi
+
+
 def test_large_images_are_scored_one_at_a_time_before_the_next_is_segmented(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then memory holds what one of them takes, as if there were no pipeline."""
-    monkeypatch.setattr(table_making, "PIXELS_SCORED", SIZE[0] * SIZE[1] * 2 - 1)
+    pixels = SIZE[0] * SIZE[1]
+    held = table_making.held_bytes(pixels, len(SPACE.prompts) * pixels // 4 * 2, copies=1)
+    monkeypatch.setattr(table_making, "BYTES_SCORED", 2 * held - 1)
     segmented: list[int] = []
     scored: list[int] = []
 
