@@ -19,7 +19,7 @@ from job.memory import available_memory
 from job.progress import SILENT_TASK, Progress, SharedTask, Task
 from job.reward.terms import Judge, score
 from job.rows import Row, RowCache, write_row
-from job.scoring import score_image
+from job.scoring import Measured, needs_whole_masks, score_image
 from job.segmenters.cache import SegmentationCache
 from job.segmenters.protocol import Segmentation
 from job.table import ActionTable
@@ -42,6 +42,8 @@ PIXELS_AHEAD = 8_000_000
 """Of images that are read before the segmenter asks for them, 5 bytes a pixel."""
 WORTH_PROCESSES = 10**9
 """Pixels of masks whose scoring takes one core 5 to 10 s: so much work is worth the start of processes."""
+LESS_WORK = 3
+"""Of an image's work a third is left to the CPU where an accelerator makes the masks, and none is thinned."""
 PIXELS_JUDGED = 4_000_000
 """Of images that are judged side by side: a judge makes floats of all their masks."""
 BYTES_PER_MASK_PIXEL = 2
@@ -62,22 +64,26 @@ def build(
     threads: int,
     progress: Progress,
     rows: RowCache | None = None,
+    device: str = "cpu",
 ) -> ActionTable:
     """Segment every sample with every prompt, apply every post-processing, and score against the truth.
 
     A row that `rows` remembers is taken from there, bit for bit. Masks take `memory_bytes`, what else is
     held has bounds too, whatever the number of images. Samples without a mask get NaN scores. The segmenter
-    is asked in the caller's thread, images are scored by `threads` workers; their number changes no bit.
+    is asked in the caller's thread, images are scored by `threads` workers; their number changes no bit. On
+    another `device` than the CPU masks are made there, and workers score what is left: the bits are the same.
     """
     remembered = rows or RowCache(None)
     built: list[Row] = []
     row_of: dict[str, Row] = {}
     with progress.task("action table", len(samples), "images") as task, ExitStack() as pools:
         shared = SharedTask(task)
-        scorers = pools.enter_context(_scorers(dataset, samples, space, threads, shared))
+        is_less = device != "cpu" and not needs_whole_masks(terms)
+        work = len(space) // LESS_WORK if is_less else len(space)
+        scorers = pools.enter_context(_scorers(dataset, samples, work, threads, shared))
         asked = _Asked(
             dataset, samples, space, cache, remembered, terms, batch_size, memory_bytes, scorers,
-            pools.enter_context(workers.threads(threads, shared)),
+            pools.enter_context(workers.threads(threads, shared)), device,
         )  # fmt: skip
         most = bytes_scored(scorers.copies, available_memory())
         with closing(in_order(asked.rows(), most=most, look=lambda: shared.advance(0))) as found:
@@ -205,11 +211,11 @@ def in_processes(first_pixels: int, n_images: int, n_actions: int, threads: int)
 
 
 def _scorers(
-    dataset: Dataset, samples: Sequence[Sample], space: ActionSpace, threads: int, task: SharedTask
+    dataset: Dataset, samples: Sequence[Sample], n_masks: int, threads: int, task: SharedTask
 ) -> AbstractContextManager[Workers]:
     if threads > workers.MOST_THREADS:
         first = n_pixels(dataset.load(samples[0]))
-        if in_processes(first, len(samples), len(space), threads):
+        if in_processes(first, len(samples), n_masks, threads):
             return workers.processes(threads)
     return workers.threads(threads, task)
 
@@ -237,6 +243,7 @@ class _Asked:
     memory_bytes: int
     scorers: Workers
     writers: Workers
+    device: str
     company_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """By the keys of images that were asked for: see `Row.company`."""
 
@@ -280,8 +287,10 @@ class _Asked:
         for i, key in enumerate(keys):
             if i in pending:
                 self.company_of[key] = answer_of[i].company
-                scored = self._scored(batch[i], key, known[i], answer_of[i])
-                held = held_bytes(n_pixels(batch[i]), answer_of[i].logits_PHW.nbytes, self.scorers.copies)
+                measured = self._measured(batch[i], known[i], answer_of[i])
+                scored = self._scored(batch[i], key, known[i], answer_of[i], measured)
+                carried = answer_of[i].logits_PHW.nbytes + (measured.n_bytes if measured else 0)
+                held = held_bytes(n_pixels(batch[i]), carried, self.scorers.copies)
                 yield Begun(scored, max(held, least * self.scorers.copies))
             else:
                 yield nothing_to_do(_Found(key, known[i], is_new=False))
@@ -295,15 +304,28 @@ class _Asked:
         company = [i for i, company in enumerate(companies) if not lost.isdisjoint(company)]
         return sorted({*pending, *company})
 
+    def _measured(self, loaded: Loaded, known: Row | None, segmentation: Segmentation) -> Measured | None:
+        if self.device == "cpu":
+            return None
+        from job.masks_on_device import measure_if_it_fits
+
+        terms = known.lacks(self.terms) if known else self.terms
+        return measure_if_it_fits(loaded, segmentation.logits_PHW, self.space, terms, self.device)
+
     def _scored(
-        self, loaded: Loaded, key: str, known: Row | None, segmentation: Segmentation
+        self,
+        loaded: Loaded,
+        key: str,
+        known: Row | None,
+        segmentation: Segmentation,
+        measured: Measured | None,
     ) -> Future[_Found | None]:
         pixels = n_pixels(loaded)
         side_by_side = max(pixels, min(self.scorers.n * pixels, PIXELS_SCORED))
         at_once = max(1, self.memory_bytes // (side_by_side * BYTES_PER_MASK_PIXEL))
         path = self.remembered.path(key)
         return self.scorers.submit(
-            _score, loaded, segmentation, self.space, self.terms, at_once, known, key, path
+            _score, loaded, segmentation, self.space, self.terms, at_once, measured, known, key, path
         )
 
 
@@ -313,13 +335,15 @@ def _score(
     space: ActionSpace,
     terms: Sequence[str],
     at_once: int,
+    measured: Measured | None,
     known: Row | None,
     key: str,
     path: Path | None,
     task: Task,
 ) -> _Found | None:
     """Score an image by the terms that are not known of it, and keep its row: where it was made, at once."""
-    row = score_image(loaded, segmentation, space, known.lacks(terms) if known else terms, at_once, task)
+    wanted = known.lacks(terms) if known else terms
+    row = score_image(loaded, segmentation, space, wanted, at_once, task, measured)
     if known is not None:
         row = known.with_scores(row.scores)
     if path is not None:
