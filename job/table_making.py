@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from job import device, workers
+from job import device, table_bounds, workers
 from job.actions import ActionSpace, iter_masks
 from job.data.dataset import Dataset, Loaded, Sample
 from job.data.images import pixel_digest
@@ -32,18 +32,8 @@ PIXELS_OF_A_BATCH = 16_000_000
 With P prompts they and their logits take 5 + 2 P bytes a pixel."""
 PIXELS_SCORED = 16_000_000
 """Of images whose masks are made side by side: one of more than half is alone."""
-BYTES_SCORED = 2**30
-"""Of images that are being scored, or wait for it, with their logits: what takes more than half is alone."""
-BYTES_PER_LOADED_PIXEL, BYTES_PER_SCORED_PIXEL = 5, 40
-"""An image with its masks; and what else scoring needs of it, beside the masks that it makes."""
-SHARE_OF_FREE_MEMORY = 3
-"""Processes may hold the third part of it in images that are on their way."""
 PIXELS_AHEAD = 8_000_000
 """Of images that are read before the segmenter asks for them, 5 bytes a pixel."""
-WORTH_PROCESSES = 10**9
-"""Pixels of masks whose scoring takes one core 5 to 10 s: so much work is worth the start of processes."""
-LESS_WORK = 3
-"""Of an image's work a third is left to the CPU where an accelerator makes the masks, and none is thinned."""
 PIXELS_JUDGED = 4_000_000
 """Of images that are judged side by side: a judge makes floats of all their masks."""
 BYTES_PER_MASK_PIXEL = 2
@@ -79,13 +69,13 @@ def build(
     with progress.task("action table", len(samples), "images") as task, ExitStack() as pools:
         shared = SharedTask(task)
         is_less = device != "cpu" and not needs_whole_masks(terms)
-        work = len(space) // LESS_WORK if is_less else len(space)
+        work = len(space) // table_bounds.LESS_WORK if is_less else len(space)
         scorers = pools.enter_context(_scorers(dataset, samples, work, threads, shared))
         asked = _Asked(
             dataset, samples, space, cache, remembered, terms, batch_size, memory_bytes, scorers,
             pools.enter_context(workers.threads(threads, shared)), device,
         )  # fmt: skip
-        most = bytes_scored(scorers.copies, available_memory())
+        most = table_bounds.bytes_scored(scorers.copies, available_memory())
         with closing(in_order(asked.rows(), most=most, look=lambda: shared.advance(0))) as found:
             for one in found:
                 if one is None:
@@ -191,31 +181,12 @@ def n_pixels(loaded: Loaded) -> int:
     return int(height * width)
 
 
-def held_bytes(pixels: int, logits: int, copies: int) -> int:
-    """Return what an image takes, of so many pixels and bytes of logits, until its row is there."""
-    return (pixels * BYTES_PER_LOADED_PIXEL + logits) * copies + pixels * BYTES_PER_SCORED_PIXEL
-
-
-def bytes_scored(copies: int, free: int | None) -> int:
-    """Return how many bytes of images may be on their way to a row at once.
-
-    More where processes score, which hold copies, but no more than a share of the memory that is free.
-    """
-    most = BYTES_SCORED * copies
-    return most if copies == 1 or free is None else max(1, min(most, free // SHARE_OF_FREE_MEMORY))
-
-
-def in_processes(first_pixels: int, n_images: int, n_actions: int, threads: int) -> bool:
-    """Return whether so many images, of which the first has so many pixels, are scored in processes."""
-    return threads > workers.MOST_THREADS and first_pixels * n_images * n_actions >= WORTH_PROCESSES
-
-
 def _scorers(
     dataset: Dataset, samples: Sequence[Sample], n_masks: int, threads: int, task: SharedTask
 ) -> AbstractContextManager[Workers]:
     if threads > workers.MOST_THREADS:
         first = n_pixels(dataset.load(samples[0]))
-        if in_processes(first, len(samples), n_masks, threads):
+        if table_bounds.in_processes(first, len(samples), n_masks, threads):
             return workers.processes(threads)
     return workers.threads(threads, task)
 
@@ -283,14 +254,14 @@ class _Asked:
             yield Begun(self.writers.submit(lambda write, task: write(), keep), 0)
         answer_of = dict(zip(together, answers, strict=True))
         # Of small images too: enough to keep all at work while the next batch is segmented, and no more.
-        least = BYTES_SCORED // (2 * self.scorers.n + 2 * self.batch_size)
+        least = table_bounds.BYTES_SCORED // (2 * self.scorers.n + 2 * self.batch_size)
         for i, key in enumerate(keys):
             if i in pending:
                 self.company_of[key] = answer_of[i].company
                 measured = self._measured(batch[i], known[i], answer_of[i])
                 scored = self._scored(batch[i], key, known[i], answer_of[i], measured)
                 carried = answer_of[i].logits_PHW.nbytes + (measured.n_bytes if measured else 0)
-                held = held_bytes(n_pixels(batch[i]), carried, self.scorers.copies)
+                held = table_bounds.held_bytes(n_pixels(batch[i]), carried, self.scorers.copies)
                 yield Begun(scored, max(held, least * self.scorers.copies))
             else:
                 yield nothing_to_do(_Found(key, known[i], is_new=False))

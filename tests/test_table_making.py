@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from job import masks_on_device, scoring, table_making, workers
+from job import masks_on_device, scoring, table_bounds, table_making, workers
 from job.actions import ActionSpace, PostProcess
 from job.data.dataset import Dataset, Loaded, Sample
 from job.data.images import write_image, write_mask
@@ -113,7 +113,7 @@ def test_processes_make_the_same_table(
 ) -> None:
     """Bit for bit and file for file: with more cores than threads can use, and work that is worth it."""
     alone, _, _ = build(dataset, tmp_path / "one", threads=1, kind=SociableSegmenter)
-    monkeypatch.setattr(table_making, "WORTH_PROCESSES", 9 * len(SPACE) * SIZE[0] * SIZE[1])
+    monkeypatch.setattr(table_bounds, "WORTH_PROCESSES", 9 * len(SPACE) * SIZE[0] * SIZE[1])
     processes = Mock(side_effect=workers.processes)
     monkeypatch.setattr(workers, "processes", processes)
     built, _, rows = build(dataset, tmp_path / "more", threads=5, kind=SociableSegmenter)
@@ -122,7 +122,7 @@ def test_processes_make_the_same_table(
     assert (rows.computed, rows.reused) == (9, 0)
     assert files_of(tmp_path / "one") == files_of(tmp_path / "more")
     build(dataset, tmp_path / "four", threads=4)
-    monkeypatch.setattr(table_making, "WORTH_PROCESSES", 9 * len(SPACE) * SIZE[0] * SIZE[1] + 1)
+    monkeypatch.setattr(table_bounds, "WORTH_PROCESSES", 9 * len(SPACE) * SIZE[0] * SIZE[1] + 1)
     build(dataset, tmp_path / "less", threads=5)
     assert processes.mock_calls == [call(5)]
 
@@ -143,7 +143,7 @@ def test_masks_made_on_a_device_make_the_same_table(
     assert np.isnan(alone.scores["dice"][1]).all()
     processes = Mock(side_effect=workers.processes)
     monkeypatch.setattr(workers, "processes", processes)
-    monkeypatch.setattr(table_making, "WORTH_PROCESSES", 1)
+    monkeypatch.setattr(table_bounds, "WORTH_PROCESSES", 1)
     monkeypatch.setattr(scoring, "iter_masks", Mock(side_effect=AssertionError("a mask made on the CPU")))
     threads = 5 if terms is ALL_TERMS else 2
     built, _, _ = build(mixed, tmp_path / "more", threads=threads, terms=terms, device=DEVICE)
@@ -189,13 +189,13 @@ def files_of(folder: Path) -> dict[Path, bytes]:
 
 def test_images_on_their_way_are_bounded_with_all_copies_of_their_logits() -> None:
     """In bytes: prompts may be hundreds, and processes hold an image three times."""
-    assert table_making.held_bytes(1000, 24_000, copies=1) == 1000 * 45 + 24_000
-    assert table_making.held_bytes(1000, 24_000, copies=3) == 3 * (5000 + 24_000) + 40_000
+    assert table_bounds.held_bytes(1000, 24_000, copies=1) == 1000 * 45 + 24_000
+    assert table_bounds.held_bytes(1000, 24_000, copies=3) == 3 * (5000 + 24_000) + 40_000
     gibi = 2**30
-    assert table_making.bytes_scored(1, free=gibi) == gibi
-    assert table_making.bytes_scored(3, free=None) == 3 * gibi
-    assert table_making.bytes_scored(3, free=90 * gibi) == 3 * gibi
-    assert table_making.bytes_scored(3, free=6 * gibi) == 2 * gibi
+    assert table_bounds.bytes_scored(1, free=gibi) == gibi
+    assert table_bounds.bytes_scored(3, free=None) == 3 * gibi
+    assert table_bounds.bytes_scored(3, free=90 * gibi) == 3 * gibi
+    assert table_bounds.bytes_scored(3, free=6 * gibi) == 2 * gibi
 
 
 def test_large_images_are_scored_one_at_a_time_before_the_next_is_segmented(
@@ -203,8 +203,8 @@ def test_large_images_are_scored_one_at_a_time_before_the_next_is_segmented(
 ) -> None:
     """Then memory holds what one of them takes, as if there were no pipeline."""
     pixels = SIZE[0] * SIZE[1]
-    held = table_making.held_bytes(pixels, len(SPACE.prompts) * pixels // 4 * 2, copies=1)
-    monkeypatch.setattr(table_making, "BYTES_SCORED", 2 * held - 1)
+    held = table_bounds.held_bytes(pixels, len(SPACE.prompts) * pixels // 4 * 2, copies=1)
+    monkeypatch.setattr(table_bounds, "BYTES_SCORED", 2 * held - 1)
     segmented: list[int] = []
     scored: list[int] = []
 

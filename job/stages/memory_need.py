@@ -9,7 +9,8 @@ from job.errors import InputError
 from job.memory import available_memory
 from job.stages.pull import load_sizes
 from job.stages.stage import StageContext
-from job.table_making import BYTES_PER_LOADED_PIXEL, PIXELS_OF_A_BATCH, in_processes
+from job.table_bounds import BYTES_PER_LOADED_PIXEL, in_processes
+from job.table_making import PIXELS_OF_A_BATCH
 from job.workers import COPIES
 
 BYTES_PER_PIXEL_OF_SEGMENTER = {("promptable_unet", "cpu"): 150}
