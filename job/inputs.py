@@ -246,10 +246,13 @@ def _file_digest(file: File) -> str:
     return file.sha256 if isinstance(file, RunFile) else sha256_file(file)
 
 
-def find_segmenter(uri: str) -> Folder:
-    """Find the folder that `segmenter.uri` names, fetching nothing; raises what `find` raises."""
+def find_segmenter(uri: str, setting: str = "segmenter.uri") -> Folder:
+    """Find the folder of a segmenter, fetching nothing; raises what `find` raises.
+
+    `setting` is the field, or the option, with which the user names another one.
+    """
     if not uri.startswith("embedded:"):
-        return _folder(uri, "segmenter.uri")
+        return _folder(uri, setting)
     if uri != EMBEDDED_SEGMENTER:
         raise SpecError(
             f"segmenter.uri {uri!r} is not embedded in this program", advice=f"there is {EMBEDDED_SEGMENTER}"
@@ -284,7 +287,8 @@ def _folder(uri: str, field: str, *, unpack: bool = False) -> Folder:
     path = local_path(uri)
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "does not exist"
-        raise InputError(f"{field}: {path} {what}", advice=f"set it, for example with --set {field}=PATH")
+        how = f"{field} PATH" if field.startswith("-") else f"--set {field}=PATH"
+        raise InputError(f"{field}: {path} {what}", advice=f"set it, for example with {how}")
     return path.resolve()
 
 
