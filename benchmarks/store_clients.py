@@ -44,9 +44,10 @@ LOOK_EVERY_S = 0.02
 
 @dataclass(frozen=True)
 class Moved:
-    """Where files can be used now, and what waits until they have been flushed to the disk."""
+    """Where files lie, and what waits until they have been verified and flushed to the disk."""
 
     folder: Path
+    verify: Callable[[], None] = lambda: None
     settle: Callable[[], None] = lambda: None
 
 
@@ -62,7 +63,7 @@ def ours(threads: int, direction: str, folder: Path, uri: str) -> Moved:
     with Path(os.devnull).open("w") as nowhere:
         log = Output(level="error", stream=nowhere).log
         fetcher = Fetcher(folder, max_bytes=1 << 40, progress=SILENT, log=log)
-        return Moved(fetcher.folder(listing(uri, unpack=True)), fetcher.settle)
+        return Moved(fetcher.bring(listing(uri, unpack=True)), fetcher.verify, fetcher.settle)
 
 
 def shards(threads: int, direction: str, folder: Path, uri: str) -> Moved:
@@ -263,13 +264,16 @@ def main() -> None:
         s3_client.client()
     began, processor_began = time.perf_counter(), time.process_time()
     moved = CLIENTS[name](int(threads), direction, Path(folder), uri)
-    usable = time.perf_counter()
+    here = time.perf_counter()
     processor_s = time.process_time() - processor_began
+    moved.verify()
+    verified = time.perf_counter()
     moved.settle()
     facts = {
-        "seconds": usable - began,
+        "seconds": here - began,
         "processor_seconds": processor_s,
-        "settle_s": time.perf_counter() - usable,
+        "verify_s": verified - here,
+        "settle_s": time.perf_counter() - verified,
         "folder": str(moved.folder),
     }
     print(json.dumps(facts))

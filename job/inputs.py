@@ -117,7 +117,7 @@ class Found:
 
     def fetch(self, fetcher: Fetcher) -> Inputs:
         """Bring everything to this machine; raises what `Fetcher.folder` and `PublishedRun.bring` raise."""
-        return Inputs(
+        inputs = Inputs(
             data=None if self.data is None else _here(self.data, fetcher),
             unlabelled=None if self.unlabelled is None else _here(self.unlabelled, fetcher),
             segmenter=_here(self.segmenter, fetcher),
@@ -126,6 +126,8 @@ class Found:
             others={name: _here(folder, fetcher) for name, folder in self.others.items()},
             settle=fetcher.settle,
         )
+        fetcher.verify()  # what was brought first is digested while the rest is on its way
+        return inputs
 
 
 class Files:
@@ -216,7 +218,7 @@ def segmenter_folder(uri: str, fetcher: Fetcher | None = None) -> Path:
 
 
 def _here(found: Folder, fetcher: Fetcher) -> Path:
-    return found if isinstance(found, Path) else fetcher.folder(found)
+    return found if isinstance(found, Path) else fetcher.bring(found)
 
 
 def _file_here(found: File, fetcher: Fetcher) -> Path:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import botocore.session
 from botocore import exceptions as boto
 from botocore.config import Config
 from botocore.httpsession import get_cert_path
+from botocore.utils import parse_timestamp
 
 from job.errors import Denied, InputError, JobError, Missing, StoreFailure
 from job.storage.store import Changed
@@ -30,7 +32,10 @@ _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
 @lru_cache(maxsize=1)
 def session() -> botocore.session.Session:
     """Return the process's session: it holds the credentials, and renews those that end."""
-    return botocore.session.Session()
+    made = botocore.session.Session()
+    # Of a listing, most of the time would go into times of any format.
+    made.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
+    return made
 
 
 @lru_cache(maxsize=1)
@@ -67,6 +72,15 @@ def place_of(bucket: str) -> tuple[str, str]:
             raise
     region = str(answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region") or _region())
     return str(_made_client(_config(), region).meta.endpoint_url), region
+
+
+def _time(text: Any) -> datetime:
+    """Return a time of an answer, which is written as AWS does or in any other way that botocore can read."""
+    if isinstance(text, str) and "T" in text and text.endswith("Z"):
+        with suppress(ValueError):
+            return datetime.fromisoformat(text)
+    found: datetime = parse_timestamp(text)
+    return found
 
 
 def is_aws(url: str) -> bool:

@@ -23,10 +23,11 @@ from hypothesis import strategies as st
 from job.errors import InputError, IntegrityError, Missing, TryAgain
 from job.progress import SILENT
 from job.storage import fetch, object_cache, view_building, views
+from job.storage.background import Background
 from job.storage.fetch import Fetcher, Listing, listing, listing_of_file
 from job.storage.flushing import Flushing
 from job.storage.local_store import LocalStore
-from job.storage.store import Advance, Arrived, Changed, Download, Stat, no_advance, no_arrival
+from job.storage.store import Advance, Changed, Download, Landed, Stat
 from job.storage.uris import open_store
 
 GB = 10**9
@@ -62,16 +63,12 @@ class Counting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.store, name)
 
-    def download(
-        self, items: Sequence[Download], advance: Advance = no_advance, arrived: Arrived = no_arrival
-    ) -> list[str]:
-        digests = []
+    def bring(self, items: Sequence[Download], advance: Advance, landed: Landed, digests: Background) -> None:
         for item in items:
             if self.downloads.total() >= self.most:
                 raise Cut
             self.downloads[item.source.key] += 1
-            digests += self.store.download([item], advance, arrived)
-        return digests
+            self.store.bring([item], advance, landed, digests)
 
 
 @dataclass
@@ -456,10 +453,10 @@ def test_a_change_that_was_none_is_tried_once_more(world: World) -> None:
     failures = [Changed("images/a.png")]
 
     class Flaky(Counting):
-        def download(self, items: Sequence[Download], *how: Any) -> list[str]:
+        def bring(self, items: Sequence[Download], *how: Any) -> None:
             if failures:
                 raise failures.pop()
-            return super().download(items, *how)
+            super().bring(items, *how)
 
     flaky = replace(found, store=Flaky(store.store, Counter()))
     assert files_of(world.fetcher().folder(flaky)) == files_of(world.data)
