@@ -3,9 +3,9 @@
     python -m benchmarks.store_clients CLIENT THREADS up|down FOLDER s3://BUCKET/PREFIX
 
 moves the files of FOLDER, or all objects below the prefix, and prints as JSON the seconds and the processor
-seconds from the first request until the files can be used, the seconds from then until what the client
-flushes is flushed, and the folder where the files lie. Imports and the making of boto3's client are not
-counted. The server comes from the environment, as for the job.
+seconds from the first request until the files are here, the seconds from then until what the client digests
+is verified, from then until what it flushes is flushed, and the folder where the files lie. Imports and the
+making of boto3's client are not counted. The server comes from the environment, as for the job.
 """
 
 import json
@@ -54,8 +54,8 @@ class Moved:
 def ours(threads: int, direction: str, folder: Path, uri: str) -> Moved:
     """Move files as the job does.
 
-    Up: digested. Down: listed, digested, held against a list of digests if there is one, and shown as a
-    folder of an empty cache; what is a shard is unpacked. They are flushed while the job goes on.
+    Up: digested. Down: listed and shown as a folder of an empty cache; what is a shard is unpacked. Digested
+    and held against a list of digests, if there is one, at the latest by `verify`; flushed by `settle`.
     """
     if direction == "up":
         S3Store(*split_s3(uri)).upload([Upload(path, path.name) for path in _files(folder)])
