@@ -19,6 +19,7 @@ from job.spec.reward import RewardNetworkSpec
 from job.storage.fetch import Fetcher, Listing, listing, listing_of_file
 from job.storage.local import local_path, sha256_file, sha256_folder, sha256_json, write_atomic
 from job.storage.local_store import LocalStore
+from job.storage.object_cache import SEALED_NS
 from job.storage.uris import is_remote, open_store, parent_and_name
 
 if TYPE_CHECKING:
@@ -127,6 +128,11 @@ class Found:
             settle=fetcher.settle,
         )
         fetcher.verify()  # what was brought first is digested while the rest is on its way
+        if isinstance(self.segmenter, Listing):
+            from job.segmenters.file_digests import hand_over
+
+            # Its content key covers many GB that were digested a moment ago.
+            hand_over(fetcher.digests(self.segmenter), self.files.cache / IDENTITIES, SEALED_NS)
         return inputs
 
 
@@ -134,7 +140,7 @@ class Files:
     """Files of runs, each looked up once: the newest run of a name stays the same throughout a job."""
 
     def __init__(self, cache: Path) -> None:
-        self._cache = cache
+        self.cache = cache
         self._found: dict[tuple[str, str], File] = {}
 
     def find(self, uri: str, relative: str, field: str) -> File:
@@ -153,7 +159,7 @@ class Files:
         run = champion_run(open_store(above), name) if kind == MODELS else newest_run(open_store(root), name)
         if relative not in run.manifest.files:
             raise _no_such_file(run.uri, relative)
-        return RunFile(run, relative, self._cache)
+        return RunFile(run, relative, self.cache)
 
 
 def find(spec: JobSpec, places: Places) -> Found:

@@ -156,12 +156,15 @@ class Fetcher:
                 del self._unverified[digest]
                 with one.held, naming_a_full_disk(one.view.folder):
                     try:
-                        one.build.verify(_wait_for)
-                        one.build.finish()
+                        self._verify(one)
                     except BaseException:
                         self._here.pop(digest, None)
                         raise
-                    self._flushing.add(one.build.unsealed)
+
+    def digests(self, listing: Listing) -> dict[Path, str]:
+        """Return the sha256 of each file of a listing that was brought and verified."""
+        view = self._views.open(listing.digest, _wait)
+        return {view.folder / path: sha256 for path, sha256 in view.digests().items()}
 
     def file(self, listing: Listing) -> Path:
         """Return the file of a listing of one object."""
@@ -234,6 +237,16 @@ class Fetcher:
                 build.verify(_wait_for)
                 build.unpack(lambda: task.advance(0))
         return missing, build
+
+    def _verify(self, one: "_Unverified") -> None:
+        build = one.build
+        try:
+            build.verify(_wait_for)
+        except FileNotFoundError:  # another process has it, too, and was faster to take it into the cache
+            _, build = self._build(one.listing, one.view)
+            build.verify(_wait_for)
+        build.finish()
+        self._flushing.add(build.unsealed)
 
     def _make_room(self, listing: Listing, build: Build, missing: Sequence[Stat]) -> None:
         needed = build.needed_bytes(missing)

@@ -24,6 +24,7 @@ from job.errors import Denied, InputError, JobError, Missing, StoreFailure
 from job.storage.store import Changed
 
 CONNECTIONS = 64
+BUSY = 503
 FIRST_PAUSE_S = 0.2
 """Before whatever failed is tried again; every further pause is twice as long."""
 _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
@@ -199,9 +200,14 @@ def _answered(error: boto.ClientError, what: str) -> JobError | Changed:
     if status in (301, 307):
         return Denied(f"{what}: the bucket is in another region", advice=_REGION)
     if status >= 500 or status in (408, 409, 429) or code in _TRANSIENT:
+        advice = "run the same command again later: finished work is taken over"
+        if status >= 500 and status != BUSY:
+            advice = (
+                "something is wrong with the store itself: look at its log and its disks, and at what"
+                f" `python -m job doctor` says of it; then {advice.replace(' later', '')}"
+            )
         return StoreFailure(
-            f"{what}: the store failed in spite of every retry ({code or status})",
-            advice="run the same command again later: finished work is taken over",
+            f"{what}: the store failed in spite of every retry ({code or status})", advice=advice
         )
     return InputError(
         f"{what}: the store refuses the request ({code or status})",

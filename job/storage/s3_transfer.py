@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -17,11 +16,12 @@ import obstore
 from obstore.store import S3Store as Client
 
 from job.device import available_cpus
-from job.errors import TryAgain
 from job.storage.background import Background
+from job.storage.following_digest import FollowingDigest
 from job.storage.local import UNFINISHED, boot_id, naming_a_full_disk, sha256_file
 from job.storage.s3_bulk import BrokenBody, bucket_client, persistently
 from job.storage.s3_client import explained
+from job.storage.side_by_side import POLL_S, all_of
 from job.storage.store import Advance, Arrived, Changed, Download, Landed
 
 T = TypeVar("T")
@@ -36,12 +36,7 @@ WHOLE = 2 << 20
 BLOCK = 256 << 10
 DIGESTED_IN_MEMORY = 256 << 10
 """Bytes: what is larger is digested after it has been written, so that nobody waits for it."""
-DIGESTED_AT_ONCE = 1 << 20
 SMALL_AT_ONCE = 16
-POLL_S = 0.5
-REST_S = 0.01
-"""Between looks at what has arrived, while there is more to come: to wake for each small object would take a
-sixth of the time that it takes to bring it."""
 MANY_CPUS = 4
 DIGEST = "digest"
 
@@ -121,58 +116,6 @@ def _bring(
     all_of(small, SMALL_AT_ONCE, advance, landed)
 
 
-def all_of(
-    jobs: Sequence[tuple[int, Callable[[], T]]],
-    streams: int,
-    advance: Advance,
-    note: Callable[[int, T], None],
-) -> None:
-    """Run jobs in so many threads; the first error, or a stop, cancels those that have not begun.
-
-    This thread only waits, and notes what comes out: were it inside of obstore, no handler of a signal would
-    run.
-    """
-    left = iter(jobs)
-    ended: SimpleQueue[Callable[[], None]] = SimpleQueue()
-    is_over = threading.Event()
-
-    def fail(error: BaseException) -> None:
-        raise error
-
-    def work() -> None:
-        # No future for each, which takes as long as to bring a small object.
-        for i, job in left:
-            if is_over.is_set():
-                return
-            try:
-                ended.put(partial(note, i, job()))
-            except BaseException as error:
-                ended.put(partial(fail, error))
-                return
-
-    threads = [
-        threading.Thread(target=work, name=f"transfer-{number}") for number in range(min(streams, len(jobs)))
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        n_left = len(jobs)
-        while n_left:
-            try:
-                tell = ended.get(timeout=POLL_S)
-            except Empty:
-                advance(0)  # a stop is noticed while a store is silent
-                continue
-            tell()
-            n_left -= 1
-            if n_left > streams and ended.empty():
-                time.sleep(REST_S)
-    finally:
-        is_over.set()
-        for thread in threads:
-            thread.join()
-
-
 def _small_download(
     client: Client, store: Keys, item: Download, advance: Advance, digests: Background
 ) -> "Future[str]":
@@ -218,7 +161,9 @@ class _Large:
         self._record = item.target.with_name(f".{item.target.name}.parts{UNFINISHED}")
         self._n_parts = -(-item.source.size // PART)
         self._done = self._recorded()
-        self._digest = _Digest((self._partial, item.target), item.source.size, self._done, digests)
+        self._digest = FollowingDigest(
+            (self._partial, item.target), item.source.size, PART, self._done, digests
+        )
         self._changing = threading.Lock()
 
     def missing_parts(self) -> list[Callable[[], "Future[str] | None"]]:
@@ -279,68 +224,6 @@ class _Large:
             return {int(part) for part in record["done"]} if whole and same else set()
         except (OSError, ValueError, KeyError, TypeError):
             return set()
-
-
-class _Digest:
-    """The sha256 of a large file, which follows its parts while others are still on their way."""
-
-    def __init__(self, places: Sequence[Path], size: int, done: set[int], digests: Background) -> None:
-        """Begin with nothing; `places` are where the file may lie, `done` the parts that are there."""
-        self.known: Future[str] = Future()
-        self._places, self._size, self._done, self._digests = places, size, done, digests
-        self._n_parts = -(-size // PART)
-        self._sha256, self._n_digested = hashlib.sha256(), 0
-        self._changing = threading.Lock()
-        self._is_following = False
-
-    def go_on(self) -> None:
-        """Digest the parts that follow those digested so far, in the background."""
-        with self._changing:
-            if not self._is_following and self._n_digested in self._done:
-                self._is_following = True
-                self._digests.submit(self._follow)
-
-    def _follow(self) -> None:
-        # The same memory for each block: to be given new one takes longer than to fill it.
-        block = memoryview(bytearray(DIGESTED_AT_ONCE))
-        try:
-            file = self._opened()
-            try:
-                while self._is_more():
-                    self._digest_part(file, self._n_digested, block)
-                    self._n_digested += 1
-            finally:
-                os.close(file)
-        except BaseException as error:
-            self.known.set_exception(error)
-        else:
-            if self._n_digested == self._n_parts:
-                self.known.set_result(self._sha256.hexdigest())
-
-    def _is_more(self) -> bool:
-        with self._changing:
-            self._is_following = self._n_digested in self._done
-            return self._is_following
-
-    def _opened(self) -> int:
-        # For each stretch anew, as for each part: there may be many large objects.
-        *first, last = self._places
-        for place in first:
-            with suppress(FileNotFoundError):  # it is in its last place by now
-                return os.open(place, os.O_RDONLY)
-        return os.open(last, os.O_RDONLY)
-
-    def _digest_part(self, file: int, part: int, block: memoryview) -> None:
-        position, end = part * PART, min((part + 1) * PART, self._size)
-        while position < end:
-            n_read = os.preadv(file, [block[: end - position]], position)
-            if not n_read:
-                raise TryAgain(
-                    f"{self._places[0]} became shorter while it was downloaded",
-                    advice="leave hidden files in that folder alone, then run the same command again",
-                )
-            self._sha256.update(block[:n_read])
-            position += n_read
 
 
 def _require_version(answer: "obstore.GetResult", item: Download) -> None:

@@ -12,7 +12,8 @@ from obstore.store import S3Store as Client
 from job.storage.local import sha256_file
 from job.storage.s3_bulk import bucket_client, persistently
 from job.storage.s3_client import explained
-from job.storage.s3_transfer import PART, SMALL_AT_ONCE, Keys, all_of
+from job.storage.s3_transfer import PART, SMALL_AT_ONCE, Keys
+from job.storage.side_by_side import all_of
 from job.storage.store import Advance, Upload
 
 MOST_PARTS = 9_000
