@@ -44,6 +44,9 @@ class Learner(Protocol):
     def look(self, task: Task) -> Seen:
         """Judge the model as it is by the phase's own objective."""
 
+    def tell(self, row: Mapping[str, float]) -> None:
+        """Log the figures of a look."""
+
     def state(self) -> Arrays:
         """Return what else the next steps depend on."""
 
@@ -168,7 +171,7 @@ def _look(
     if looks.best == len(looks.gold) - 1:
         state.best = model.state()
     state.ended = guards.ending(looks, limits) or ("steps" if state.step >= spec.steps else None)
-    room.log.info(f"{name}.step", **row)
+    learner.tell(row)
 
 
 def _key(spec: TuningSpec, state: State, data: PhaseData, room: PhaseRoom, name: str) -> str:

@@ -5,7 +5,7 @@ towards what did better (Shao et al. 2024, arXiv:2402.03300, with a pixel in a t
 are rewarded by true terms, unlabelled ones by reward networks, and gold, which neither is, watches over both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,6 +101,9 @@ class _Reinforced:
             proxy += [float(reward(masks[b]).mean()) for b, reward in enumerate(source.rewards(crops))]
             kl.append(float(bernoulli_kl(logits, start.to(logits.device)).mean()))
         return course.Seen(np.array(proxy), {"kl": float(np.mean(kl)), **self._mse})
+
+    def tell(self, row: Mapping[str, float]) -> None:
+        self._room.log.info("grpo.step", **row)
 
     def state(self) -> Arrays:
         arrays = with_prefix("networks", self._ensemble.state())
