@@ -64,6 +64,8 @@ class GrpoSpec(TuningSpec):
     """Weight of the divergence from the phase's start, a pixel."""
     kl_budget: float = Field(1.0, gt=0.0, le=1000.0)
     """Mean divergence from the phase's start, in nats a pixel, beyond which training ends."""
+    dice_slack: float = Field(0.0, ge=0.0, le=1.0)
+    """Mean Dice on validation that may be given up for `terms` there; 0 keeps the state of best Dice."""
     unlabelled_share: float = Field(0.5, ge=0.0, le=1.0)
     """Share of the steps on unlabelled images, where there are labelled ones too."""
     k_sd: float = Field(1.0, ge=0.0, le=100.0)

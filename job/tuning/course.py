@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from job.errors import DeadlineReached, Interrupted, InvalidResult
 from job.progress import Task
+from job.reward.terms import combine
 from job.segmenters.trainable import Trainable
 from job.spec.tuning import TuningSpec
 from job.storage.digests import tensors_digest
 from job.training_state import Arrays
 from job.tuning import guards
-from job.tuning.gold import patients_dice
+from job.tuning.gold import patients_scores
 from job.tuning.phase import PhaseData, PhaseResult, PhaseRoom
 from job.tuning.resume import PhaseFile, State
 
@@ -34,6 +35,11 @@ class Seen:
 
 class Learner(Protocol):
     """What differs between phases."""
+
+    worth: Mapping[str, float]
+    """True terms on validation, and their weights, of which the kept state has most."""
+    slack: float
+    """Mean gold that may be given up for them."""
 
     def step(self, step: int, task: Task) -> dict[str, float]:
         """Leave gradients of step `step` (from 0) in the model, and return figures with `loss` among them.
@@ -69,6 +75,7 @@ def run(
     optimizer = torch.optim.AdamW(parameters, spec.learning_rate, weight_decay=spec.weight_decay)
     state = State(best=model.state())
     file = PhaseFile(room.resume_folder, _key(spec, state, data, room, name))
+    state.looks.slack = learner.slack
     if (own := file.load(state, model, optimizer)) is not None:
         learner.restore(own)
     with room.progress.task(f"{name} of the segmenter", spec.steps, "step") as task:
@@ -146,11 +153,16 @@ def _look(
     task: Task,
     name: str,
 ) -> None:
-    gold_P = patients_dice(model, data, room.threshold_logit, task)
+    terms = list(dict.fromkeys(["dice", *learner.worth]))
+    scores = patients_scores(model, data, room.threshold_logit, task, terms)
+    gold_P = scores["dice"]
+    worth = float(combine({term: scores[term].mean() for term in learner.worth}, learner.worth))
     seen = learner.look(task)
     row = {"step": float(state.step), "gold": float(gold_P.mean())}
     if len(seen.proxy):
         row["proxy"] = float(seen.proxy.mean())
+    if learner.slack:
+        row["worth"] = worth
     row |= seen.figures
     row |= {key: value / state.n_summed for key, value in state.sums.items()}
     if not all(math.isfinite(value) for value in row.values()):
@@ -160,6 +172,7 @@ def _look(
         )
     looks = state.looks
     looks.gold.append(gold_P)
+    looks.worth.append(worth)
     looks.kl.append(float(seen.figures.get("kl", 0.0)))
     if len(seen.proxy):
         looks.proxy.append(seen.proxy)

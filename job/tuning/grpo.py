@@ -25,7 +25,7 @@ from job.tuning.ensemble import Ensemble
 from job.tuning.guards import Limits
 from job.tuning.phase import PhaseData, PhaseResult, PhaseRoom
 from job.tuning.sampling import bernoulli_kl, correlated_noise, log_probability, sample_masks
-from job.tuning.sources import DEFAULT_TERMS, Source, sources
+from job.tuning.sources import DEFAULT_TERMS, Source, sources, terms_of
 
 NAME = "grpo"
 _TINY = 1e-12
@@ -45,7 +45,7 @@ def train_grpo(spec: GrpoSpec, model: Trainable, data: PhaseData, room: PhaseRoo
     limits = Limits(spec.patience, spec.kl_budget)
     result = course.run(spec, limits, learner, model, data, room, NAME)
     facts = {
-        "terms": dict(spec.terms or DEFAULT_TERMS) if data.labelled else {},
+        "terms": terms_of(spec) if data.labelled else {},
         "labelled": len(data.labelled),
         "unlabelled": len(data.unlabelled),
         "networks": len(room.networks),
@@ -60,6 +60,8 @@ class _Reinforced:
 
     def __init__(self, spec: GrpoSpec, model: Trainable, data: PhaseData, room: PhaseRoom) -> None:
         self._spec, self._model, self._data, self._room = spec, model, data, room
+        self.worth = terms_of(spec) if spec.dice_slack else DEFAULT_TERMS
+        self.slack = spec.dice_slack
         self._start = model.state()
         self._ensemble = Ensemble(room.networks, spec.k_sd, room.device)
         self._sources = sources(spec, data.labelled, data.unlabelled, self._ensemble)

@@ -25,16 +25,24 @@ class Limits:
 
 @dataclass
 class Looks:
-    """What was seen at each look, the start being the first: gold by patient, proxy by sample, mean KL."""
+    """What was seen at each look, the start being the first: gold by patient, proxy by sample, mean KL.
+
+    `worth` is what the kept state has most of, among those whose mean gold is at most `slack` below the
+    start's.
+    """
 
     gold: list[Numbers] = field(default_factory=list)
     proxy: list[Numbers] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
+    worth: list[float] = field(default_factory=list)
+    slack: float = 0.0
 
     @property
     def best(self) -> int:
-        """The look of highest mean gold, the earliest among equals: the start wins unless it is beaten."""
-        return int(np.argmax([gold_P.mean() for gold_P in self.gold]))
+        """The look of highest worth, the earliest among equals: the start wins unless it is beaten."""
+        least = self.gold[0].mean() - self.slack
+        allowed = [gold_P.mean() >= least for gold_P in self.gold]
+        return int(np.argmax(np.where(allowed, self.worth, -np.inf)))
 
 
 def ending(looks: Looks, limits: Limits) -> Ending | None:

@@ -48,7 +48,7 @@ class PhaseFile:
         """Keep a state in place of the one before; `own` is what the phase keeps for itself."""
         record = {
             "step": state.step, "curve": state.curve, "sums": state.sums, "n_summed": state.n_summed,
-            "ended": state.ended, "kl": state.looks.kl,
+            "ended": state.ended, "kl": state.looks.kl, "worth": state.looks.worth,
         }  # fmt: skip
         tensors: Tensors = {
             # A tensor and no part of the document: the file's digest covers tensors alone.
@@ -74,7 +74,13 @@ class PhaseFile:
         if document != self._document:
             return None
         record: dict[str, Any] = json.loads(tensors["record"].tobytes())
-        state.looks = Looks(list(tensors["gold"]), list(tensors["proxy"]), record.pop("kl"))
+        state.looks = Looks(
+            list(tensors["gold"]),
+            list(tensors["proxy"]),
+            record.pop("kl"),
+            record.pop("worth"),
+            state.looks.slack,
+        )
         for name, value in record.items():
             setattr(state, name, value)
         state.best = _tensors(part(tensors, "best"))

@@ -1,5 +1,6 @@
 """`sft`: supervised fine-tuning on labelled images, the best state on validation kept."""
 
+
 import numpy as np
 import torch
 
@@ -13,6 +14,7 @@ from job.tuning.crops import CropSource
 from job.tuning.guards import Limits
 from job.tuning.losses import supervised_loss
 from job.tuning.phase import PhaseData, PhaseResult, PhaseRoom
+from job.tuning.sources import DEFAULT_TERMS
 
 NAME = "sft"
 
@@ -36,6 +38,7 @@ def train_sft(spec: SftSpec, model: Trainable, data: PhaseData, room: PhaseRoom)
 class _Supervised:
     def __init__(self, spec: SftSpec, model: Trainable, data: PhaseData, room: PhaseRoom) -> None:
         self._spec, self._model, self._prompt, self._room = spec, model, data.prompt, room
+        self.worth, self.slack = DEFAULT_TERMS, 0.0
         self._source = CropSource(data.labelled, spec.crop, augment=True)
 
     def step(self, step: int, task: Task) -> dict[str, float]:

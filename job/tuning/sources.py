@@ -96,6 +96,11 @@ class Source:
             yield loaded.image, loaded.truth
 
 
+def terms_of(spec: GrpoSpec) -> dict[str, float]:
+    """Return true terms and their weights, that reward labelled images; Dice where none is named."""
+    return {term: weight for term, weight in (spec.terms or DEFAULT_TERMS).items() if weight}
+
+
 def sources(
     spec: GrpoSpec, labelled: Sequence[Loaded], unlabelled: Sequence[Loaded], ensemble: Ensemble
 ) -> list[Source]:
@@ -103,8 +108,7 @@ def sources(
     found = []
     if labelled:
         crops = CropSource(labelled, spec.crop, augment=True)
-        terms: dict[str, float] = {t: weight for t, weight in (spec.terms or DEFAULT_TERMS).items() if weight}
-        found.append(Source(labelled, crops, spec.batch_size, _WATCHED_CROPS, terms, ensemble))
+        found.append(Source(labelled, crops, spec.batch_size, _WATCHED_CROPS, terms_of(spec), ensemble))
     if unlabelled:
         n_drawn = spec.batch_size
         if spec.crop is not None:  # as many pixels as in a batch of crops

@@ -79,6 +79,23 @@ def fooled() -> list[RewardNetwork]:
     return [Fooled(RewardNetworkConfig(widths=(4, 8), readings=2, max_side=48)) for _ in range(2)]
 
 
+def test_dice_is_given_up_for_the_reward_where_that_is_allowed(
+    opened: Opened, data: PhaseData, room: PhaseRoom
+) -> None:
+    """With a slack the state of best reward on validation is kept: recall grows at the cost of Dice."""
+    rightly = replace(data, prompt="Segment all vessels, including the finest branches.")
+    settings = spec(terms={"recall": 1.0}, steps=8, validate_every=2, patience=10, learning_rate=2e-4)
+    strict = train_grpo(settings, opened(), rightly, room)
+    loose = train_grpo(
+        settings.model_copy(update={"dice_slack": 0.2}), opened(), rightly,
+        replace(room, resume_folder=room.resume_folder / "loose"),
+    )  # fmt: skip
+    kept = next(row for row in loose.curve if row["step"] == loose.best_step)
+    assert kept["worth"] == max(r["worth"] for r in loose.curve if r["gold"] >= loose.start_gold - 0.2)
+    assert kept["worth"] > loose.curve[0]["worth"] + 0.02
+    assert strict.best_gold > loose.best_gold >= loose.start_gold - 0.2
+
+
 def test_a_network_that_can_be_fooled_is_caught(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:
     """With the networks alone as reward, their score rises, gold falls, and the best state is restored."""
     rightly = replace(data, prompt="Segment all vessels, including the finest branches.")

@@ -11,13 +11,25 @@ LIMITS = Limits(patience=4, kl_budget=0.5)
 def looks(gold: list[float], proxy: list[float], kl: float = 0.0) -> Looks:
     """Two patients and four samples that move together, each from a level of its own."""
     patients, samples = np.array([-0.1, 0.1]), np.array([-0.2, 0.0, 0.1, 0.1])
-    return Looks([g + patients for g in gold], [p + samples for p in proxy], [kl] * len(gold))
+    golds, proxies = [g + patients for g in gold], [p + samples for p in proxy]
+    return Looks(golds, proxies, [kl] * len(gold), worth=gold)
 
 
 def test_the_start_is_kept_unless_it_is_beaten() -> None:
     """The best look is that of highest gold, the earliest among equals."""
     assert looks([0.7, 0.6, 0.7], [0.7] * 3).best == 0
     assert looks([0.7, 0.8, 0.75, 0.8], [0.7] * 4).best == 1
+
+
+def test_dice_may_be_given_up_within_its_slack() -> None:
+    """The state of highest worth is kept, of those whose gold is no more than the slack below the start's."""
+    some = looks([0.80, 0.81, 0.795, 0.78], [0.7] * 4)
+    some.worth = [0.5, 0.6, 0.7, 0.8]
+    assert some.best == 1
+    some.slack = 0.01
+    assert some.best == 2
+    some.slack = 0.03
+    assert some.best == 3
 
 
 def test_gold_that_falls_while_the_proxy_rises_is_hacking() -> None:
