@@ -6,6 +6,7 @@ A benchmark that is cut short goes on: finished runs are read, others resume fro
 import argparse
 import json
 import multiprocessing
+import shutil
 import sys
 import time
 import traceback
@@ -29,6 +30,9 @@ from job.storage.local import sha256_json, write_atomic
 
 RESULT = "result.json"
 CHECKPOINT = "checkpoint"
+RESUME = "resume"
+"""Folder of what an unfinished run goes on from; gone once it is finished."""
+KEY = "key"
 UNFINISHED = 75
 """Exit code of a benchmark that the same command goes on with, as of the job itself."""
 
@@ -175,6 +179,8 @@ def run_all(runs: Sequence[Run], setting: Setting, arguments: argparse.Namespace
     keys = _keys(runs, setting)
     done = {run.name: known for run in runs if (known := _known(root, run, keys[run.name])) is not None}
     todo = [run for run in runs if run.name not in done]
+    for run in todo:
+        _claim(root / run.name, keys[run.name])
     print(f"{len(done)} of {len(runs)} runs are known; {workers} processes on {setting.device}", flush=True)
     failed: list[str] = []
     threads = max(1, available_cpus() // workers)
@@ -199,6 +205,7 @@ def run_all(runs: Sequence[Run], setting: Setting, arguments: argparse.Namespace
                 if result is not None:
                     result["key"] = keys[run.name]
                     write_atomic(root / run.name / RESULT, json.dumps(result, indent=1))
+                    shutil.rmtree(root / run.name / RESUME, ignore_errors=True)
                     done[run.name] = result
                     print(f"{run.name}: {_in_words(result)}", flush=True)
     if failed:
@@ -226,6 +233,14 @@ def _keys(runs: Sequence[Run], setting: Setting) -> dict[str, str]:
         about = [asdict(setting), run.seed, asdict(run.sides), facts(run.what), [keys[n] for n in run.needs]]
         keys[run.name] = sha256_json(about)
     return keys
+
+
+def _claim(folder: Path, key: str) -> None:
+    """Empty a run's folder of what other settings left there."""
+    if folder.is_dir() and (not (folder / KEY).is_file() or (folder / KEY).read_text() != key):
+        shutil.rmtree(folder)
+    (folder / RESUME).mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / KEY, key)
 
 
 def _known(root: Path, run: Run, key: str) -> Result | None:

@@ -18,6 +18,7 @@ from benchmarks.weights_phases import train_student, train_unguarded
 from benchmarks.weights_runs import (
     CHECKPOINT,
     RESULT,
+    RESUME,
     Base,
     Result,
     Run,
@@ -103,7 +104,6 @@ class _Work:
 
     def _networks(self, what: RewardNetworkSpec) -> Result:
         space, logits_of = actions(), self._logits_of(EMBEDDED_CHECKPOINT)
-        self._folder.mkdir(parents=True, exist_ok=True)
         fitted = fit(
             self._labelled(self._run.sides.train, space, logits_of),
             self._labelled(self._run.sides.validation, space, logits_of),
@@ -112,7 +112,7 @@ class _Work:
             seed=self._run.seed,
             device=self._device,
             progress=self._until,
-            scratch=self._folder,
+            scratch=self._folder / RESUME,
         )
         for n, network in enumerate((fitted.final, *fitted.folds)):
             network_file.save(network, self._folder / f"network_{n}.safetensors")
@@ -127,7 +127,7 @@ class _Work:
                 self._patients(self._run.sides.validation),
                 seed=self._run.seed,
                 device=self._device,
-                folder=self._folder,
+                folder=self._folder / RESUME,
                 task=task,
             )
 
@@ -160,13 +160,11 @@ class _Work:
             validation=self._loaded(sides.validation),
             validation_patients=self._patients(sides.validation),
         )
-        resume = self._folder / "resume"
-        resume.mkdir(parents=True, exist_ok=True)
         room = PhaseRoom(
             seed=run.seed,
             device=self._device,
             log=_log(),
-            resume_folder=resume,
+            resume_folder=self._folder / RESUME,
             progress=self._until,
             networks=self._trained_networks(),
         )
