@@ -1,6 +1,5 @@
 """Tables over seeds with patient-clustered intervals: Markdown, JSON, a page that needs no network."""
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +17,7 @@ from job.report.html import digest, environment, text
 from job.report.markdown import escape
 from job.report.numbers import figure, p_value, signed, spread
 from job.report.tables import Row, Table, table
+from job.storage import strict_json
 from job.storage.local import write_atomic
 
 METRICS = {
@@ -83,7 +83,11 @@ class Arm:
                         for image, measured in result["test"][which].items()
                     }
                 )
-        means = [float(np.mean([result["validation"] for result in results])) for results in seeds]
+        means = [
+            float(np.mean([result["validation"] for result in results]))
+            for results in seeds
+            if all("validation" in result for result in results)
+        ]
         return cls(name, by_metric, means)
 
     def images(self, metric: str) -> dict[str, float]:
@@ -220,7 +224,7 @@ def write(
             name: {k: v for k, v in result.items() if k != "folder"} for name, result in results.items()
         },
     }
-    write_atomic(root / "report.json", json.dumps(document, indent=1, default=float))
+    write_atomic(root / "report.json", strict_json.dumps(document))
     print(markdown)
 
 

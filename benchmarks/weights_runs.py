@@ -26,6 +26,7 @@ from job.spec.data import PatientSplit
 from job.spec.loading import load
 from job.spec.reward import RewardNetworkSpec
 from job.spec.tuning import GrpoSpec, SftSpec
+from job.storage import strict_json
 from job.storage.local import sha256_json, write_atomic
 
 RESULT = "result.json"
@@ -35,6 +36,7 @@ RESUME = "resume"
 KEY = "key"
 UNFINISHED = 75
 """Exit code of a benchmark that the same command goes on with, as of the job itself."""
+_SPEC = Path(__file__).parents[1] / "specs" / "chase_db1.json"
 
 Result = dict[str, Any]
 
@@ -146,7 +148,7 @@ def grpo_of(arguments: argparse.Namespace, **others: Any) -> GrpoSpec:
 
 def project_sides(samples: Sequence[Sample]) -> Sides:
     """Return the split that `specs/chase_db1.json` names."""
-    spec = load("specs/chase_db1.json", overrides=[]).spec
+    spec = load(str(_SPEC), overrides=[]).spec
     assert isinstance(spec.data.split, PatientSplit)
     return sides_of(samples, spec.data.split)
 
@@ -204,7 +206,7 @@ def run_all(runs: Sequence[Run], setting: Setting, arguments: argparse.Namespace
                     continue
                 if result is not None:
                     result["key"] = keys[run.name]
-                    write_atomic(root / run.name / RESULT, json.dumps(result, indent=1))
+                    write_atomic(root / run.name / RESULT, strict_json.dumps(result))
                     shutil.rmtree(root / run.name / RESUME, ignore_errors=True)
                     done[run.name] = result
                     print(f"{run.name}: {_in_words(result)}", flush=True)
@@ -247,7 +249,7 @@ def _known(root: Path, run: Run, key: str) -> Result | None:
     path = root / run.name / RESULT
     if not path.is_file():
         return None
-    result: Result = json.loads(path.read_text())
+    result: Result = strict_json.loads(path.read_text())
     return result if result["key"] == key else None
 
 

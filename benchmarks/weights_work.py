@@ -1,6 +1,5 @@
 """What a process of a benchmark does: train a run, choose its action on validation, score test images."""
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +44,7 @@ from job.spec.reward import RewardNetworkSpec
 from job.spec.runtime import RuntimeSpec
 from job.spec.segmenter import PromptableUNetSpec
 from job.spec.tuning import GrpoSpec, SftSpec
+from job.storage import strict_json
 from job.tuning.grpo import train_grpo
 from job.tuning.phase import PhaseData, PhaseResult, PhaseRoom
 from job.tuning.sft import train_sft
@@ -149,7 +149,7 @@ class _Work:
     def _phase(self, what: SftSpec | GrpoSpec | SelfTraining | Unguarded) -> Result:
         run, sides = self._run, self._run.sides
         assert run.start is not None, f"{run.name} has no start"
-        started: Result = json.loads((self._root / run.start / RESULT).read_text())
+        started: Result = strict_json.loads((self._root / run.start / RESULT).read_text())
         start = self._root / run.start / CHECKPOINT
         start = start if start.is_dir() else EMBEDDED_CHECKPOINT
         model = segmenters.open_trainable(_SEGMENTER, start, self._device)
