@@ -61,6 +61,8 @@ EVENTS = {
     "finetune.seed": "A training of one seed: seed, validation_dice, entropy, ships.",
     "phase.started": "A phase that changes the segmenter's weights begins: phase.",
     "phase.finished": "Its end: phase, steps, best_step, ended, at_start, validation_dice (of its prompt).",
+    "sft.step": "A look within supervised fine-tuning: step, gold (true Dice on validation), loss.",
+    "grpo.step": "A look within reinforcement: step, gold, proxy (the reward), kl and others.",
     "sweep.point": "A setting of the sweep: point, validation_dice, chosen, seconds.",
     "store.checked": "The output's store answered a probe: uri, conditional_writes, clock_skew_s, seconds.",
     "store.retrying": "The store fails; the work goes on here and is brought later: what, message.",
