@@ -23,7 +23,7 @@ class Trainable(Protocol):
         """Switch layers that act otherwise while training, such as batch normalisation."""
 
     def logits(self, pixels_B3HW: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return float32 logits `[B, P, H, W]` of uint8 RGB images under every prompt, with gradient."""
+        """Return float32 logits `[B, P, H, W]` of uint8 RGB images under every prompt, with a gradient."""
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint folder that the family's `load`, and transformers, read."""
