@@ -47,13 +47,15 @@ ARMS = {
     "specialist": "specialist",
 }
 """Run -> name of its arm."""
+MOST_DICE_LOST = 0.01
+"""On validation, to the reward for topology."""
 SECOND_OBSERVER = "masks_second_observer"
 
 
 def runs_of(arguments: argparse.Namespace, sides: Sides) -> list[Run]:
     """Return every training, in an order in which each comes after what it needs."""
     sft, dice = sft_of(arguments), grpo_of(arguments, terms={"dice": 1.0})
-    topology = grpo_of(arguments, terms=arguments.topology)
+    topology = grpo_of(arguments, terms=arguments.topology, dice_slack=MOST_DICE_LOST)
     runs = [Run("base", Base(), sides)]
     for seed in range(arguments.seeds):
         at = f"seed{seed}"

@@ -49,7 +49,7 @@ def phases(arguments: argparse.Namespace) -> dict[str, What]:
         found |= {SOFT: sft_of(arguments, cldice_weight=arguments.soft_cldice), AGAIN: sft}
         found[DICE] = grpo_of(arguments, terms={"dice": 1.0})
     for name, terms in arguments.rewards.items():
-        found[f"SFT, GRPO ({name})"] = grpo_of(arguments, terms=terms)
+        found[f"SFT, GRPO ({name})"] = grpo_of(arguments, terms=terms, dice_slack=arguments.slack)
     return found
 
 
@@ -89,8 +89,9 @@ def report(
     differences, figures = differences_table(others, arms[SFT], FIGURES, patients)
     told = (
         f"{len({patients[name] for name in today.images('dice')})} patients, each tested in the one fold that"
-        " did not learn from it. Each phase's state and each arm's action were chosen by Dice on the images"
-        " of another fold."
+        " did not learn from it. Each phase's state and each arm's action were chosen on the images of"
+        " another fold, by Dice; the states of rewards for connectedness by that reward,"
+        f" within {arguments.slack} of their start's Dice."
     )
     return [
         Section("Arms", [told], [shown], data=data),
@@ -133,6 +134,7 @@ def main() -> None:
     made.add_argument("--folds", type=int, default=7)
     made.add_argument("--first", type=int, help="only so many of the folds")
     made.add_argument("--rewards", type=settings, default=REWARDS, help="terms by name of the arm, JSON")
+    made.add_argument("--slack", type=float, default=MOST_DICE_LOST, help="dice_slack of these rewards")
     made.add_argument("--soft-cldice", type=float, default=0.5)
     made.add_argument("--no-controls", dest="controls", action="store_false")
     arguments = made.parse_args()

@@ -72,6 +72,9 @@ class GrpoSpec(TuningSpec):
     """Steps between trainings of the reward networks on what the model then makes of labelled images."""
     round_images: int = Field(8, ge=2, le=10_000)
     """Labelled images of such a training, at most."""
+    dice_slack: float = Field(0.0, ge=0.0, le=1.0)
+    """Validation Dice that may be lost to gain in `terms`: kept is the step that is best by them on
+    validation among those at most this far below the start's Dice; 0: the step of the highest Dice."""
     hide_labels: bool = False
     """Take labelled training images for unlabelled ones: shows what the reward networks alone lead to."""
 

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from job.errors import DeadlineReached, Interrupted, InvalidResult
 from job.progress import Task
+from job.reward.terms import combine
 from job.segmenters.trainable import Trainable
 from job.spec.tuning import TuningSpec
 from job.storage.digests import tensors_digest
 from job.training_state import Arrays
 from job.tuning import guards
-from job.tuning.gold import patients_dice
+from job.tuning.gold import patients_scores
 from job.tuning.phase import PhaseData, PhaseResult, PhaseRoom
 from job.tuning.resume import PhaseFile, State
 
@@ -146,11 +147,16 @@ def _look(
     task: Task,
     name: str,
 ) -> None:
-    gold_P = patients_dice(model, data, room.threshold_logit, task)
+    terms = list(dict.fromkeys(["dice", *limits.goal]))
+    scores = patients_scores(model, data, room.threshold_logit, terms, task)
+    gold_P = scores["dice"]
     seen = learner.look(task)
     row = {"step": float(state.step), "gold": float(gold_P.mean())}
     if len(seen.proxy):
         row["proxy"] = float(seen.proxy.mean())
+    if limits.goal:
+        goal_P = combine(scores, limits.goal)
+        row["goal"] = float(goal_P.mean())
     row |= seen.figures
     row |= {key: value / state.n_summed for key, value in state.sums.items()}
     if not all(math.isfinite(value) for value in row.values()):
@@ -160,6 +166,9 @@ def _look(
         )
     looks = state.looks
     looks.gold.append(gold_P)
+    if limits.goal:
+        is_allowed = gold_P.mean() >= looks.gold[0].mean() - limits.dice_slack
+        looks.goal.append(goal_P if is_allowed else np.full(len(goal_P), -math.inf))
     looks.kl.append(float(seen.figures.get("kl", 0.0)))
     if len(seen.proxy):
         looks.proxy.append(seen.proxy)

@@ -1,6 +1,7 @@
 """Gold: the true Dice of the validation images, which no phase maximises."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,10 +17,10 @@ from job.tuning.phase import PhaseData
 
 
 @torch.no_grad()
-def patients_dice(
-    model: Trainable, data: PhaseData, threshold_logit: float, task: Task
-) -> NDArray[np.float64]:
-    """Return the mean true Dice of each validation patient `[P]`, in the order of their sorted names.
+def patients_scores(
+    model: Trainable, data: PhaseData, threshold_logit: float, terms: Sequence[str], task: Task
+) -> dict[str, NDArray[np.float64]]:
+    """Return the mean of true terms over each validation patient `[P]`, in the order of their sorted names.
 
     The mask is what the action of the trained prompt and this threshold gives. Raises InvalidResult where the
     model gives no numbers, and what `task` raises.
@@ -27,7 +28,7 @@ def patients_dice(
     threshold = PostProcess(threshold=1 / (1 + math.exp(-threshold_logit)))
     space = ActionSpace((data.prompt,), (threshold,))
     model.train(False)
-    dice = []
+    scores: dict[str, list[float]] = {term: [] for term in terms}
     for loaded in data.validation:
         task.advance(0)
         assert loaded.truth is not None
@@ -39,5 +40,6 @@ def patients_dice(
                 advice="lower the learning_rate of the phase (finetune)",
             )
         mask_HW = apply(space, 0, logits_PHW.to(torch.float16).cpu().numpy(), loaded.truth.shape)
-        dice.append(float(score(mask_HW[None], loaded.truth, ["dice"])["dice"][0]))
-    return patient_means(dice, data.validation_patients)
+        for term, values in score(mask_HW[None], loaded.truth, terms).items():
+            scores[term].append(float(values[0]))
+    return {term: patient_means(values, data.validation_patients) for term, values in scores.items()}

@@ -39,8 +39,21 @@ def train_grpo(spec: GrpoSpec, model: Trainable, data: PhaseData, room: PhaseRoo
         data = replace(data, labelled=[], unlabelled=[*data.labelled, *data.unlabelled])
     _check(data, room)
     learner = _Reinforced(spec, model, data, room)
-    limits = Limits(spec.patience, spec.kl_budget)
+    limits = limits_of(spec)
     return course.run(spec, limits, learner, model, data, room, NAME)
+
+
+def limits_of(spec: GrpoSpec) -> Limits:
+    """Return what the phase may do; with `dice_slack`, a fall of Dice within it is not the reward's guilt."""
+    if not spec.dice_slack:
+        return Limits(spec.patience, spec.kl_budget)
+    fall = max(Limits.smallest_fall, 2 * spec.dice_slack)
+    return Limits(spec.patience, spec.kl_budget, fall, goal_of(spec), spec.dice_slack)
+
+
+def goal_of(spec: GrpoSpec) -> dict[str, float]:
+    """Return the weights of the true terms that are learned from."""
+    return {term: weight for term, weight in (spec.terms or {"dice": 1.0}).items() if weight}
 
 
 class _Reinforced:

@@ -1,6 +1,6 @@
 """When a phase ends, and which of its states is kept: pure functions of what its looks saw."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,26 +15,34 @@ Numbers = NDArray[np.float64]
 class Limits:
     """What a phase may do: `patience` looks without a better gold, nats of `kl` a pixel, and a fall of gold.
 
-    `smallest_fall` is the least fall of mean Dice that counts as one, whatever the patients say.
+    `smallest_fall` is the least fall of mean Dice that counts as one, whatever the patients say. With a
+    `goal`, weights of true terms, the look of the highest goal is kept whose Dice is at most `dice_slack`
+    below the start's, else that of the highest Dice.
     """
 
     patience: int
     kl_budget: float | None = None
     smallest_fall: float = 0.01
+    goal: Mapping[str, float] = field(default_factory=dict)
+    dice_slack: float = 0.0
 
 
 @dataclass
 class Looks:
-    """What was seen at each look, the start being the first: gold by patient, proxy by sample, mean KL."""
+    """What was seen at each look, the start being the first: gold by patient, proxy by sample, mean KL.
+
+    `goal` is by patient too, minus infinity where Dice forbids the look; empty where gold itself is the goal.
+    """
 
     gold: list[Numbers] = field(default_factory=list)
     proxy: list[Numbers] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
+    goal: list[Numbers] = field(default_factory=list)
 
     @property
     def best(self) -> int:
-        """The look of highest mean gold, the earliest among equals: the start wins unless it is beaten."""
-        return int(np.argmax([gold_P.mean() for gold_P in self.gold]))
+        """The look of highest mean goal, the earliest among equals: the start wins unless it is beaten."""
+        return int(np.argmax([of_P.mean() for of_P in self.goal or self.gold]))
 
 
 def ending(looks: Looks, limits: Limits) -> Ending | None:

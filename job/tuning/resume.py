@@ -55,6 +55,7 @@ class PhaseFile:
             "record": np.frombuffer(json.dumps(record).encode(), np.uint8),
             "gold": np.array(state.looks.gold),
             "proxy": np.array(state.looks.proxy),
+            "goal": np.array(state.looks.goal),
         }
         tensors |= with_prefix("model", _arrays(model.state()))
         tensors |= with_prefix("best", _arrays(state.best))
@@ -74,7 +75,9 @@ class PhaseFile:
         if document != self._document:
             return None
         record: dict[str, Any] = json.loads(tensors["record"].tobytes())
-        state.looks = Looks(list(tensors["gold"]), list(tensors["proxy"]), record.pop("kl"))
+        state.looks = Looks(
+            list(tensors["gold"]), list(tensors["proxy"]), record.pop("kl"), list(tensors["goal"])
+        )
         for name, value in record.items():
             setattr(state, name, value)
         state.best = _tensors(part(tensors, "best"))

@@ -20,6 +20,16 @@ def test_the_start_is_kept_unless_it_is_beaten() -> None:
     assert looks([0.7, 0.8, 0.75, 0.8], [0.7] * 4).best == 1
 
 
+def test_a_goal_is_kept_within_what_dice_allows() -> None:
+    """Where there is a goal, gold only says which looks may be kept; the start always may."""
+    seen = looks([0.7, 0.69, 0.6, 0.8], [0.7] * 4)
+    seen.goal = [np.array([g, g]) for g in (0.5, 0.6, -np.inf, 0.55)]
+    assert seen.best == 1
+    seen.goal[1] -= np.inf
+    seen.goal[3] -= np.inf
+    assert seen.best == 0
+
+
 def test_gold_that_falls_while_the_proxy_rises_is_hacking() -> None:
     """Two looks in a row are needed, and both movements."""
     assert ending(looks([0.7, 0.75, 0.70, 0.65], [0.6, 0.7, 0.8, 0.9]), LIMITS) == "reward_hacking"

@@ -30,6 +30,7 @@ PHASES: list[TuningSpec] = [
             "updates": 3,
             "round_every": 2,
             "round_images": 2,
+            "dice_slack": 0.1,
         }
     ),
 ]
