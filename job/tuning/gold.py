@@ -16,6 +16,13 @@ from job.segmenters.trainable import Trainable
 from job.tuning.phase import PhaseData
 
 
+def patients_dice(
+    model: Trainable, data: PhaseData, threshold_logit: float, task: Task
+) -> NDArray[np.float64]:
+    """Return the mean true Dice of each validation patient `[P]`, as `patients_scores` does."""
+    return patients_scores(model, data, threshold_logit, ["dice"], task)["dice"]
+
+
 @torch.no_grad()
 def patients_scores(
     model: Trainable, data: PhaseData, threshold_logit: float, terms: Sequence[str], task: Task

@@ -50,15 +50,14 @@ def test_the_reward_rises(
 def test_dice_is_given_up_within_its_slack(
     opened: Opened, data: PhaseData, room: PhaseRoom, slack: float
 ) -> None:
-    """Kept is the step of the highest recall among those whose Dice is not too low."""
-    changed = {"terms": {"recall": 1.0}, "dice_slack": slack, "kl_budget": 100.0, "learning_rate": 0.01}
-    result = train_grpo(spec(validate_every=2, patience=20, **changed), opened(), data, room)
+    """Kept is the step of the highest precision among those whose Dice is not too low."""
+    changed = {"terms": {"precision": 1.0}, "dice_slack": slack, "kl_budget": 100.0}
+    result = train_grpo(spec(steps=8, validate_every=2, patience=20, **changed), opened(), data, room)
     allowed = [row for row in result.curve if row["gold"] >= result.start_gold - slack]
     best = max(allowed, key=lambda row: row["goal"])
     assert result.best_step == best["step"]
     assert result.best_gold == best["gold"]
-    if slack == 1.0:
-        assert result.best_gold < max(row["gold"] for row in result.curve)
+    assert (result.best_gold < result.start_gold) == (slack == 1.0)
 
 
 def test_normalisation_keeps_its_statistics(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:
