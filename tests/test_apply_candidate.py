@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from job import apply_candidate
-from job.apply_candidate import Measurement, evaluate, predict
+from job.apply_candidate import evaluate, predict
 from job.data.images import read_mask, write_image
 from job.errors import InputError, SpecError
 from job.evaluation.candidate import Candidate, CandidateFile
+from job.measurement import Measurement
 from job.metrics.statistics import paired_uplift, t_interval
 from job.places import CACHE_VARIABLE
 from job.reward.terms import METRICS

@@ -177,7 +177,7 @@ def _look(
     if looks.best == len(looks.gold) - 1:
         state.best = model.state()
     state.ended = guards.ending(looks, limits) or ("steps" if state.step >= spec.steps else None)
-    room.log.info(f"{name}.step", **row)
+    room.log.info("phase.step", **row)
 
 
 def _key(spec: TuningSpec, state: State, data: PhaseData, room: PhaseRoom, name: str) -> str:

@@ -7,7 +7,11 @@ import pytest
 import torch
 
 from job.data.fundus import sample
-from job.segmenters.promptable_unet.adapter import EMBEDDED_CHECKPOINT, PromptableUNetSegmenter
+from job.segmenters.promptable_unet.adapter import (
+    EMBEDDED_CHECKPOINT,
+    PromptableUNetSegmenter,
+    content_key,
+)
 from job.segmenters.promptable_unet.modelling import PromptableUNet
 from job.segmenters.promptable_unet.trainable import TrainablePromptableUNet, open_trainable
 
@@ -65,6 +69,18 @@ def test_a_saved_checkpoint_is_read_by_this_program_and_by_transformers(
     with torch.inference_mode():
         assert torch.allclose(network(pixels_of(image), tokens).logits, after, atol=1e-4)
     assert (after - before).abs().max() > 0.01
+
+
+def test_equal_weights_are_equal_files(
+    trainable: TrainablePromptableUNet, image: np.ndarray, tmp_path: Path
+) -> None:
+    """Whatever was asked of the network in between: its key stands for what it computes."""
+    trainable.save(tmp_path / "fresh")
+    trainable.logits(pixels_of(image), PROMPTS)
+    trainable.save(tmp_path / "asked")
+    open_trainable(tmp_path / "asked", "cpu").save(tmp_path / "again")
+    keys = {content_key(tmp_path / name) for name in ("fresh", "asked", "again")}
+    assert len(keys) == 1
 
 
 def test_state_comes_back(trainable: TrainablePromptableUNet, image: np.ndarray) -> None:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from job.segmenters.promptable_unet import checkpoint_folder
 from job.segmenters.promptable_unet.adapter import encode
 from job.segmenters.promptable_unet.modelling import PromptableUNet
+from job.storage.local import write_atomic
 
 
 class TrainablePromptableUNet:
@@ -20,9 +21,17 @@ class TrainablePromptableUNet:
     the running ones, otherwise those stay as they are, and gradients pass through all the same.
     """
 
-    def __init__(self, network: PromptableUNet, tokenizer: PreTrainedTokenizerFast, device: str) -> None:
+    def __init__(
+        self,
+        network: PromptableUNet,
+        tokenizer: PreTrainedTokenizerFast,
+        tokenizer_files: Mapping[str, bytes],
+        device: str,
+    ) -> None:
         self._network = network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(True)
         self._tokenizer = tokenizer
+        # A tokenizer's own way to save itself writes down how it was last used.
+        self._tokenizer_files = tokenizer_files
         self._device = torch.device(device)
 
     def parameters(self) -> Mapping[str, nn.Parameter]:
@@ -55,7 +64,8 @@ class TrainablePromptableUNet:
         """Write config.json, model.safetensors (float32) and the tokenizer's files."""
         folder.mkdir(parents=True, exist_ok=True)
         self._network.config.save_pretrained(folder)
-        self._tokenizer.save_pretrained(folder)
+        for name, content in self._tokenizer_files.items():
+            write_atomic(folder / name, content)
         save_file(self.state(), folder / checkpoint_folder.WEIGHTS, {"format": "pt"})
         (folder / checkpoint_folder.WEIGHTS).chmod(0o644)  # safetensors gives it to its owner alone
 
@@ -63,4 +73,7 @@ class TrainablePromptableUNet:
 def open_trainable(folder: Path, device: str) -> TrainablePromptableUNet:
     """Open a checkpoint folder for training; raises what `PromptableUNetSegmenter.load` does."""
     network, tokenizer = checkpoint_folder.load(folder)
-    return TrainablePromptableUNet(network, tokenizer, device)
+    names = (checkpoint_folder.TOKENIZER, checkpoint_folder.TOKENIZER_CONFIG)
+    return TrainablePromptableUNet(
+        network, tokenizer, {name: (folder / name).read_bytes() for name in names}, device
+    )
