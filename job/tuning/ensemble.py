@@ -58,10 +58,11 @@ class Ensemble:
                 examples = [_example(one, network.config.max_side) for one in shown]
                 held_out = examples[n % len(examples) :: max(2, len(self._networks))]
                 rest = [example for example in examples if not any(example is one for one in held_out)]
-                mse = mean_squared_error(network, held_out, "cpu", task)
+                start = copy.deepcopy(network).to(self._device)
+                mse = mean_squared_error(start, held_out, self._device, task)
                 trained = train_network(
-                    network, mse, rest or examples, held_out, settings=_Teaching(), seed=seed + n,
-                    device="cpu", checkpoint=None, task=_Looking(task),
+                    start, mse, rest or examples, held_out, settings=_Teaching(), seed=seed + n,
+                    device=self._device, checkpoint=None, task=_Looking(task),
                 )  # fmt: skip
                 taught.append(trained.network)
                 before.append(mse)

@@ -12,6 +12,7 @@ Masks = NDArray[np.bool_]
 Numbers = NDArray[np.float64]
 Reward = Callable[[Masks], Numbers]
 """Gives masks `[K, H, W]` of one image their rewards `[K]`; need not be differentiable."""
+_BYTES_AT_ONCE = 2**27
 
 
 def mask_advantages(reward: Reward, masks_KHW: Masks) -> Numbers:
@@ -34,12 +35,15 @@ def window_advantages(
         for window in _windows(base_HW.shape, side_px, shift)
         if (masks_KHW[:, *window] != masks_KHW[:1, *window]).any()  # otherwise there is nothing to tell
     ]
-    changed = np.broadcast_to(base_HW, (len(windows), *masks_KHW.shape)).copy()
-    for w, window in enumerate(windows):
-        changed[w][:, *window] = masks_KHW[:, *window]
-    rewards_WK = reward(changed.reshape(-1, *base_HW.shape)).reshape(len(windows), len(masks_KHW))
-    for window, reward_K in zip(windows, rewards_WK, strict=True):
-        advantages[:, *window] = above_others(reward_K)[:, None, None]
+    at_once = max(1, _BYTES_AT_ONCE // masks_KHW.size)
+    for first in range(0, len(windows), at_once):
+        some = windows[first : first + at_once]
+        changed = np.broadcast_to(base_HW, (len(some), *masks_KHW.shape)).copy()
+        for w, window in enumerate(some):
+            changed[w][:, *window] = masks_KHW[:, *window]
+        rewards_WK = reward(changed.reshape(-1, *base_HW.shape)).reshape(len(some), len(masks_KHW))
+        for window, reward_K in zip(some, rewards_WK, strict=True):
+            advantages[:, *window] = above_others(reward_K)[:, None, None]
     return advantages
 
 

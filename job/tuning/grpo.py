@@ -135,7 +135,7 @@ class _Reinforced:
     def _judged(self, source: Source, crops: Crops, rng: np.random.Generator) -> "_Sampled":
         logits = self._logits(crops)
         masks = self._masks(logits, rng)
-        masks_BKHW, bases_BHW = masks.cpu().numpy(), (logits > 0).cpu().numpy()
+        masks_BKHW, bases_BHW = masks.cpu().numpy(), (logits > self._room.threshold_logit).cpu().numpy()
         found = source.advantages(crops, masks_BKHW, bases_BHW, self._spec.credit, self._spec.window, rng)
         advantages = torch.from_numpy(np.stack(found)).to(logits.device, torch.float32)
         start = self._logits_of_start(crops) if self._spec.kl_weight else None
