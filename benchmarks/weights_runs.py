@@ -127,6 +127,9 @@ def parser(description: str | None, *, seeds: int) -> argparse.ArgumentParser:
     made.add_argument("--workers", type=int, help="processes; default: one for each CPU")
     made.add_argument("--minutes", type=float, default=1e6, help="stop by then; the same command goes on")
     made.add_argument("--output", type=Path, required=True, help="folder of runs, tables and the report")
+    made.add_argument(
+        "--blind", action="store_true", help="train, tell validation figures, and show no test image"
+    )
     made.add_argument("--quick", action="store_true", help="minutes on two cores: shows that it works alone")
     return made
 
@@ -215,6 +218,10 @@ def run_all(runs: Sequence[Run], setting: Setting, arguments: argparse.Namespace
     if len(done) < len(runs):
         print(f"{len(done)} of {len(runs)} runs are done; the same command goes on")
         sys.exit(UNFINISHED)
+    if arguments.blind:
+        for run in runs:
+            print(f"{run.name}: {_in_words(done[run.name])}")
+        sys.exit()
     return done
 
 
@@ -259,6 +266,9 @@ def _in_words(result: Mapping[str, Any]) -> str:
         told += f", validation Dice {result['validation']:.4f}"
     if "ended" in result:
         told += f", {result['steps']} steps, kept {result['best_step']}, ended by {result['ended']}"
+        goals = {row["step"]: row["goal"] for row in result["curve"] if "goal" in row}
+        if goals:
+            told += f", goal {goals[0]:.4f} at the start, {goals[result['best_step']]:.4f} kept"
     return told
 
 
