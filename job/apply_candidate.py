@@ -3,8 +3,8 @@
 import csv
 import io
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,17 +24,15 @@ from job.errors import InputError, SpecError
 from job.evaluation import candidate as candidates
 from job.evaluation.candidate import Candidate, Prediction
 from job.exchange import Inbox, Outbox, find_folder, find_images, outbox
-from job.inputs import IDENTITIES, find_segmenter
+from job.inputs import find_segmenter
 from job.logs import Output, ReportedProgress
 from job.measurement import Measurement
 from job.metrics.statistics import Interval, paired_uplift, patient_means, t_interval
-from job.places import default_cache
 from job.progress import Progress
 from job.publish.local_run import local_run
 from job.reward.terms import METRICS, measure
 from job.segmenters.protocol import Segmenter
 from job.spec.runtime import RuntimeSpec
-from job.storage.fetch import Listing
 from job.storage.local import write_atomic
 from job.storage.uris import parent_and_name
 
@@ -271,28 +269,15 @@ def _segmenter(
     found = find_segmenter(spec.uri, "--segmenter")
     trust.require_vouched(spec, found, "--trust-code")
     folder = inbox.bring(found)
-    with _digests(found) as memory:
+    # Weights of gigabytes are read for their digests once: to compare the key, and for the segmenter's own.
+    with TemporaryDirectory(prefix="digests-") as memory:
         try:
-            segmenters.require_same(spec, folder, candidate.file.segmenter_key, memory)
+            segmenters.require_same(spec, folder, candidate.file.segmenter_key, Path(memory))
         except InputError as error:
             raise InputError(f"{place}: {error}", advice=error.advice) from error
         return segmenters.load(
-            spec, folder, device, reporting.log, memory=memory, names=ImageNames(lambda: names)
+            spec, folder, device, reporting.log, memory=Path(memory), names=ImageNames(lambda: names)
         )
-
-
-@contextmanager
-def _digests(found: Path | Listing) -> Iterator[Path]:
-    """Give a folder that remembers digests of large files.
-
-    With the downloads where the checkpoint came from a store; else nothing stays on this machine, but the
-    weights are read once for their digests instead of twice.
-    """
-    if isinstance(found, Listing):
-        yield default_cache() / IDENTITIES
-    else:
-        with TemporaryDirectory(prefix="digests-") as folder:
-            yield Path(folder)
 
 
 def _means(rows: list[dict[str, float]], patients: Sequence[str]) -> dict[str, Interval]:

@@ -1,12 +1,12 @@
 """Whether the segmenter of a spec could be loaded here: its code, and the packages that this needs."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from job import trust
 from job.doctor.findings import Finding
 from job.errors import JobError
 from job.inputs import find_segmenter
+from job.segmenters.checkpoint_kind import CONFIG, goes_by_config, require_kind
 from job.segmenters.plugin import entry_point
 from job.segmenters.registry import sa2va_options
 from job.spec.segmenter import AnySegmenterSpec, PluginSpec, Sa2vaSpec
@@ -21,19 +21,21 @@ def segmenter(spec: AnySegmenterSpec) -> Iterator[Finding]:
         package = entry_point(spec.name).dist
         of = f" of {package.name} {package.version}" if package is not None else ""
         yield Finding("ok", "segmenter", f"the plug-in {spec.name}{of} is installed")
-        return
-    try:
-        found = find_segmenter(spec.uri)
-    except JobError:
-        return  # told of segmenter.uri, as of every place
-    trust.require_vouched(spec, found)
-    if isinstance(spec, Sa2vaSpec):
-        yield from _sa2va(spec, found)
+    elif isinstance(spec, Sa2vaSpec):
+        yield from _sa2va(spec)
+    elif goes_by_config(spec) and not spec.uri.startswith("embedded:"):
+        try:
+            config = open_store(spec.uri).read(CONFIG)[0]
+        except JobError:
+            return  # told of segmenter.uri, as of every place; what a folder lacks is told when it is loaded
+        require_kind(spec, config, spec.uri)
 
 
-def _sa2va(spec: Sa2vaSpec, found: Path | Listing) -> Iterator[Finding]:
+def _sa2va(spec: Sa2vaSpec) -> Iterator[Finding]:
     from job.segmenters.sa2va.requirements import check_requirements
 
+    found = find_segmenter(spec.uri)
+    trust.require_vouched(spec, found)
     code = trust.code_in(found) if isinstance(found, Listing) else trust.code_at(spec.uri)
     yield Finding("ok", "segmenter", f"{len(code.files)} code files of the checkpoint are vouched for")
     text = open_store(spec.uri).read("config.json")[0]

@@ -35,7 +35,7 @@ def session() -> botocore.session.Session:
     """Return the process's session: it holds the credentials, and renews those that end."""
     made = botocore.session.Session()
     # Of a listing, most of the time would go into times of any format.
-    made.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
+    made.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=parse_time)
     return made
 
 
@@ -75,7 +75,7 @@ def place_of(bucket: str) -> tuple[str, str]:
     return str(_made_client(_config(), region).meta.endpoint_url), region
 
 
-def _time(text: Any) -> datetime:
+def parse_time(text: Any) -> datetime:
     """Return a time of an answer, which is written as AWS does or in any other way that botocore can read."""
     if isinstance(text, str) and "T" in text and text.endswith("Z"):
         with suppress(ValueError):

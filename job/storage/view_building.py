@@ -53,7 +53,7 @@ class Build:
         """Objects whose content the view shows, by key."""
         self._arrived: dict[str, Future[str]] = {}
         """sha256 of whole downloads that wait to be verified, by key."""
-        self._verified: list[Stat] = []
+        self._verified: dict[str, Stat] = {}
         """Those of them that wait for some more, to be noted together."""
         self.unsealed: list[Path] = []
         """What the view shows and was not flushed to the disk."""
@@ -166,15 +166,16 @@ class Build:
 
     def _verify(self, source: Stat) -> None:
         if source.key in self._arrived and not self._is_shard(source):
-            self._verified.append(source)
+            self._verified[source.key] = source
             if len(self._verified) == NOTED_AT_ONCE:
                 self._note_verified()
 
     def _note_verified(self) -> None:
-        some, self._verified = self._verified, []
         known = {
-            source: Known(Content(self._arrived.pop(source.key).result(), source.size)) for source in some
+            source: Known(Content(self._arrived.pop(key).result(), source.size))
+            for key, source in self._verified.items()
         }
+        self._verified = {}
         self._index.put_all(known)  # first: a kill in between costs nothing
         for source, one in known.items():
             self._known[source.key] = one

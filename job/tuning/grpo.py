@@ -5,12 +5,15 @@ towards what did better (Shao et al. 2024, arXiv:2402.03300, with a pixel in a t
 are rewarded by true terms, unlabelled ones by reward networks, and gold, which neither is, watches over both.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from job.data.dataset import Loaded
+from job.data.on_demand import OnDemand
 from job.errors import InputError
 from job.progress import Task
 from job.segmenters.trainable import Trainable
@@ -22,7 +25,7 @@ from job.tuning.ensemble import Ensemble
 from job.tuning.guards import Limits
 from job.tuning.phase import PhaseData, PhaseResult, PhaseRoom
 from job.tuning.sampling import bernoulli_kl, correlated_noise, log_probability, sample_masks
-from job.tuning.sources import Source, sources
+from job.tuning.sources import DEFAULT_TERMS, Source, sources
 
 NAME = "grpo"
 _TINY = 1e-12
@@ -36,11 +39,18 @@ def train_grpo(spec: GrpoSpec, model: Trainable, data: PhaseData, room: PhaseRoo
     diverges, and what `room.progress` raises.
     """
     if spec.hide_labels:
-        data = replace(data, labelled=[], unlabelled=[*data.labelled, *data.unlabelled])
+        data = replace(data, labelled=[], unlabelled=_without_truths(data.labelled, data.unlabelled))
     _check(data, room)
     learner = _Reinforced(spec, model, data, room)
     limits = limits_of(spec)
-    return course.run(spec, limits, learner, model, data, room, NAME)
+    result = course.run(spec, limits, learner, model, data, room, NAME)
+    facts = {
+        "terms": dict(spec.terms or DEFAULT_TERMS) if data.labelled else {},
+        "labelled": len(data.labelled),
+        "unlabelled": len(data.unlabelled),
+        "networks": len(room.networks),
+    }
+    return replace(result, facts=facts)
 
 
 def limits_of(spec: GrpoSpec) -> Limits:
@@ -133,17 +143,22 @@ class _Reinforced:
         return [self._judged(source, crops, rng) for crops in source.draw(rng, source.n_drawn)]
 
     def _judged(self, source: Source, crops: Crops, rng: np.random.Generator) -> "_Sampled":
-        logits = self._logits(crops)
+        # One forward pass serves both where nothing touches the weights in between.
+        is_live = self._spec.updates == 1 and not self._spec.kl_weight
+        live = self._logits(crops, with_gradient=is_live)
+        logits = live.detach()
         masks = self._masks(logits, rng)
         masks_BKHW, bases_BHW = masks.cpu().numpy(), (logits > self._room.threshold_logit).cpu().numpy()
         found = source.advantages(crops, masks_BKHW, bases_BHW, self._spec.credit, self._spec.window, rng)
         advantages = torch.from_numpy(np.stack(found)).to(logits.device, torch.float32)
         start = self._logits_of_start(crops) if self._spec.kl_weight else None
-        return _Sampled(crops.pixels_B3HW, masks, advantages, logits, start)
+        return _Sampled(crops.pixels_B3HW, masks, advantages, logits, start, live if is_live else None)
 
     def _loss(self, one: "_Sampled") -> tuple[Tensor, float]:
         """Return the clipped loss of sampled masks, and the share of pixels whose ratio is clipped."""
-        logits_BHW = self._logits(Crops(one.pixels_B3HW, None), with_gradient=True)
+        logits_BHW = one.live_BHW
+        if logits_BHW is None:
+            logits_BHW = self._logits(Crops(one.pixels_B3HW, None), with_gradient=True)
         old_B1HW = one.logits_BHW[:, None]
         ratio = torch.exp(
             log_probability(logits_BHW[:, None], one.masks_BKHW) - log_probability(old_B1HW, one.masks_BKHW)
@@ -182,13 +197,17 @@ class _Reinforced:
 
 @dataclass(frozen=True)
 class _Sampled:
-    """B crops, K masks of each, their advantages, and the logits of the policy that sampled them."""
+    """B crops, K masks of each, their advantages, and the logits of the policy that sampled them.
+
+    `live_BHW` are those logits with their gradient, where that saves a forward pass.
+    """
 
     pixels_B3HW: Tensor
     masks_BKHW: Tensor
     advantages_BKHW: Tensor
     logits_BHW: Tensor
     start_BHW: Tensor | None
+    live_BHW: Tensor | None = None
 
     def arrays(self) -> Arrays:
         """Return all as arrays."""
@@ -211,6 +230,13 @@ class _Sampled:
             tensors["pixels"], tensors["masks"], tensors["advantages"], tensors["logits"],
             tensors.get("start"),
         )  # fmt: skip
+
+
+def _without_truths(some: Sequence[Loaded], more: Sequence[Loaded]) -> Sequence[Loaded]:
+    return OnDemand(
+        len(some) + len(more),
+        lambda i: replace(some[i] if i < len(some) else more[i - len(some)], truth=None),
+    )
 
 
 def _check(data: PhaseData, room: PhaseRoom) -> None:

@@ -22,6 +22,7 @@ from job.tuning.estimators import (
     window_advantages,
 )
 
+DEFAULT_TERMS: Mapping[str, float] = {"dice": 1.0}
 _WINDOWS_A_SIDE = 8
 _WATCHED_CROPS = 16
 _WATCHED_IMAGES = 4
@@ -102,7 +103,7 @@ def sources(
     found = []
     if labelled:
         crops = CropSource(labelled, spec.crop, augment=True)
-        terms: dict[str, float] = {t: weight for t, weight in (spec.terms or {"dice": 1.0}).items() if weight}
+        terms: dict[str, float] = {t: weight for t, weight in (spec.terms or DEFAULT_TERMS).items() if weight}
         found.append(Source(labelled, crops, spec.batch_size, _WATCHED_CROPS, terms, ensemble))
     if unlabelled:
         n_drawn = spec.batch_size

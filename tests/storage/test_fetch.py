@@ -846,6 +846,31 @@ def test_what_was_promised_is_held_against_digests_that_come_later(world: World)
     assert set(downloads(again)) == {"images/b.png"}
 
 
+def test_a_list_of_digests_that_a_kill_left_is_taken_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However soon its own digest is known."""
+    world.put({"SHA256SUMS": f"{sha256(b'bb').hexdigest()}  images/b.png".encode()})
+
+    def cut(self: Any, known: Any) -> None:
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(object_cache.Index, "put_all", cut)
+        with pytest.raises(Cut):
+            world.fetcher().folder(world.listing())
+
+    def at_once(self: Any, job: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        future.set_result(job())
+        return future
+
+    monkeypatch.setattr(Background, "submit", at_once)
+    again = world.listing()
+    assert files_of(world.fetcher().folder(again)) == files_of(world.data)
+    assert "SHA256SUMS" not in downloads(again)
+
+
 def test_content_that_is_known_already_is_shown_once_it_is_told_to_be_that(world: World) -> None:
     """Equal files of one listing, and of another one, are one on the disk."""
     world.put({"images/copy.png": b"aaa"})

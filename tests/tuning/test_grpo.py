@@ -109,6 +109,7 @@ def test_a_network_that_can_be_fooled_is_caught(opened: Opened, data: PhaseData,
     assert last["gold"] < best["gold"] - 0.05
     assert last["proxy"] > best["proxy"] + 0.05
     assert result.best_gold >= result.start_gold
+    assert result.facts == {"terms": {}, "labelled": 0, "unlabelled": 4, "networks": 2}
 
 
 def test_networks_learn_from_the_models_own_masks(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:

@@ -37,6 +37,7 @@ def test_gold_that_falls_while_the_proxy_rises_is_hacking() -> None:
     assert ending(looks([0.7, 0.75, 0.70, 0.745], [0.6, 0.7, 0.8, 0.9]), LIMITS) is None
     assert ending(looks([0.7, 0.75, 0.70, 0.65], [0.6, 0.7, 0.8, 0.65]), LIMITS) is None
     assert ending(looks([0.7, 0.75, 0.70, 0.65], []), LIMITS) is None
+    assert ending(looks([0.7, 0.75, 0.65, 0.70], [0.6, 0.7, 0.8, 0.9]), LIMITS) is None  # on its way back
 
 
 def test_a_small_fall_is_noise() -> None:
