@@ -63,7 +63,7 @@ def limits_of(spec: GrpoSpec) -> Limits:
 
 def goal_of(spec: GrpoSpec) -> dict[str, float]:
     """Return the weights of the true terms that are learned from."""
-    return {term: weight for term, weight in (spec.terms or {"dice": 1.0}).items() if weight}
+    return {term: weight for term, weight in (spec.terms or DEFAULT_TERMS).items() if weight}
 
 
 class _Reinforced:
