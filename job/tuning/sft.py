@@ -1,6 +1,5 @@
 """`sft`: supervised fine-tuning on labelled images, the best state on validation kept."""
 
-
 import numpy as np
 import torch
 
