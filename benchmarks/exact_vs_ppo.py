@@ -81,7 +81,7 @@ class Clock:
 
 def run_ppo(data: TrainingTable, goal: Goal, init: str, seed: int) -> Reached:
     """Train PPO and look at its policy after every rollout."""
-    rollout = data.spec.finetune.n_steps * data.spec.finetune.n_envs
+    rollout = data.spec.policy.n_steps * data.spec.policy.n_envs
     settings = data.settings(init=init, checkpoint_every=rollout)
     looks = data.rewards_NK.size if init == "prior" else 0
     with tempfile.TemporaryDirectory() as name:

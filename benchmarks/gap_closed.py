@@ -63,7 +63,7 @@ def main() -> None:
         rows = table.load(data.context)
     fixed = best_fixed(rows.of("train").scores["dice"])
     judged = {"validation": Judged(rows.of("validation"), fixed), "test": Judged(test_rows, fixed)}
-    total_timesteps = arguments.total_timesteps or data.spec.finetune.total_timesteps
+    total_timesteps = arguments.total_timesteps or data.spec.policy.total_timesteps
     for side, one in judged.items():
         gap = one.oracle - one.fixed
         print(f"{side}: best fixed {one.fixed:.4f}, oracle {one.oracle:.4f}, gap {gap:.4f}")

@@ -36,14 +36,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch._C._autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.gpu_busy import busy
 from benchmarks.sa2va_checkpoints import make
+from benchmarks.table_workers import PLAIN, POSTPROCESS, make_images, table_of
 from job.actions import ActionSpace, PostProcess, apply
 from job.device import available_cpus
-from job.segmenters.registry import sa2va_options
+from job.segmenters.registry import SAM2_INPUT_SIZE, sa2va_options
 from job.segmenters.remote_code import trust_digest
 from job.segmenters.sa2va.adapter import Sa2vaSegmenter
 from job.segmenters.sa2va.agreement import enlarged
@@ -124,22 +124,6 @@ def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return float((one & other).sum() / max(1, (one | other).sum()))
 
 
-def busy(call: Callable[[], Any]) -> float:
-    """Return the share of a call's time in which the device had something to do."""
-    with profile(activities=[ProfilerActivity.CUDA]) as trace:
-        took, _ = timed(call)
-    spans = sorted(
-        (event.time_range.start, event.time_range.end)
-        for event in trace.events()
-        if event.device_type == DeviceType.CUDA
-    )
-    covered, reached = 0.0, 0.0
-    for start, end in spans:
-        covered += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return covered / 1e6 / took
-
-
 def row(
     size: str,
     checkpoint: Checkpoint,
@@ -173,7 +157,7 @@ def row(
         "spread ms": 1000 * statistics.pstdev(said.seconds), "loop s": mean * N_CALLS, "first s": first,
         "table s": table, "ratio": mean * N_CALLS / table, "TFLOP": tflop, "TFLOP/s": tflop / table,
         "limit s": tflop / (rate / 2), "over limit": table * (rate / 2) / tflop,
-        "busy %": 100 * busy(lambda: segmenter.segment(images, PROMPTS)), "peak GiB": peak,
+        "busy %": 100 * busy(lambda: segmenter.segment(images, PROMPTS))[0], "peak GiB": peak,
         "mean IoU": statistics.mean(same), "min IoU": min(same), "no-op IoU": statistics.mean(no_op),
         "prompts' IoU": statistics.mean(others), "fallbacks": segmenter.counters.fallback_pairs,
     }  # fmt: skip
@@ -267,6 +251,32 @@ def _resident() -> float:
     return pages * resource.getpagesize() / 2**30
 
 
+def stages(segmenter: Sa2vaSegmenter, n: int, shape: tuple[int, int]) -> Iterator[dict[str, Any]]:
+    """Make the action table of n images as the job does, masks made on the CPU and on the device."""
+    space = ActionSpace(PROMPTS, POSTPROCESS, SAM2_INPUT_SIZE)
+    digests = set()
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = make_images(Path(folder), n, *shape[::-1])
+        for device in ("cpu", "cuda"):
+            make = partial(
+                table_of,
+                dataset,
+                space,
+                segmenter,
+                PLAIN,
+                available_cpus(),
+                device,
+                batch_size=IMAGES_PER_CALL,
+            )
+            table, seconds = make()
+            share, _ = busy(make)
+            digests.add(table.digest())
+            yield {
+                "image": f"{shape[0]}x{shape[1]}", "images": n, "actions": len(space), "masks on": device,
+                "images/s": n / seconds, "busy %": 100 * share, "equal": len(digests) == 1,
+            }  # fmt: skip
+
+
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """Print a Markdown table."""
     print("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
@@ -295,6 +305,9 @@ def measure(
     for shape in PICTURES:
         found["table"].append(row(size, checkpoint, segmenter, shape, said[shape], asked.rate))
         show(found["table"][-1:])
+    if size == asked.detail and asked.stage:
+        for shape in PICTURES:
+            found["stage"].extend(stages(segmenter, asked.stage, shape))
     if size == asked.detail:
         for shape in PICTURES:
             found["batches"].extend(batches(checkpoint, options, shape))
@@ -319,6 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--stream", type=int, nargs="*", default=[20, 200, 2000], help="images of 565x584")
     parser.add_argument("--stream-large", type=int, nargs="*", default=[20, 200], help="images of 999x960")
+    parser.add_argument("--stage", type=int, default=60, help="images of a whole table stage; 0: none")
     parser.add_argument(
         "--rate", type=float, default=990.0, help="dense bfloat16 TFLOP/s (H100 and H200: 990)"
     )
@@ -329,7 +343,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.exit("this benchmark measures a CUDA device, and torch sees none")
     torch.set_num_threads(available_cpus())
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {available_cpus()} CPUs", flush=True)
-    found: dict[str, list[dict[str, Any]]] = {"table": [], "batches": [], "stream": []}
+    found: dict[str, list[dict[str, Any]]] = {"table": [], "stage": [], "batches": [], "stream": []}
     for size in asked.sizes:
         work = Path(tempfile.mkdtemp(dir=asked.work))
         try:
@@ -337,7 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             shutil.rmtree(work)
             torch.cuda.empty_cache()
-    for name in ("table", "batches", "stream"):
+    for name in ("table", "stage", "batches", "stream"):
         if found[name]:
             print(f"\n{name}")
             show(found[name])

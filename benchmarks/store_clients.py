@@ -3,9 +3,9 @@
     python -m benchmarks.store_clients CLIENT THREADS up|down FOLDER s3://BUCKET/PREFIX
 
 moves the files of FOLDER, or all objects below the prefix, and prints as JSON the seconds and the processor
-seconds from the first request until the files can be used, the seconds from then until what the client
-flushes is flushed, and the folder where the files lie. Imports and the making of boto3's client are not
-counted. The server comes from the environment, as for the job.
+seconds from the first request until the files are here, the seconds from then until what the client digests
+is verified, from then until what it flushes is flushed, and the folder where the files lie. Imports and the
+making of boto3's client are not counted. The server comes from the environment, as for the job.
 """
 
 import json
@@ -44,17 +44,18 @@ LOOK_EVERY_S = 0.02
 
 @dataclass(frozen=True)
 class Moved:
-    """Where files can be used now, and what waits until they have been flushed to the disk."""
+    """Where files lie, and what waits until they have been verified and flushed to the disk."""
 
     folder: Path
+    verify: Callable[[], None] = lambda: None
     settle: Callable[[], None] = lambda: None
 
 
 def ours(threads: int, direction: str, folder: Path, uri: str) -> Moved:
     """Move files as the job does.
 
-    Up: digested. Down: listed, digested, held against a list of digests if there is one, and shown as a
-    folder of an empty cache; what is a shard is unpacked. They are flushed while the job goes on.
+    Up: digested. Down: listed and shown as a folder of an empty cache; what is a shard is unpacked. Digested
+    and held against a list of digests, if there is one, at the latest by `verify`; flushed by `settle`.
     """
     if direction == "up":
         S3Store(*split_s3(uri)).upload([Upload(path, path.name) for path in _files(folder)])
@@ -62,7 +63,7 @@ def ours(threads: int, direction: str, folder: Path, uri: str) -> Moved:
     with Path(os.devnull).open("w") as nowhere:
         log = Output(level="error", stream=nowhere).log
         fetcher = Fetcher(folder, max_bytes=1 << 40, progress=SILENT, log=log)
-        return Moved(fetcher.folder(listing(uri, unpack=True)), fetcher.settle)
+        return Moved(fetcher.bring(listing(uri, unpack=True)), fetcher.verify, fetcher.settle)
 
 
 def shards(threads: int, direction: str, folder: Path, uri: str) -> Moved:
@@ -263,13 +264,16 @@ def main() -> None:
         s3_client.client()
     began, processor_began = time.perf_counter(), time.process_time()
     moved = CLIENTS[name](int(threads), direction, Path(folder), uri)
-    usable = time.perf_counter()
+    here = time.perf_counter()
     processor_s = time.process_time() - processor_began
+    moved.verify()
+    verified = time.perf_counter()
     moved.settle()
     facts = {
-        "seconds": usable - began,
+        "seconds": here - began,
         "processor_seconds": processor_s,
-        "settle_s": time.perf_counter() - usable,
+        "verify_s": verified - here,
+        "settle_s": time.perf_counter() - verified,
         "folder": str(moved.folder),
     }
     print(json.dumps(facts))

@@ -56,20 +56,29 @@ class Measured:
     processor_seconds: float
     peak_rss: int
     """Bytes."""
+    verify_s: float
+    """What was left then to digest and compare, for the others, which do not, nothing."""
     after_s: float
     """What it took then to digest and flush the files, for ours what was left to flush."""
 
     @property
+    def verified_s(self) -> float:
+        """Seconds until all is what it should be, as far as the client sees to that."""
+        return self.seconds + self.verify_s
+
+    @property
     def flushed_s(self) -> float:
         """Seconds until all is digested and, down, flushed."""
-        return self.seconds + self.after_s
+        return self.verified_s + self.after_s
 
 
 Series = dict[Client, list[Measured]]
+Ratios = tuple[float, float, float]
+"""Of seconds until all files are here, until they are verified, and until they are flushed."""
 
 
-def report(workload: Workload, way: str, series: Series) -> tuple[float, float]:
-    """Print what was measured; returns the medians of the ratios until usable and until flushed."""
+def report(workload: Workload, way: str, series: Series) -> Ratios:
+    """Print what was measured; returns the medians of the ratios."""
     (first, times), *others = series.items()
     label = f"{workload.name:>6} {way:>4} "
     for client, some in series.items():
@@ -80,6 +89,8 @@ def report(workload: Workload, way: str, series: Series) -> tuple[float, float]:
         if client.keeps_promises:
             what = "to flush"
         after = f" + {after_s:.2f} s {what}" if after_s else ""
+        verify_s = statistics.median(one.verify_s for one in some)
+        after = (f" + {verify_s:.2f} s to verify" if verify_s else "") + after
         print(
             f"{label} {client.kind:<6} {client!s:<13}"
             f" {workload.total / statistics.median(seconds) / 1e6:6.0f} MB/s"
@@ -89,14 +100,20 @@ def report(workload: Workload, way: str, series: Series) -> tuple[float, float]:
             f"{after}"
         )
     other = "better of the others" if len(others) > 1 else others[0][0].kind
-    usable, flushed = _ratios(series, lambda one: one.seconds), _ratios(series, lambda one: one.flushed_s)
-    for name, ratios in {", until usable": usable, ", until flushed": flushed}.items():
+    here = _ratios(series, lambda one: one.seconds)
+    verified = _ratios(series, lambda one: one.verified_s)
+    flushed = _ratios(series, lambda one: one.flushed_s)
+    for name, ratios in {
+        ", until here": here,
+        ", until verified": verified,
+        ", until flushed": flushed,
+    }.items():
         print(
             f"{label} {other} / {first.kind}{name} = {statistics.median(ratios):.2f}"
             f" ({ratios[0]:.2f} to {ratios[-1]:.2f} in {len(ratios)} rounds)",
             flush=True,
         )
-    return statistics.median(usable), statistics.median(flushed)
+    return statistics.median(here), statistics.median(verified), statistics.median(flushed)
 
 
 def _ratios(series: Series, seconds: Callable[[Measured], float]) -> list[float]:
@@ -106,5 +123,5 @@ def _ratios(series: Series, seconds: Callable[[Measured], float]) -> list[float]
 
 
 def median_s(some: Sequence[Measured]) -> float:
-    """Return the median of the seconds until the files could be used."""
+    """Return the median of the seconds until the files were here."""
     return statistics.median(one.seconds for one in some)

@@ -110,7 +110,7 @@ def timed_side(context: StageContext, spec: JobSpec, folder: Path) -> Side:
         context, spec=spec, segmentations=cache, folder=folder / "out", scratch=folder / "scratch"
     )
     began, processor_began = time.perf_counter(), time.process_time()
-    if spec.finetune.rollout == "table":
+    if spec.policy.rollout == "table":
         table.build(context, "train", scored=table.terms(context))
         dataset = open_dataset(context)
         samples = dataset.of("train")

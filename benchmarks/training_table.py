@@ -48,7 +48,7 @@ class TrainingTable:
 
     def settings(self, **changes: object) -> FinetuneSpec:
         """Return the spec's training settings with some replaced."""
-        return FinetuneSpec.model_validate(self.spec.finetune.model_dump() | changes)
+        return FinetuneSpec.model_validate(self.spec.policy.model_dump() | changes)
 
     def ppo(
         self, settings: FinetuneSpec, *, seed: int, folder: Path, progress: Progress = SILENT
@@ -74,7 +74,7 @@ class TrainingTable:
     ) -> Policy:
         """Solve exactly, as the ladder does; `patients` default to the table's."""
         return train_exact(
-            self.spec.finetune,
+            self.spec.policy,
             seed=seed,
             observer=self.observer,
             actions=self.actions,

@@ -127,7 +127,7 @@ def apply(space: ActionSpace, action: int, logits_PHW: Logits, size: tuple[int, 
     > 0). Raises ValueError when logits are not float16 `[prompts, h, w]` or contain NaN, IndexError for an
     unknown action.
     """
-    _check_logits(space, logits_PHW, size)
+    check_logits(space, logits_PHW, size)
     surface_HW = _surface(space, logits_PHW, space.prompt_of(action), size)
     return _Thresholds(surface_HW).mask(space.postprocess[space.postprocess_of(action)])
 
@@ -148,7 +148,7 @@ def iter_masks(
 
     A block is of whole prompts where `at_once` is enough for one, else of a part of one.
     """
-    _check_logits(space, logits_PHW, size)
+    check_logits(space, logits_PHW, size)
     n_actions, n_of_prompt = len(space), len(space.postprocess)
     first, block_BHW = 0, np.empty((0, *size), dtype=np.bool_)
     for p in range(len(space.prompts)):
@@ -181,6 +181,26 @@ def resize_bilinear(
     columns_Wh = _resize_rows(_resize_rows(np.ascontiguousarray(logits_HW.T), by_way_of[1]), size[1])
     wide_hW = np.ascontiguousarray(columns_Wh.T)
     return _resize_rows(_resize_rows(wide_hW, by_way_of[0]), size[0])
+
+
+def rows_between(n_rows: int, height: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Return, by row of a map that is resized, the rows above and below it and the weight of the latter."""
+    centre_H = np.maximum((np.arange(height) + 0.5) * (n_rows / height) - 0.5, 0.0)
+    above_H = np.minimum(centre_H.astype(np.intp), n_rows - 1)
+    below_H = np.minimum(above_H + 1, n_rows - 1)
+    return above_H, below_H, (centre_H - above_H).astype(np.float32)
+
+
+def check_logits(space: ActionSpace, logits_PHW: Logits, size: tuple[int, int]) -> None:
+    """Raise ValueError for logits that are not float16 `[prompts, h, w]`, or a size without pixels."""
+    if logits_PHW.dtype != np.float16:
+        raise ValueError(
+            f"logits are {logits_PHW.dtype}: every path rounds logits to float16 before any threshold"
+        )
+    if logits_PHW.ndim != 3 or len(logits_PHW) != len(space.prompts) or logits_PHW.size == 0:
+        raise ValueError(f"logits {logits_PHW.shape} must be [P, h, w] with P = {len(space.prompts)} prompts")
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"size must be (height, width) of at least one pixel, got {size}")
 
 
 class _Thresholds:
@@ -217,17 +237,6 @@ class _Thresholds:
         return self._logits_HW > math.log(probability / (1 - probability))
 
 
-def _check_logits(space: ActionSpace, logits_PHW: Logits, size: tuple[int, int]) -> None:
-    if logits_PHW.dtype != np.float16:
-        raise ValueError(
-            f"logits are {logits_PHW.dtype}: every path rounds logits to float16 before any threshold"
-        )
-    if logits_PHW.ndim != 3 or len(logits_PHW) != len(space.prompts) or logits_PHW.size == 0:
-        raise ValueError(f"logits {logits_PHW.shape} must be [P, h, w] with P = {len(space.prompts)} prompts")
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"size must be (height, width) of at least one pixel, got {size}")
-
-
 def _surface(space: ActionSpace, logits_PHW: Logits, p: int, size: tuple[int, int]) -> Surface:
     logits_HW = logits_PHW[p].astype(np.float32)
     least, greatest = float(logits_HW.min()), float(logits_HW.max())
@@ -243,10 +252,7 @@ def _resize_rows(values_hW: Surface, height: int) -> Surface:
     n_rows = len(values_hW)
     if n_rows == height:
         return values_hW
-    centre_H = np.maximum((np.arange(height) + 0.5) * (n_rows / height) - 0.5, 0.0)
-    above_H = np.minimum(centre_H.astype(np.intp), n_rows - 1)
-    below_H = np.minimum(above_H + 1, n_rows - 1)
-    weight_H = (centre_H - above_H).astype(np.float32)
+    above_H, below_H, weight_H = rows_between(n_rows, height)
     upper_HW = values_hW[above_H]
     resized_HW: Surface = values_hW[below_H]
     resized_HW -= upper_HW

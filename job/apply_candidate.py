@@ -5,8 +5,9 @@ import io
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,31 +16,29 @@ from PIL import Image
 
 from job import device as machines
 from job import segmenters, trust
-from job.data.dataset import Dataset, Sample, read_folder
+from job.candidate_at_work import CandidateAtWork, Photograph
+from job.data.dataset import Dataset, Loaded, Sample, read_folder
 from job.data.image_names import ImageNames
 from job.data.images import pixel_digest, resize_image, resize_mask
 from job.errors import InputError, SpecError
 from job.evaluation import candidate as candidates
-from job.evaluation.candidate import Candidate
+from job.evaluation.candidate import Candidate, Prediction
 from job.exchange import Inbox, Outbox, find_folder, find_images, outbox
 from job.inputs import find_segmenter
 from job.logs import Output, ReportedProgress
-from job.metrics.statistics import Interval, Uplift, paired_uplift, patient_means, t_interval
-from job.progress import Progress, track
+from job.measurement import Measurement
+from job.metrics.statistics import Interval, paired_uplift, patient_means, t_interval
+from job.progress import Progress
 from job.publish.local_run import local_run
 from job.reward.terms import METRICS, measure
 from job.segmenters.protocol import Segmenter
 from job.spec.runtime import RuntimeSpec
-from job.storage import strict_json
 from job.storage.local import write_atomic
 from job.storage.uris import parent_and_name
 
-SHOWN = ("dice", "iou", "recall", "precision", "specificity", "cldice")
-"""The metrics that people are shown: shares, all of them."""
 COLUMNS = ("image", "mask", "action", "prompt", "postprocess", "quality", "low", "high", "review", "error")
 """Of predictions.csv; of an image that could not be read, all but the first and the last are empty."""
 PREDICTIONS = "predictions.csv"
-NO_INTERVAL = "one patient: no interval"
 
 
 @dataclass(frozen=True)
@@ -53,48 +52,6 @@ class Opening:
 
 
 AS_BEFORE = Opening()
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What a candidate and the no-op score on a dataset, in the mean over patients."""
-
-    candidate: str
-    data: str
-    images: int
-    seen_in_training: int
-    """Images that shaped the candidate: their scores say nothing about new patients."""
-    before: dict[str, Interval]
-    after: dict[str, Interval]
-    uplift: Uplift
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values, NaN and infinities as null."""
-        document: dict[str, Any] = strict_json.plain(asdict(self), null=True)
-        return document
-
-    def to_text(self) -> str:
-        """Return the answer first, then a table of metrics before and after."""
-        up = self.uplift
-        spread = f"95 % interval {up.low:+.3f} to {up.high:+.3f}" if up.n_patients > 1 else NO_INTERVAL
-        lines = [
-            f"{self.candidate} on {self.images} images of {up.n_patients} patients ({self.data})",
-            f"Dice {self.before['dice'].mean:.3f} -> {self.after['dice'].mean:.3f}"
-            f" ({up.mean:+.3f}, {spread};"
-            f" {up.wins} better, {up.ties} equal, {up.losses} worse)",
-        ]
-        if self.seen_in_training:
-            lines.append(
-                f"WARNING: {self.seen_in_training} of these images shaped the candidate;"
-                " what it scores on them says nothing about new patients"
-            )
-        lines.append(f"{'':14}{'before':>10}{'after':>10}{'95 % interval after':>27}")
-        lines += [
-            f"{metric:14}{self.before[metric].mean:>10.3f}{self.after[metric].mean:>10.3f}"
-            f"{_share_interval(self.after[metric]):>27}"
-            for metric in SHOWN
-        ]
-        return "\n".join(lines)
 
 
 def evaluate(
@@ -118,40 +75,41 @@ def evaluate(
             raise InputError(
                 f"--data: {found} is not a folder", advice="name a dataset folder with images and masks"
             )
-        on = machines.prepare(RuntimeSpec.model_validate({"device": device})).device
-        candidate = _open(place, on)
-        names: dict[str, str] = {}
-        segmenter = _segmenter(candidate, place, opening, on, inbox, reporting, names)
+        machine = machines.prepare(RuntimeSpec.model_validate({"device": device}))
+        candidate = _open(place, machine.device)
+        at_work = _at_work(candidate, place, opening, machine, inbox, reporting)
         root = inbox.bring(found)
         labelled = [sample for sample in read_folder(root) if sample.mask is not None][:max_samples]
         if not labelled:
             raise InputError(
                 f"{data}: no image has a mask", advice="name a dataset folder with masks, or use predict"
             )
-        return _measure(candidate, segmenter, names, labelled, data, progress)
+        return _measure(at_work, labelled, data, progress)
 
 
 def _measure(
-    candidate: Candidate,
-    segmenter: Segmenter,
-    names: dict[str, str],
-    labelled: Sequence[Sample],
-    data: str,
-    progress: Progress,
+    at_work: CandidateAtWork, labelled: Sequence[Sample], data: str, progress: Progress
 ) -> Measurement:
+    candidate = at_work.candidate
     dataset = Dataset(labelled, candidate.file.width)
-    before, after, seen = [], [], 0
-    for sample in track(progress, "evaluate", labelled, len(labelled), "images"):
+
+    def read(sample: Sample) -> Photograph:
         loaded = dataset.load(sample)
-        assert loaded.truth is not None
-        pixels = pixel_digest(loaded.image)
-        names[pixels] = sample.name
-        seen += pixels in candidate.file.trained_on
-        segmentation = segmenter.segment([loaded.image], candidate.file.prompts)[0]
-        prediction = candidate.predict(loaded.image, segmentation, loaded.fov)
-        values = measure(np.stack([prediction.noop_HW, prediction.mask_HW]), loaded.truth)
-        before.append({metric: float(values[metric][0]) for metric in METRICS})
-        after.append({metric: float(values[metric][1]) for metric in METRICS})
+        return Photograph(sample, loaded, loaded.image.shape[:2])
+
+    def scored(one: Photograph, prediction: Prediction) -> tuple[dict[str, NDArray[np.float64]], bool]:
+        assert one.loaded.truth is not None
+        values = measure(np.stack([prediction.noop_HW, prediction.mask_HW]), one.loaded.truth)
+        return values, pixel_digest(one.loaded.image) in candidate.file.trained_on
+
+    before, after, seen = [], [], 0
+    with closing(at_work.each(labelled, read, scored, what="evaluate", progress=progress)) as found:
+        for one in found:
+            assert not isinstance(one, InputError)  # `read` raises it
+            values, was_seen = one
+            seen += was_seen
+            before.append({metric: float(values[metric][0]) for metric in METRICS})
+            after.append({metric: float(values[metric][1]) for metric in METRICS})
     patients = [sample.patient for sample in labelled]
     dice_before, dice_after = ([row["dice"] for row in rows] for rows in (before, after))
     return Measurement(
@@ -178,11 +136,10 @@ def predict(place: str, images: str, output: str, *, device: str, opening: Openi
         found = find_images(images)
         if isinstance(found, Path) and not found.exists():
             raise InputError(f"{images} does not exist", advice="name an image or a folder of images")
-        on = machines.prepare(RuntimeSpec.model_validate({"device": device})).device
-        candidate = _open(place, on)
+        machine = machines.prepare(RuntimeSpec.model_validate({"device": device}))
+        candidate = _open(place, machine.device)
         with outbox(output) as out:
-            names: dict[str, str] = {}
-            segmenter = _segmenter(candidate, place, opening, on, inbox, reporting, names)
+            at_work = _at_work(candidate, place, opening, machine, inbox, reporting)
             source = inbox.bring(found)
             samples = (
                 read_folder(source)
@@ -191,7 +148,7 @@ def predict(place: str, images: str, output: str, *, device: str, opening: Openi
             )
             named = _named(samples, source)
             _keep_inputs(named, images, out, is_folder=source.is_dir())
-            predicted = _predict_each(candidate, segmenter, names, named, out, inbox, progress)
+            predicted = _predict_each(at_work, named, out, inbox, progress)
             out.send(PREDICTIONS, predicted.table)
     if predicted.failed:
         raise InputError(
@@ -210,41 +167,48 @@ class _Predicted:
 
 
 def _predict_each(
-    candidate: Candidate,
-    segmenter: Segmenter,
-    names: dict[str, str],
+    at_work: CandidateAtWork,
     named: Mapping[str, Sample],
     out: Outbox,
     inbox: Inbox,
     progress: Progress,
 ) -> _Predicted:
-    table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    flagged, failed = 0, []
-    for name, sample in track(progress, "predict", named.items(), len(named), "images"):
+    file = at_work.candidate.file
+
+    def read(sample: Sample) -> Photograph | InputError:
         try:
             original = Dataset([], width=None).load(replace(sample, mask=None))
         except InputError as error:
-            writer.writerow({"image": name, "error": inbox.as_users_know(str(error))})
-            failed.append(name)
-            continue
-        image = resize_image(original.image, candidate.file.width)
-        fov = None if original.fov is None else resize_mask(original.fov, candidate.file.width)
-        names[pixel_digest(image)] = sample.name
-        segmentation = segmenter.segment([image], candidate.file.prompts)[0]
-        prediction = candidate.predict(image, segmentation, fov)
-        mask = f"{sample.name}.png"
-        write_atomic(out.folder / mask, _png(prediction.mask_HW, original.image.shape[:2]))
-        action = candidate.file.space[prediction.action]
+            return error
+        fov = None if original.fov is None else resize_mask(original.fov, file.width)
+        resized = Loaded(resize_image(original.image, file.width), None, fov)
+        return Photograph(sample, resized, original.image.shape[:2])
+
+    def written(one: Photograph, prediction: Prediction) -> dict[str, Any]:
+        mask = f"{one.sample.name}.png"
+        write_atomic(out.folder / mask, _png(prediction.mask_HW, one.own_size))
+        action = file.space[prediction.action]
         quality = {key: f"{getattr(prediction, key):.4f}" for key in ("quality", "low", "high")}
         chosen = {
             "action": prediction.action,
             "prompt": action.prompt,
             "postprocess": action.postprocess.label,
         }
-        writer.writerow({"image": name, "mask": mask, **chosen, **quality, "review": int(prediction.review)})
-        flagged += prediction.review
+        return {"mask": mask, **chosen, **quality, "review": int(prediction.review)}
+
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    flagged, failed = 0, []
+    samples = list(named.values())
+    with closing(at_work.each(samples, read, written, what="predict", progress=progress)) as found:
+        for name, row in zip(named, found, strict=True):
+            if isinstance(row, InputError):
+                writer.writerow({"image": name, "error": inbox.as_users_know(str(row))})
+                failed.append(name)
+            else:
+                writer.writerow({"image": name, **row})
+                flagged += row["review"]
     return _Predicted(table.getvalue(), flagged, failed)
 
 
@@ -274,6 +238,19 @@ def _open(place: str, device: str) -> Candidate:
     return candidates.load(local_run(place, only=candidates.PARTS), device)
 
 
+def _at_work(
+    candidate: Candidate,
+    place: str,
+    opening: Opening,
+    machine: machines.Machine,
+    inbox: Inbox,
+    reporting: Output,
+) -> CandidateAtWork:
+    names: dict[str, str] = {}
+    segmenter = _segmenter(candidate, place, opening, machine.device, inbox, reporting, names)
+    return CandidateAtWork(candidate, segmenter, names, machine.threads)
+
+
 def _segmenter(
     candidate: Candidate,
     place: str,
@@ -287,21 +264,20 @@ def _segmenter(
     spec = trust.vouched_by(candidate.file.segmenter, opening.trust_code)
     if opening.uri is not None:
         spec = spec.model_copy(update={"uri": opening.uri})
-    found = find_segmenter(spec.uri)
+    elif candidate.file.segmenter_folder is not None:
+        spec = spec.model_copy(update={"uri": str(candidate.folder / candidate.file.segmenter_folder)})
+    found = find_segmenter(spec.uri, "--segmenter")
     trust.require_vouched(spec, found, "--trust-code")
     folder = inbox.bring(found)
-    try:
-        segmenters.require_same(spec, folder, candidate.file.segmenter_key)
-    except InputError as error:
-        raise InputError(f"{place}: {error}", advice=error.advice) from error
-    return segmenters.load(spec, folder, device, reporting.log, names=ImageNames(lambda: names))
-
-
-def _share_interval(interval: Interval) -> str:
-    if interval.n == 1:
-        return NO_INTERVAL
-    # Student's t knows nothing of the ends of a share.
-    return f"{max(0.0, interval.low):.3f} to {min(1.0, interval.high):.3f}"
+    # Weights of gigabytes are read for their digests once: to compare the key, and for the segmenter's own.
+    with TemporaryDirectory(prefix="digests-") as memory:
+        try:
+            segmenters.require_same(spec, folder, candidate.file.segmenter_key, Path(memory))
+        except InputError as error:
+            raise InputError(f"{place}: {error}", advice=error.advice) from error
+        return segmenters.load(
+            spec, folder, device, reporting.log, memory=Path(memory), names=ImageNames(lambda: names)
+        )
 
 
 def _means(rows: list[dict[str, float]], patients: Sequence[str]) -> dict[str, Interval]:

@@ -19,6 +19,7 @@ from job.spec.reward import RewardNetworkSpec
 from job.storage.fetch import Fetcher, Listing, listing, listing_of_file
 from job.storage.local import local_path, sha256_file, sha256_folder, sha256_json, write_atomic
 from job.storage.local_store import LocalStore
+from job.storage.object_cache import SEALED_NS
 from job.storage.uris import is_remote, open_store, parent_and_name
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Found:
         return replace(
             self,
             reward_network=_reward_network(spec.reward.network, self.files),
-            policy=_policy(spec.finetune.policy_uri, self.files),
+            policy=_policy(spec.policy.policy_uri, self.files),
         )
 
     def identity(self, spec: JobSpec, memory: Path | None = None) -> str:
@@ -117,7 +118,7 @@ class Found:
 
     def fetch(self, fetcher: Fetcher) -> Inputs:
         """Bring everything to this machine; raises what `Fetcher.folder` and `PublishedRun.bring` raise."""
-        return Inputs(
+        inputs = Inputs(
             data=None if self.data is None else _here(self.data, fetcher),
             unlabelled=None if self.unlabelled is None else _here(self.unlabelled, fetcher),
             segmenter=_here(self.segmenter, fetcher),
@@ -126,13 +127,20 @@ class Found:
             others={name: _here(folder, fetcher) for name, folder in self.others.items()},
             settle=fetcher.settle,
         )
+        fetcher.verify()  # what was brought first is digested while the rest is on its way
+        if isinstance(self.segmenter, Listing):
+            from job.segmenters.file_digests import hand_over
+
+            # Its content key covers many GB that were digested a moment ago.
+            hand_over(fetcher.digests(self.segmenter), self.files.cache / IDENTITIES, SEALED_NS)
+        return inputs
 
 
 class Files:
     """Files of runs, each looked up once: the newest run of a name stays the same throughout a job."""
 
     def __init__(self, cache: Path) -> None:
-        self._cache = cache
+        self.cache = cache
         self._found: dict[tuple[str, str], File] = {}
 
     def find(self, uri: str, relative: str, field: str) -> File:
@@ -151,7 +159,7 @@ class Files:
         run = champion_run(open_store(above), name) if kind == MODELS else newest_run(open_store(root), name)
         if relative not in run.manifest.files:
             raise _no_such_file(run.uri, relative)
-        return RunFile(run, relative, self._cache)
+        return RunFile(run, relative, self.cache)
 
 
 def find(spec: JobSpec, places: Places) -> Found:
@@ -170,7 +178,7 @@ def find(spec: JobSpec, places: Places) -> Found:
         more = pool.submit(_folder, unlabelled, "data.unlabelled_uri", unpack=True) if unlabelled else None
         segmenter = pool.submit(find_segmenter, spec.segmenter.uri)
         network = pool.submit(_reward_network, spec.reward.network, files)
-        policy = pool.submit(_policy, spec.finetune.policy_uri, files)
+        policy = pool.submit(_policy, spec.policy.policy_uri, files)
         listed = {
             name: pool.submit(_folder, uri, place, unpack=True) for name, (uri, place) in others.items()
         }
@@ -216,7 +224,7 @@ def segmenter_folder(uri: str, fetcher: Fetcher | None = None) -> Path:
 
 
 def _here(found: Folder, fetcher: Fetcher) -> Path:
-    return found if isinstance(found, Path) else fetcher.folder(found)
+    return found if isinstance(found, Path) else fetcher.bring(found)
 
 
 def _file_here(found: File, fetcher: Fetcher) -> Path:
@@ -246,10 +254,13 @@ def _file_digest(file: File) -> str:
     return file.sha256 if isinstance(file, RunFile) else sha256_file(file)
 
 
-def find_segmenter(uri: str) -> Folder:
-    """Find the folder that `segmenter.uri` names, fetching nothing; raises what `find` raises."""
+def find_segmenter(uri: str, setting: str = "segmenter.uri") -> Folder:
+    """Find the folder of a segmenter, fetching nothing; raises what `find` raises.
+
+    `setting` is the field, or the option, with which the user names another one.
+    """
     if not uri.startswith("embedded:"):
-        return _folder(uri, "segmenter.uri")
+        return _folder(uri, setting)
     if uri != EMBEDDED_SEGMENTER:
         raise SpecError(
             f"segmenter.uri {uri!r} is not embedded in this program", advice=f"there is {EMBEDDED_SEGMENTER}"
@@ -284,7 +295,8 @@ def _folder(uri: str, field: str, *, unpack: bool = False) -> Folder:
     path = local_path(uri)
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "does not exist"
-        raise InputError(f"{field}: {path} {what}", advice=f"set it, for example with --set {field}=PATH")
+        how = f"{field} PATH" if field.startswith("-") else f"--set {field}=PATH"
+        raise InputError(f"{field}: {path} {what}", advice=f"set it, for example with {how}")
     return path.resolve()
 
 

@@ -15,7 +15,7 @@ from job.publish.training_info import SweepPoint
 from job.spec.data import FoldSplit
 from job.spec.job import JobSpec
 from job.spec.loading import LoadedSpec
-from job.stages import LEARNING, PROMOTING, STAGES, audit, challenge, out_of_fold, publish
+from job.stages import LEARNING, audit, challenge, out_of_fold, publish, stages_of
 from job.stages.image_names import image_names
 from job.stages.stage import Stage, StageContext, StageResult, clear, compute, find
 from job.storage.mirror import Mirror
@@ -88,7 +88,7 @@ class Pipeline:
         points: list[SweepPoint] = []
         if spec.sweep:
             spec, points = sweep.choose(spec, self._learn, self._tell_point)
-        return self._through(PROMOTING if spec.promote.when == "better" else STAGES, spec), points
+        return self._through(stages_of(spec), spec), points
 
     def _record(self, points: list[SweepPoint]) -> publish.Record:
         return publish.Record(self.loaded, self.folder, self.uri, self.identity, self.started_at, points)

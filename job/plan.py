@@ -32,8 +32,6 @@ def plan(loaded: LoadedSpec) -> str:
     path = folder.path.relative_to(places.root).as_posix()
     prompts, postprocess = len(spec.actions.prompts), len(spec.actions.postprocess)
     actions = prompts * postprocess
-    rollout = spec.finetune.n_steps * spec.finetune.n_envs
-    rollouts = -(-spec.finetune.total_timesteps // rollout)
     lines = [
         f"run        {places.store.uri}/{path}",
         f"state      {_state(places, folder, path)}",
@@ -41,14 +39,34 @@ def plan(loaded: LoadedSpec) -> str:
         f"segmenter  {_segmenter(spec.segmenter)}",
         f"actions    K = {actions}: {prompts} prompts x {postprocess} post-processings; action 0 is today's",
         f"reward     {' + '.join(f'{weight:g} {term}' for term, weight in spec.reward.terms.items())}",
-        f"finetune   PPO, {rollouts * rollout} steps ({rollouts} rollouts of {rollout}),"
-        f" seeds: {spec.finetune.seeds}, start: {spec.finetune.policy_uri or spec.finetune.init},"
-        f" rewards: {spec.finetune.rollout}",
+        *(f"finetune   {phase}" for phase in _phases(spec)),
     ]
     if spec.sweep:
         lines.append(f"sweep      {_grid(spec)}")
     lines += [f"warning    {warning}" for warning in warnings(loaded)]
     return "\n".join(lines)
+
+
+def _phases(spec: JobSpec) -> list[str]:
+    lines = []
+    if spec.has_policy:
+        policy = spec.policy
+        rollout = policy.n_steps * policy.n_envs
+        rollouts = -(-policy.total_timesteps // rollout)
+        lines.append(
+            f"PPO, {rollouts * rollout} steps ({rollouts} rollouts of {rollout}), seeds: {policy.seeds},"
+            f" start: {policy.policy_uri or policy.init}, rewards: {policy.rollout}"
+        )
+    before = "the segmenter's weights"
+    for name, phase in spec.weight_phases:
+        size = "whole images" if phase.crop is None else f"crops of {phase.crop} px"
+        prompt = f'"{phase.prompt}"' if phase.prompt else "the best fixed action's"
+        lines.append(
+            f"{name}, at most {phase.steps} steps of {phase.batch_size} {size}, from {before},"
+            f" prompt: {prompt}"
+        )
+        before = f"those of {name}"
+    return lines
 
 
 def _segmenter(spec: AnySegmenterSpec) -> str:
@@ -66,7 +84,7 @@ def warnings(loaded: LoadedSpec) -> list[str]:
     """Return what is allowed but looks unwise."""
     spec = loaded.spec
     actions = len(spec.actions.prompts) * len(spec.actions.postprocess)
-    steps = spec.finetune.total_timesteps
+    steps = spec.policy.total_timesteps if spec.has_policy else 0
     found = []
     if 0 < steps < STEPS_PER_ACTION * actions:
         found.append(
@@ -85,7 +103,7 @@ def warnings(loaded: LoadedSpec) -> list[str]:
     network = spec.reward.network
     if network.uri is None and network.init == "scratch" and network.epochs == 0:
         found.append("reward.network has no start and no epochs: its scores will be noise; set epochs or uri")
-    if spec.finetune.rollout == "live":
+    if spec.has_policy and spec.policy.rollout == "live":
         found.append("finetune.rollout live calls the segmenter at every step; table gives the same rewards")
     return found
 

@@ -1,6 +1,6 @@
 """Making the action table: while the segmenter works, images are read ahead, and scored behind it."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
@@ -10,15 +10,16 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from job import device, workers
+from job import device, table_bounds, workers
 from job.actions import ActionSpace, iter_masks
 from job.data.dataset import Dataset, Loaded, Sample
 from job.data.images import pixel_digest
 from job.in_order import Begun, in_order, nothing_to_do
+from job.memory import available_memory
 from job.progress import SILENT_TASK, Progress, SharedTask, Task
 from job.reward.terms import Judge, score
 from job.rows import Row, RowCache, write_row
-from job.scoring import score_image
+from job.scoring import Measured, needs_whole_masks, score_image
 from job.segmenters.cache import SegmentationCache
 from job.segmenters.protocol import Segmentation
 from job.table import ActionTable
@@ -30,12 +31,9 @@ PIXELS_OF_A_BATCH = 16_000_000
 """Of images that go through the segmenter together, a thousand of 128 px: of larger ones a batch has fewer.
 With P prompts they and their logits take 5 + 2 P bytes a pixel."""
 PIXELS_SCORED = 16_000_000
-"""Of images that are being scored, or wait for it: one of more than half is alone. They take as much as a
-batch, and 40 bytes a pixel more, beside their masks, while they are scored."""
+"""Of images whose masks are made side by side: one of more than half is alone."""
 PIXELS_AHEAD = 8_000_000
 """Of images that are read before the segmenter asks for them, 5 bytes a pixel."""
-WORTH_PROCESSES = 10**9
-"""Pixels of masks whose scoring takes one core 5 to 10 s: so much work is worth the start of processes."""
 PIXELS_JUDGED = 4_000_000
 """Of images that are judged side by side: a judge makes floats of all their masks."""
 BYTES_PER_MASK_PIXEL = 2
@@ -56,24 +54,29 @@ def build(
     threads: int,
     progress: Progress,
     rows: RowCache | None = None,
+    device: str = "cpu",
 ) -> ActionTable:
     """Segment every sample with every prompt, apply every post-processing, and score against the truth.
 
     A row that `rows` remembers is taken from there, bit for bit. Masks take `memory_bytes`, what else is
     held has bounds too, whatever the number of images. Samples without a mask get NaN scores. The segmenter
-    is asked in the caller's thread, images are scored by `threads` workers; their number changes no bit.
+    is asked in the caller's thread, images are scored by `threads` workers; their number changes no bit. On
+    another `device` than the CPU masks are made there, and workers score what is left: the bits are the same.
     """
     remembered = rows or RowCache(None)
     built: list[Row] = []
     row_of: dict[str, Row] = {}
     with progress.task("action table", len(samples), "images") as task, ExitStack() as pools:
         shared = SharedTask(task)
-        scorers = pools.enter_context(_scorers(dataset, samples, space, threads, shared))
+        is_less = device != "cpu" and not needs_whole_masks(terms)
+        work = len(space) // table_bounds.LESS_WORK if is_less else len(space)
+        scorers = pools.enter_context(_scorers(dataset, samples, work, threads, shared))
         asked = _Asked(
             dataset, samples, space, cache, remembered, terms, batch_size, memory_bytes, scorers,
-            pools.enter_context(workers.threads(threads, shared)),
+            pools.enter_context(workers.threads(threads, shared)), device,
         )  # fmt: skip
-        with closing(in_order(asked.rows(), most=PIXELS_SCORED, look=lambda: shared.advance(0))) as found:
+        most = table_bounds.bytes_scored(scorers.copies, available_memory())
+        with closing(in_order(asked.rows(), most=most, look=lambda: shared.advance(0))) as found:
             for one in found:
                 if one is None:
                     continue
@@ -160,6 +163,18 @@ def read_ahead(
                 yield one
 
 
+def batches(items: Iterable[T], most: int, pixels: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yield what goes through the segmenter together: `most` items, fewer where images are large."""
+    batch: list[T] = []
+    for one in items:
+        batch.append(one)
+        if len(batch) == most or sum(map(pixels, batch)) >= PIXELS_OF_A_BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
 def n_pixels(loaded: Loaded) -> int:
     """Return the pixels of an image at work."""
     height, width = loaded.image.shape[:2]
@@ -167,11 +182,11 @@ def n_pixels(loaded: Loaded) -> int:
 
 
 def _scorers(
-    dataset: Dataset, samples: Sequence[Sample], space: ActionSpace, threads: int, task: SharedTask
+    dataset: Dataset, samples: Sequence[Sample], n_masks: int, threads: int, task: SharedTask
 ) -> AbstractContextManager[Workers]:
     if threads > workers.MOST_THREADS:
-        work = n_pixels(dataset.load(samples[0])) * len(samples) * len(space)
-        if work >= WORTH_PROCESSES:
+        first = n_pixels(dataset.load(samples[0]))
+        if table_bounds.in_processes(first, len(samples), n_masks, threads):
             return workers.processes(threads)
     return workers.threads(threads, task)
 
@@ -199,21 +214,18 @@ class _Asked:
     memory_bytes: int
     scorers: Workers
     writers: Workers
+    device: str
     company_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """By the keys of images that were asked for: see `Row.company`."""
 
     def rows(self) -> Generator[Begun[_Found | None], None, None]:
         """Segment batch by batch; only images whose row lacks something are segmented and scored."""
-        read = read_ahead(self._read, self.samples, self.writers.n, lambda one: n_pixels(one[0]))
-        with closing(read):
-            batch: list[tuple[Loaded, str]] = []
-            for one in read:
-                batch.append(one)
-                pixels = sum(n_pixels(loaded) for loaded, _ in batch)
-                if len(batch) == self.batch_size or pixels >= PIXELS_OF_A_BATCH:
-                    yield from self._rows_of(*zip(*batch, strict=True))
-                    batch = []
-            if batch:
+
+        def pixels(one: tuple[Loaded, str]) -> int:
+            return n_pixels(one[0])
+
+        with closing(read_ahead(self._read, self.samples, self.writers.n, pixels)) as read:
+            for batch in batches(read, self.batch_size, pixels):
                 yield from self._rows_of(*zip(*batch, strict=True))
 
     def _read(self, sample: Sample) -> tuple[Loaded, str]:
@@ -242,12 +254,15 @@ class _Asked:
             yield Begun(self.writers.submit(lambda write, task: write(), keep), 0)
         answer_of = dict(zip(together, answers, strict=True))
         # Of small images too: enough to keep all at work while the next batch is segmented, and no more.
-        most = 2 * self.scorers.n + 2 * self.batch_size
+        least = table_bounds.BYTES_SCORED // (2 * self.scorers.n + 2 * self.batch_size)
         for i, key in enumerate(keys):
             if i in pending:
                 self.company_of[key] = answer_of[i].company
-                scored = self._scored(batch[i], key, known[i], answer_of[i])
-                yield Begun(scored, max(n_pixels(batch[i]), PIXELS_SCORED // most))
+                measured = self._measured(batch[i], known[i], answer_of[i])
+                scored = self._scored(batch[i], key, known[i], answer_of[i], measured)
+                carried = answer_of[i].logits_PHW.nbytes + (measured.n_bytes if measured else 0)
+                held = table_bounds.held_bytes(n_pixels(batch[i]), carried, self.scorers.copies)
+                yield Begun(scored, max(held, least * self.scorers.copies))
             else:
                 yield nothing_to_do(_Found(key, known[i], is_new=False))
 
@@ -260,15 +275,28 @@ class _Asked:
         company = [i for i, company in enumerate(companies) if not lost.isdisjoint(company)]
         return sorted({*pending, *company})
 
+    def _measured(self, loaded: Loaded, known: Row | None, segmentation: Segmentation) -> Measured | None:
+        if self.device == "cpu":
+            return None
+        from job.masks_on_device import measure_if_it_fits
+
+        terms = known.lacks(self.terms) if known else self.terms
+        return measure_if_it_fits(loaded, segmentation.logits_PHW, self.space, terms, self.device)
+
     def _scored(
-        self, loaded: Loaded, key: str, known: Row | None, segmentation: Segmentation
+        self,
+        loaded: Loaded,
+        key: str,
+        known: Row | None,
+        segmentation: Segmentation,
+        measured: Measured | None,
     ) -> Future[_Found | None]:
         pixels = n_pixels(loaded)
         side_by_side = max(pixels, min(self.scorers.n * pixels, PIXELS_SCORED))
         at_once = max(1, self.memory_bytes // (side_by_side * BYTES_PER_MASK_PIXEL))
         path = self.remembered.path(key)
         return self.scorers.submit(
-            _score, loaded, segmentation, self.space, self.terms, at_once, known, key, path
+            _score, loaded, segmentation, self.space, self.terms, at_once, measured, known, key, path
         )
 
 
@@ -278,13 +306,15 @@ def _score(
     space: ActionSpace,
     terms: Sequence[str],
     at_once: int,
+    measured: Measured | None,
     known: Row | None,
     key: str,
     path: Path | None,
     task: Task,
 ) -> _Found | None:
     """Score an image by the terms that are not known of it, and keep its row: where it was made, at once."""
-    row = score_image(loaded, segmentation, space, known.lacks(terms) if known else terms, at_once, task)
+    wanted = known.lacks(terms) if known else terms
+    row = score_image(loaded, segmentation, space, wanted, at_once, task, measured)
     if known is not None:
         row = known.with_scores(row.scores)
     if path is not None:

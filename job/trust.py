@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from job.errors import InputError, IntegrityError
+from job.segmenters.checkpoint_kind import CONFIG, goes_by_config, require_kind
 from job.segmenters.plugin import entry_point
 from job.segmenters.remote_code import RemoteCode, code_of, matters, read_code, require_trusted
 from job.spec.segmenter import AnySegmenterSpec, PluginSpec, Sa2vaSpec
 from job.spec.showing import printable
+from job.storage.documents import read_bytes
 from job.storage.fetch import Listing, listing
 from job.storage.local import local_path
 from job.storage.uris import is_remote
@@ -45,16 +47,29 @@ def code_in(found: Listing) -> RemoteCode:
 def require_vouched(
     spec: AnySegmenterSpec, found: Path | Listing, setting: str = "segmenter.trust_code"
 ) -> None:
-    """Look at the code behind a segmenter before its weights are fetched, running none of it.
+    """Look at kind and code of a segmenter before its weights are fetched, running none of it.
 
     `setting` is what the user vouches with. Raises `IntegrityError` for a checkpoint's code that nobody
-    vouches for, `SpecError` for a plug-in that is not installed.
+    vouches for, `InputError` for a checkpoint of another kind, `SpecError` for a plug-in that is not
+    installed.
     """
+    if goes_by_config(spec) and (config := _config(found)) is not None:
+        require_kind(spec, config, spec.uri)
     if isinstance(spec, Sa2vaSpec):
         code = code_in(found) if isinstance(found, Listing) else read_code(found)
         require_trusted(code, spec.trust_code, spec.uri, setting)
     elif isinstance(spec, PluginSpec):
         entry_point(spec.name)
+
+
+def _config(found: Path | Listing) -> bytes | None:
+    if isinstance(found, Path):
+        path = found / CONFIG
+        return read_bytes(path, most_bytes=MOST_BYTES_OF_A_FILE) if path.is_file() else None
+    stat = next((one for one in found.objects if one.key == CONFIG), None)
+    if stat is None or stat.size > MOST_BYTES_OF_A_FILE:
+        return None
+    return found.store.read(CONFIG)[0]
 
 
 def vouched_by(spec: AnySegmenterSpec, trust_code: str | None) -> AnySegmenterSpec:

@@ -25,6 +25,8 @@ from job.progress import SharedTask, Task
 R = TypeVar("R")
 
 MOST_THREADS = 4
+COPIES = 3
+"""Of what a process is given: here until it is done, on its way, and there."""
 PRELOADED = ("job.table_making",)
 """What a process of workers has imported before it is asked."""
 
@@ -35,6 +37,10 @@ class Workers(Protocol):
     @property
     def n(self) -> int:
         """How many work at once."""
+
+    @property
+    def copies(self) -> int:
+        """How often what they are given lies in memory."""
 
     def submit(self, function: Callable[..., R], *arguments: Any) -> "Future[R]":
         """Have `function(*arguments, task)` called; processes take what can be pickled alone."""
@@ -83,6 +89,7 @@ class _Threads:
     pool: ThreadPoolExecutor
     n: int
     task: Task
+    copies: int = 1
 
     def submit(self, function: Callable[..., R], *arguments: Any) -> "Future[R]":
         # Context variables carry what the log is bound to; a new thread starts without them.
@@ -93,6 +100,7 @@ class _Threads:
 class _Processes:
     pool: ProcessPoolExecutor
     n: int
+    copies: int = COPIES
 
     def submit(self, function: Callable[..., R], *arguments: Any) -> "Future[R]":
         try:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,22 @@ import numpy as np
 import pytest
 
 from job import apply_candidate
-from job.apply_candidate import Measurement, evaluate, predict
+from job.apply_candidate import Opening, evaluate, predict
 from job.data.images import read_mask, write_image
 from job.errors import InputError, SpecError
 from job.evaluation.candidate import Candidate, CandidateFile
+from job.exchange import Inbox
+from job.logs import Output
+from job.measurement import Measurement
 from job.metrics.statistics import paired_uplift, t_interval
 from job.places import CACHE_VARIABLE
+from job.progress import SILENT
 from job.reward.terms import METRICS
-from job.spec.segmenter import PromptableUNetSpec
+from job.segmenters import content_key, file_digests
+from job.spec.segmenter import ClipsegSpec, PromptableUNetSpec
 from job.storage.uris import open_store
 from tests.segmenters.fakes import FakeSegmenter, photographs
+from tests.segmenters.text_prompted import tiny
 
 
 def measurement(n: int, seen: int = 0) -> Measurement:
@@ -239,3 +246,24 @@ def test_a_dataset_in_a_store_is_measured(
     )
     assert far.images == 2
     assert far == replace(here, data=f"{s3_prefix}/data")
+
+
+def test_weights_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To see that it is the segmenter of the run, and for its key."""
+    folder = tiny.make(tmp_path / "model", "clipseg")
+    spec = ClipsegSpec(kind="clipseg", uri=str(folder))
+    key = content_key(spec, folder)
+    hashed: list[str] = []
+    sha256 = file_digests._sha256
+    monkeypatch.setattr(file_digests, "_sha256", lambda path: hashed.append(path.name) or sha256(path))
+    file = CandidateFile(
+        name="noop", verdict="improved", segmenter=spec, segmenter_key=key, width=None, prompts=["vessels"],
+        postprocess=[{"threshold": 0.5}], chooser="fixed", action=0, interval_halfwidth=0.1, confidence=0.9,
+        review_below=0.5, trained_on=[],
+    )  # fmt: skip
+    candidate = Candidate(file, lambda _, masks_BHW: np.full(len(masks_BHW), 0.8))
+    reporting = Output(stream=io.StringIO())
+    with closing(Inbox(SILENT, reporting.log)) as inbox:
+        segmenter = apply_candidate._segmenter(candidate, "x", Opening(), "cpu", inbox, reporting, {})
+    assert segmenter.key == key
+    assert sorted(hashed) == sorted(path.name for path in folder.iterdir())

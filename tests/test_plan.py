@@ -186,3 +186,15 @@ def test_it_reads_the_lease_of_a_run_in_a_store(tmp_path: Path, monkeypatch: pyt
     assert lines_of(plan(loaded))["state"] == "stopped at audit: finished stages are taken over"
     places.store.write(key, json.dumps({**lease, "released": True}).encode())
     assert lines_of(plan(loaded))["state"] == "stopped at audit: finished stages are taken over"
+
+
+def test_every_phase_has_a_line(tmp_path: Path) -> None:
+    """In their order, with what each starts from; without a policy none is announced, nor warned of."""
+    phases = [{"algorithm": "sft", "steps": 9, "batch_size": 2, "crop": None}, {"algorithm": "grpo"}]
+    loaded = loaded_of(tmp_path, finetune=phases, actions={"prompts": ["a", "b"]})
+    lines = [line.split(maxsplit=1)[1] for line in plan(loaded).splitlines() if line.startswith("finetune")]
+    assert lines[0].startswith("sft, at most 9 steps of 2 whole images, from the segmenter's weights")
+    assert lines[1].startswith("grpo, at most ")
+    assert "from those of sft" in lines[1]
+    assert len(lines) == 2
+    assert warnings(loaded) == []

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
 
 from job import scoring, table_making
 from job.actions import ActionSpace, PostProcess, apply
@@ -191,8 +192,11 @@ def test_consensus_is_the_dice_with_what_most_actions_hold(world: World, built: 
 def test_sure_logits_give_sure_judges() -> None:
     """Float16 logits that overflowed to infinity are probabilities of 0 and 1, and no warning."""
     logits_HW = np.array([[np.inf, -np.inf], [0.0, 65504.0]], dtype=np.float16)
-    sampled_X = scoring._sampled_probability(SPACE, logits_HW, (2, 2), 1)
-    np.testing.assert_array_equal(sampled_X, [1, 0, 0.5, 1])
+    sampled_X = scoring._sampled(SPACE, logits_HW, (2, 2), 1)
+    masks_KX = np.packbits(np.tile(sampled_X > 0, (len(SPACE), 1)), axis=1)
+    judged = scoring._judged_free(SPACE, masks_KX, np.tile(sampled_X, (len(SPACE.prompts), 1)))
+    np.testing.assert_array_equal(expit(sampled_X), [1, 0, 0.5, 1])
+    assert np.isfinite(judged["confidence"]).all()
 
 
 def test_large_images_are_sampled_on_a_grid(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,10 @@ from unittest.mock import Mock, call
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
-from job import scoring, table_making, workers
+from job import masks_on_device, scoring, table_bounds, table_making, workers
 from job.actions import ActionSpace, PostProcess
 from job.data.dataset import Dataset, Loaded, Sample
 from job.data.images import write_image, write_mask
@@ -48,12 +49,14 @@ def build(
     kind: type[FakeSegmenter] = FakeSegmenter,
     progress: Questions | None = None,
     keep: bool = True,
+    device: str = "cpu",
+    terms: Sequence[str] = ("dice", "cldice"),
 ) -> tuple[ActionTable, FakeSegmenter, RowCache]:
     cache, segmenter = cache_of(folder, SPACE.prompts, keep=keep, kind=kind)
     rows = RowCache(folder)
     built = table_making.build(
-        dataset, dataset.samples, SPACE, cache, terms=["dice", "cldice"], batch_size=batch_size,
-        memory_bytes=2**20, threads=threads, progress=progress or SILENT, rows=rows,
+        dataset, dataset.samples, SPACE, cache, terms=terms, batch_size=batch_size,
+        memory_bytes=2**20, threads=threads, progress=progress or SILENT, rows=rows, device=device,
     )  # fmt: skip
     return built, segmenter, rows
 
@@ -110,7 +113,7 @@ def test_processes_make_the_same_table(
 ) -> None:
     """Bit for bit and file for file: with more cores than threads can use, and work that is worth it."""
     alone, _, _ = build(dataset, tmp_path / "one", threads=1, kind=SociableSegmenter)
-    monkeypatch.setattr(table_making, "WORTH_PROCESSES", 9 * len(SPACE) * SIZE[0] * SIZE[1])
+    monkeypatch.setattr(table_bounds, "WORTH_PROCESSES", 9 * len(SPACE) * SIZE[0] * SIZE[1])
     processes = Mock(side_effect=workers.processes)
     monkeypatch.setattr(workers, "processes", processes)
     built, _, rows = build(dataset, tmp_path / "more", threads=5, kind=SociableSegmenter)
@@ -119,20 +122,89 @@ def test_processes_make_the_same_table(
     assert (rows.computed, rows.reused) == (9, 0)
     assert files_of(tmp_path / "one") == files_of(tmp_path / "more")
     build(dataset, tmp_path / "four", threads=4)
-    monkeypatch.setattr(table_making, "WORTH_PROCESSES", 9 * len(SPACE) * SIZE[0] * SIZE[1] + 1)
+    monkeypatch.setattr(table_bounds, "WORTH_PROCESSES", 9 * len(SPACE) * SIZE[0] * SIZE[1] + 1)
     build(dataset, tmp_path / "less", threads=5)
     assert processes.mock_calls == [call(5)]
+
+
+DEVICE = "cpu:0"
+"""torch's CPU by a name that is not the one for "no accelerator"."""
+ALL_TERMS = ("dice", "iou", "recall", "precision", "foreground", "cldice", "betti")
+
+
+@pytest.mark.parametrize("terms", [("dice", "recall"), ALL_TERMS])
+def test_masks_made_on_a_device_make_the_same_table(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terms: Sequence[str]
+) -> None:
+    """Bit for bit, with and without a truth; workers are left with no mask but those for skeletons."""
+    some = [replace(one, mask=None) if i % 4 == 1 else one for i, one in enumerate(dataset.samples)]
+    mixed = replace(dataset, samples=some)
+    alone, _, _ = build(mixed, tmp_path / "one", threads=1, terms=terms)
+    assert np.isnan(alone.scores["dice"][1]).all()
+    processes = Mock(side_effect=workers.processes)
+    monkeypatch.setattr(workers, "processes", processes)
+    monkeypatch.setattr(table_bounds, "WORTH_PROCESSES", 1)
+    monkeypatch.setattr(scoring, "iter_masks", Mock(side_effect=AssertionError("a mask made on the CPU")))
+    threads = 5 if terms is ALL_TERMS else 2
+    built, _, _ = build(mixed, tmp_path / "more", threads=threads, terms=terms, device=DEVICE)
+    assert built.digest() == alone.digest()
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "more")
+    assert processes.mock_calls == ([call(5)] if terms is ALL_TERMS else [])
+
+
+def test_what_a_device_cannot_hold_the_cpu_makes(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same table, also where it runs out of memory at some images only; other errors are told."""
+    alone, _, _ = build(dataset, tmp_path / "one", threads=1)
+    measure, asked = masks_on_device.measure, []
+
+    def short_of_memory(*of_image: object, **how: object) -> object:
+        asked.append(1)
+        if len(asked) % 2:
+            raise torch.OutOfMemoryError("of the device")
+        return measure(*of_image, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(masks_on_device, "measure", short_of_memory)
+    built, _, _ = build(dataset, tmp_path / "more", threads=2, device=DEVICE)
+    assert len(asked) == 9
+    assert built.digest() == alone.digest()
+    monkeypatch.setattr(masks_on_device, "measure", Mock(side_effect=RuntimeError("a kernel failed")))
+    with pytest.raises(RuntimeError, match="a kernel failed"):
+        build(dataset, tmp_path / "third", threads=2, device=DEVICE)
+
+
+def test_terms_that_a_row_lacks_are_measured_on_a_device_too(dataset: Dataset, tmp_path: Path) -> None:
+    """And what it has stays as it is."""
+    wanted, _, _ = build(dataset, tmp_path / "one", threads=1, terms=ALL_TERMS)
+    build(dataset, tmp_path / "more", threads=1, terms=("dice",))
+    built, segmenter, _ = build(dataset, tmp_path / "more", threads=1, terms=ALL_TERMS, device=DEVICE)
+    assert built.digest() == wanted.digest()
+    assert segmenter.calls == []
 
 
 def files_of(folder: Path) -> dict[Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
 
 
+def test_images_on_their_way_are_bounded_with_all_copies_of_their_logits() -> None:
+    """In bytes: prompts may be hundreds, and processes hold an image three times."""
+    assert table_bounds.held_bytes(1000, 24_000, copies=1) == 1000 * 45 + 24_000
+    assert table_bounds.held_bytes(1000, 24_000, copies=3) == 3 * (5000 + 24_000) + 40_000
+    gibi = 2**30
+    assert table_bounds.bytes_scored(1, free=gibi) == gibi
+    assert table_bounds.bytes_scored(3, free=None) == 3 * gibi
+    assert table_bounds.bytes_scored(3, free=90 * gibi) == 3 * gibi
+    assert table_bounds.bytes_scored(3, free=6 * gibi) == 2 * gibi
+
+
 def test_large_images_are_scored_one_at_a_time_before_the_next_is_segmented(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then memory holds what one of them takes, as if there were no pipeline."""
-    monkeypatch.setattr(table_making, "PIXELS_SCORED", SIZE[0] * SIZE[1] * 2 - 1)
+    pixels = SIZE[0] * SIZE[1]
+    held = table_bounds.held_bytes(pixels, len(SPACE.prompts) * pixels // 4 * 2, copies=1)
+    monkeypatch.setattr(table_bounds, "BYTES_SCORED", 2 * held - 1)
     segmented: list[int] = []
     scored: list[int] = []
 

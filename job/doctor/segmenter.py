@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from job import trust
 from job.doctor.findings import Finding
+from job.errors import JobError
 from job.inputs import find_segmenter
+from job.segmenters.checkpoint_kind import CONFIG, goes_by_config, require_kind
 from job.segmenters.plugin import entry_point
 from job.segmenters.registry import sa2va_options
-from job.segmenters.remote_code import require_trusted
 from job.spec.segmenter import AnySegmenterSpec, PluginSpec, Sa2vaSpec
 from job.storage import strict_json
 from job.storage.fetch import Listing
@@ -22,14 +23,20 @@ def segmenter(spec: AnySegmenterSpec) -> Iterator[Finding]:
         yield Finding("ok", "segmenter", f"the plug-in {spec.name}{of} is installed")
     elif isinstance(spec, Sa2vaSpec):
         yield from _sa2va(spec)
+    elif goes_by_config(spec) and not spec.uri.startswith("embedded:"):
+        try:
+            config = open_store(spec.uri).read(CONFIG)[0]
+        except JobError:
+            return  # told of segmenter.uri, as of every place; what a folder lacks is told when it is loaded
+        require_kind(spec, config, spec.uri)
 
 
 def _sa2va(spec: Sa2vaSpec) -> Iterator[Finding]:
     from job.segmenters.sa2va.requirements import check_requirements
 
     found = find_segmenter(spec.uri)
+    trust.require_vouched(spec, found)
     code = trust.code_in(found) if isinstance(found, Listing) else trust.code_at(spec.uri)
-    require_trusted(code, spec.trust_code, spec.uri)
     yield Finding("ok", "segmenter", f"{len(code.files)} code files of the checkpoint are vouched for")
     text = open_store(spec.uri).read("config.json")[0]
     check_requirements(code, strict_json.parse(text), sa2va_options(spec))

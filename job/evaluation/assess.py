@@ -8,7 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job.evaluation.arms import Arm, Arms
-from job.evaluation.ladder import BEST_FIXED, NOOP, ORACLE, PPO, Ladder, choose_on_validation, scores_of
+from job.evaluation.ladder import (
+    BEST_FIXED,
+    NOOP,
+    ORACLE,
+    PPO,
+    Ladder,
+    Tables,
+    choose_on_validation,
+    is_tuned,
+    scores_of,
+)
 from job.evaluation.results import ImageResult, LadderRow, Verdict
 from job.evaluation.verdict import decide
 from job.metrics.statistics import (
@@ -20,7 +30,6 @@ from job.metrics.statistics import (
 )
 from job.progress import SILENT, Progress, track
 from job.reward.terms import METRICS
-from job.table import ActionTable
 
 Scores = NDArray[np.float64]
 Measured = Mapping[str, Scores]
@@ -35,18 +44,18 @@ class Choices:
     test: Mapping[str, NDArray[np.int64]]
 
 
-def choose(ladder: Ladder, validation: ActionTable, test: ActionTable) -> Choices:
-    """Let every rung choose on both tables."""
+def choose(ladder: Ladder, validation: Tables, test: Tables) -> Choices:
+    """Let every rung choose on its tables."""
     return Choices(
-        validation={rung.name: rung.choose(validation) for rung in ladder.rungs},
-        test={rung.name: rung.choose(test) for rung in ladder.rungs},
+        validation={rung.name: rung.choose(validation.of(rung)) for rung in ladder.rungs},
+        test={rung.name: rung.choose(test.of(rung)) for rung in ladder.rungs},
     )
 
 
 def winner(
     ladder: Ladder,
     choices: Choices,
-    validation: ActionTable,
+    validation: Tables,
     *,
     valid: bool,
     dropped: Mapping[str, Sequence[str]],
@@ -57,17 +66,20 @@ def winner(
     """
     if not valid:
         return NOOP
-    names = [rung.name for rung in ladder.rungs if rung.can_ship]
-    dice = {name: scores_of(choices.validation[name], validation.scores["dice"]) for name in names}
+    rungs = [rung for rung in ladder.rungs if rung.can_ship]
+    dice = {
+        rung.name: scores_of(choices.validation[rung.name], validation.of(rung).scores["dice"])
+        for rung in rungs
+    }
     out = [name for name, checks in dropped.items() if checks]
-    return choose_on_validation(dice, validation.patients, names, out)
+    return choose_on_validation(dice, validation.base.patients, [rung.name for rung in rungs], out)
 
 
 def arms_of(
     ladder: Ladder,
     choices: Choices,
-    validation: ActionTable,
-    test: ActionTable,
+    validation: Tables,
+    test: Tables,
     measured: Mapping[str, Measured],
     pixels: Sequence[str],
 ) -> Arms:
@@ -80,17 +92,19 @@ def arms_of(
                 experiment=rung.experiment,
                 can_ship=rung.can_ship,
                 left_out_dice=rung.left_out_dice,
-                validation_dice_M=scores_of(choices.validation[rung.name], validation.scores["dice"]),
+                validation_dice_M=scores_of(
+                    choices.validation[rung.name], validation.of(rung).scores["dice"]
+                ),
                 test=measured[rung.name],
                 actions_N=choices.test[rung.name],
-                quality_N=scores_of(choices.test[rung.name], test.scores["reward_net"]),
+                quality_N=scores_of(choices.test[rung.name], test.of(rung).scores["reward_net"]),
             )
             for rung in ladder.rungs
         ),
-        names=test.names,
-        patients=test.patients,
+        names=test.base.names,
+        patients=test.base.patients,
         pixels=tuple(pixels),
-        validation_patients=validation.patients,
+        validation_patients=validation.base.patients,
     )
 
 
@@ -121,7 +135,9 @@ def assess(
         before=by_name[NOOP].test["dice"],
         after=by_name[ships].test["dice"],
         vs_noop=by_name[ships].vs_noop,
-        learned_vs_best_fixed=by_name[PPO].vs_best_fixed if PPO in by_name else None,
+        learned_vs_best_fixed={
+            name: row.vs_best_fixed for name, row in by_name.items() if name == PPO or is_tuned(name)
+        },
         smallest_effect=smallest_effect,
         confidence=confidence,
     )

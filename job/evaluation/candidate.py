@@ -33,8 +33,8 @@ POLICY = "policy.safetensors"
 RIDGE = "ridge.safetensors"
 NETWORK = "reward/best_reward_net.safetensors"
 EXACT_POLICY = "exact_policy.safetensors"
-PARTS = (CANDIDATE, POLICY, RIDGE, NETWORK, EXACT_POLICY)
-"""Files of a run that `load` reads; a run has some of them."""
+PARTS = (CANDIDATE, POLICY, RIDGE, NETWORK, EXACT_POLICY, "segmenter")
+"""Files and folders of a run that a candidate needs; a run has some of them."""
 ChooserKind = Literal["fixed", "ridge", "ppo", "exact", "reward_net"]
 
 
@@ -50,6 +50,9 @@ class CandidateFile(BaseModel):
     """Of the run that made it: improved, no-improvement or inconclusive."""
     segmenter: SegmenterSpec
     segmenter_key: str
+    segmenter_folder: str | None = Field(None, pattern=r"^segmenter/[a-z0-9_]+$")
+    """Folder beside this file with the checkpoint, where the job changed the segmenter's weights; null: it is
+    where `segmenter` says."""
     width: int | None = Field(ge=1, le=8192)
     """Width in pixels that images are worked on at; null: their own."""
     prompts: list[Prompt] = Field(min_length=1, max_length=256)
@@ -102,6 +105,8 @@ class Candidate:
     policy: Policy | None = None
     observer: Observer | None = None
     ridge: RidgeChooser | None = None
+    folder: Path = Path()
+    """Where candidate.json lies."""
 
     def predict(
         self,
@@ -211,13 +216,13 @@ def load(place: Path, device: str) -> Candidate:
         policy = Policy.load(_there(place))
         labels = tuple(action.label for action in file.space)
         _check_fits(place, policy.observer, file, policy.actions == labels)
-        return Candidate(file, judge, policy=policy)
+        return Candidate(file, judge, policy=policy, folder=folder)
     if file.chooser == "ridge":
         observer, ridge = _ridge_file(_there(folder / RIDGE))
         fits = ridge.weights_DK.shape == (observer.size, len(file.space))
         _check_fits(folder / RIDGE, observer, file, fits)
-        return Candidate(file, judge, observer=observer, ridge=ridge)
-    return Candidate(file, judge)
+        return Candidate(file, judge, observer=observer, ridge=ridge, folder=folder)
+    return Candidate(file, judge, folder=folder)
 
 
 def _there(path: Path) -> Path:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job.evaluation.results import Verdict
-from job.evaluation.verdict import SPOKEN, shows_gain, spread, why_undecided
+from job.evaluation.verdict import shows_gain, spoken, spread, why_undecided
 from job.metrics.statistics import Uplift, paired_uplift, patient_interval
 from job.publish.training_info import Drift, Promotion
 
@@ -105,7 +105,7 @@ def _sentence(
     confidence: float,
 ) -> str:
     title = f"the champion of generation {champion.generation} ({champion.candidate})"
-    ships = SPOKEN.get(verdict.ships, verdict.ships)
+    ships = spoken(verdict.ships)
     if verdict.verdict == "invalid":
         return f"A validity check failed: nothing is promoted, and {title} stays."
     if champion.is_challenger:

@@ -1,7 +1,7 @@
 """The ladder: every way to choose an action, fitted on train, compared on validation, judged on test."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,28 @@ BEST_FIXED = "best_fixed"
 EXACT = "exact"
 PPO = "ppo"
 ORACLE = "oracle"
+TUNED = {
+    "sft": "supervised fine-tuning of the segmenter, then ",
+    "grpo": "GRPO on the segmenter's weights, then ",
+}
+"""Algorithm of a phase that changes weights -> what its candidate does, before the action's label."""
 OTHER_STARTS = {"prior": "ppo_random_start", "random": "ppo_prior_start"}
 """`finetune.init` -> the rung of a policy from the start that the spec did not ask for."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The action table of the job's segmenter, and of each that a phase made of it, on the same images.
+
+    `tuned` is by the name of the phase, in the order of the phases.
+    """
+
+    base: ActionTable
+    tuned: Mapping[str, ActionTable] = field(default_factory=dict)
+
+    def of(self, rung: "Rung") -> ActionTable:
+        """Return the table that a rung chooses from."""
+        return self.base if rung.phase is None else self.tuned[rung.phase]
 
 
 @dataclass(frozen=True)
@@ -45,6 +65,8 @@ class Rung:
     can_ship: bool = True
     left_out_dice: float | None = None
     """Mean Dice on training patients, each under what was fitted without it."""
+    phase: str | None = None
+    """The phase whose segmenter makes its masks; None: the job's own segmenter."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +91,13 @@ def build(
     policies: Mapping[str, Policy],
     *,
     seed: int,
+    tuned: Mapping[str, ActionTable] | None = None,
 ) -> Ladder:
-    """Fit every rung on the training rows (with a mask) of the action table; `policies` come fitted."""
+    """Fit every rung on the training rows (with a mask) of the action table; `policies` come fitted.
+
+    `tuned` are the validation rows of segmenters that phases have trained: on the training images, which they
+    know by heart, an action cannot be chosen.
+    """
     dice_NK = train.scores["dice"]
     observations_ND = observer.observe(train.embeddings_NE, train.statistics_NS)
     ridge = fit_ridge(observations_ND, dice_NK, train.patients)
@@ -108,6 +135,7 @@ def build(
         Rung("reward_net", "the action whose mask the reward network likes best", _network_choice),
     ]
     rungs += [_policy_rung(name, policy) for name, policy in policies.items()]
+    rungs += [_tuned_rung(name, rows, labels) for name, rows in (tuned or {}).items()]
     rungs.append(Rung(ORACLE, "best action per image, with the truth in hand", _oracle, can_ship=False))
     return Ladder(tuple(rungs), observer, ridge, dict(policies))
 
@@ -187,6 +215,17 @@ def _policy_rung(name: str, policy: Policy) -> Rung:
         return policy.choose(table.embeddings_NE, table.statistics_NS)
 
     return Rung(name, description, choose, experiment, can_ship=name in (EXACT, PPO))
+
+
+def is_tuned(rung: str) -> bool:
+    """Tell whether a rung is a phase that changed the segmenter's weights: `sft`, `grpo`, `grpo_2`."""
+    return rung.partition("_")[0] in TUNED
+
+
+def _tuned_rung(name: str, validation: ActionTable, labels: Sequence[str]) -> Rung:
+    means_K = [patient_means(dice_N, validation.patients).mean() for dice_N in validation.scores["dice"].T]
+    action = int(np.argmax(means_K))
+    return replace(_fixed(name, TUNED[name.partition("_")[0]], action, labels), phase=name)
 
 
 def _network_choice(table: ActionTable) -> Actions:

@@ -24,7 +24,7 @@ class LadderRow(Record):
     candidate: str
     """uniform, noop, best_fixed_prompt, best_fixed_postprocess, best_fixed, confidence, consensus, ridge,
     reward_net, exact, ppo, ppo_random_start or ppo_prior_start (the start that the spec did not ask for),
-    oracle."""
+    sft, grpo (phases that changed the segmenter's weights; grpo_2 for a second one), oracle."""
     description: str
     """What it does, in half a sentence; for fixed actions the action's label."""
     can_ship: bool
@@ -69,7 +69,8 @@ class Verdict(Record):
     vs_noop: Uplift
     """(a) what ships against what the user has today."""
     vs_best_fixed: Uplift | None
-    """(b) what learning added: the PPO policy against the best fixed action; null without a policy."""
+    """(b) what learning added: the PPO policy against the best fixed action, or without a policy the first
+    phase that changed weights; null where nothing was learned."""
     learning: str
     """Answer (b) in one sentence."""
     patients_needed: int | None

@@ -1,6 +1,7 @@
 """The verdict: is what ships better than what the user has today, and did learning add anything?"""
 
 import math
+from collections.abc import Mapping
 
 from job.evaluation.results import Verdict, VerdictName
 from job.metrics.statistics import Interval, Uplift, patients_needed
@@ -17,9 +18,13 @@ SPOKEN = {
     "reward_net": "choosing by the reward network",
     "exact": "the exact policy gradient",
     "ppo": "the PPO policy",
+    "sft": "the segmenter after supervised fine-tuning",
+    "grpo": "the segmenter after GRPO",
     "selected": "what each fold chose",
 }
 """Candidates in a sentence."""
+POLICY = "the learned policy (PPO)"
+"""PPO's in a sentence on learning."""
 LEAST_PATIENTS = 2
 """A single patient has no spread: nothing can be concluded from one."""
 LEAST_PATIENTS_TO_IMPROVE = 6
@@ -33,11 +38,11 @@ def decide(
     before: Interval,
     after: Interval,
     vs_noop: Uplift,
-    learned_vs_best_fixed: Uplift | None,
+    learned_vs_best_fixed: Mapping[str, Uplift],
     smallest_effect: float,
     confidence: float = 0.95,
 ) -> Verdict:
-    """Put the two answers into words; `learned_vs_best_fixed` is None where nothing was learned.
+    """Put the two answers into words; `learned_vs_best_fixed` has what was learned, by candidate.
 
     `confidence` is that of the intervals given. `improved` takes at least `LEAST_PATIENTS_TO_IMPROVE`
     patients, a lower bound above 0 and a sign-flip test that agrees.
@@ -51,10 +56,22 @@ def decide(
         dice_before=before,
         dice_after=after,
         vs_noop=vs_noop,
-        vs_best_fixed=learned_vs_best_fixed,
-        learning=_learning(learned_vs_best_fixed, smallest_effect, confidence),
+        vs_best_fixed=next(iter(learned_vs_best_fixed.values()), None),
+        learning=" ".join(
+            _learning(POLICY if name == "ppo" else spoken(name), uplift, smallest_effect, confidence)
+            for name, uplift in learned_vs_best_fixed.items()
+        )
+        or "No policy was trained or judged.",
         patients_needed=needed,
     )
+
+
+def spoken(candidate: str) -> str:
+    """Return a candidate as it stands in a sentence."""
+    phase, _, number = candidate.rpartition("_")
+    if number.isdigit() and phase in SPOKEN:
+        return f"{SPOKEN[phase]} (phase {candidate})"
+    return SPOKEN.get(candidate, candidate)
 
 
 def shows_gain(uplift: Uplift, confidence: float) -> bool:
@@ -127,7 +144,7 @@ def _sentence(
 ) -> str:
     change = f"Dice {before.mean:.3f} -> {after.mean:.3f}"
     judged = f"{change} ({spread(uplift)})"
-    subject = SPOKEN.get(ships, ships)
+    subject = spoken(ships)
     if name == "invalid":
         return "A validity check failed: the numbers below cannot be trusted, and nothing ships."
     if name == "improved":
@@ -142,17 +159,16 @@ def _sentence(
     return f"It is not decided whether {subject} beats what you have today: {judged}{why}{more}."
 
 
-def _learning(uplift: Uplift | None, smallest_effect: float, confidence: float) -> str:
-    if uplift is None:
-        return "No policy was trained or judged."
+def _learning(learned: str, uplift: Uplift, smallest_effect: float, confidence: float) -> str:
+    subject = _capitalised(learned)
     gained = f"({_signed(uplift.mean)} Dice, {_interval(uplift)})"
     if shows_gain(uplift, confidence):
-        return f"The learned policy (PPO) added something over the best fixed action {gained}."
+        return f"{subject} added something over the best fixed action {gained}."
     if uplift.high < 0 and _confirmed(uplift, confidence):
-        return f"The learned policy (PPO) is worse than the best fixed action {gained}."
+        return f"{subject} is worse than the best fixed action {gained}."
     if uplift.high < smallest_effect:
-        return f"The learned policy (PPO) added nothing worth having over the best fixed action {gained}."
-    not_shown = "The learned policy (PPO) has not been shown to add anything over the best fixed action"
+        return f"{subject} added nothing worth having over the best fixed action {gained}."
+    not_shown = f"{subject} has not been shown to add anything over the best fixed action"
     return f"{not_shown} {gained}{why_undecided(uplift, confidence)}."
 
 

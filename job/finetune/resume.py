@@ -23,6 +23,7 @@ from job.errors import IntegrityError
 from job.finetune.curves import Row, append_row, read_rows
 from job.finetune.env import ActionChoiceEnv
 from job.storage.tensor_file import Tensors, read_tensors, write_tensors
+from job.training_state import moments, part, restore_moments, with_prefix
 
 FORMAT_VERSION = 1
 CHECKPOINTS = "checkpoints"
@@ -106,14 +107,9 @@ def restore(point: ResumePoint, model: PPO, envs: Sequence[ActionChoiceEnv]) -> 
     """Bring a newly built model, its environments and the global generators to the boundary."""
     tensors, document = point.tensors, point.document
     model.policy.load_state_dict(
-        {name: torch.from_numpy(values) for name, values in _part(tensors, "policy").items()}
+        {name: torch.from_numpy(values) for name, values in part(tensors, "policy").items()}
     )
-    optimiser = model.policy.optimizer
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, values in _part(tensors, "optimiser").items():
-        index, _, key = name.partition(".")
-        moments.setdefault(int(index), {})[key] = torch.from_numpy(values)
-    optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+    restore_moments(model.policy.optimizer, part(tensors, "optimiser"))
     model.num_timesteps = document["num_timesteps"]
     model._n_updates = document["n_updates"]
     model._last_obs = tensors["last_observations"]
@@ -148,9 +144,7 @@ def _captured(model: PPO, envs: Sequence[ActionChoiceEnv]) -> tuple[Tensors, dic
     }
     for name, values in model.policy.state_dict().items():
         tensors[f"policy.{name}"] = values.numpy()
-    for index, moments in model.policy.optimizer.state_dict()["state"].items():
-        for key, values in moments.items():
-            tensors[f"optimiser.{index}.{key}"] = values.numpy()
+    tensors |= with_prefix("optimiser", moments(model.policy.optimizer))
     env_documents = []
     for e, env in enumerate(envs):
         env_document, tensors[f"walk.{e}"] = env.state()
@@ -164,11 +158,3 @@ def _captured(model: PPO, envs: Sequence[ActionChoiceEnv]) -> tuple[Tensors, dic
         "numpy_random": [numpy_state["state"]["pos"], numpy_state["has_gauss"], numpy_state["gauss"]],
     }
     return tensors, document
-
-
-def _part(tensors: Tensors, prefix: str) -> Tensors:
-    return {
-        name.removeprefix(f"{prefix}."): values
-        for name, values in tensors.items()
-        if name.startswith(f"{prefix}.")
-    }

@@ -23,7 +23,7 @@ from job.publish.champion import (
 )
 from job.publish.local_run import champion_run
 from job.publish.pointers import LAST, MODELS
-from job.publish.published import PublishedRun, newest_run, trusted_run
+from job.publish.published import PublishedRun, files_within, newest_run, trusted_run
 from job.publish.publishing import finished_in
 from job.publish.training_info import TrainingInfo
 from job.publish.versions import versions
@@ -38,7 +38,7 @@ PREVIOUS = "previous"
 TRAINING_INFO, CANDIDATE = "training_info.json", "candidate.json"
 NEEDED = (
     CANDIDATE, "policy.safetensors", "ridge.safetensors", "exact_policy.safetensors",
-    "reward/best_reward_net.safetensors", f"evaluation/{PROFILE}",
+    "reward/best_reward_net.safetensors", f"evaluation/{PROFILE}", "segmenter",
 )  # fmt: skip
 """What a job needs of the champion's run; a run has the chooser's file that it ships, if any."""
 SPLITS = ("train", "validation", "test", "unlabelled")
@@ -60,9 +60,8 @@ def incumbent(store: ObjectStore, name: str, cache: Path) -> Incumbent | None:
             advice="run the same command again",
         )
     folder = run.bring(cache, NEEDED)
-    for file in NEEDED:
-        facts = run.manifest.files.get(file)
-        if facts is not None and not _is(folder / file, facts.sha256):
+    for file, facts in files_within(run.manifest.files, NEEDED).items():
+        if not _is(folder / file, facts.sha256):
             raise IntegrityError(
                 f"{folder / file}: a file of the champion is missing or was changed",
                 advice=f"mend it, or put another run in its place: {champions.verb(store, name)} --to RUN_ID",
@@ -75,7 +74,7 @@ def with_segmenter(met: Incumbent, bring: Callable[[str], Path]) -> Incumbent:
 
     Raises what `bring` raises, with the champion named in it.
     """
-    uri = _segmenter_uri(met.folder / CANDIDATE)
+    uri = _segmenter_uri(met.folder / CANDIDATE)  # empty where the run brings its segmenter along
     if not is_remote(uri):
         return met
     try:
@@ -91,7 +90,8 @@ def with_segmenter(met: Incumbent, bring: Callable[[str], Path]) -> Incumbent:
 def _segmenter_uri(path: Path) -> str:
     # Alone: the module that knows the whole document brings torch.
     try:
-        return str(strict_json.parse(read_bytes(path)).get("segmenter", {}).get("uri", ""))
+        document = strict_json.parse(read_bytes(path))
+        return "" if document.get("segmenter_folder") else str(document.get("segmenter", {}).get("uri", ""))
     except (ValueError, AttributeError) as error:
         raise IntegrityError(
             f"{path}: not a candidate of this program: {error}", advice="fetch an undamaged copy of the run"

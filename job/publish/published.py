@@ -94,7 +94,7 @@ class PublishedRun:
         Raises `IntegrityError` for what is missing, damaged or no safe name, `TryAgain` for a run that is
         being replaced.
         """
-        wanted = _chosen(self.manifest.files, only)
+        wanted = files_within(self.manifest.files, only)
         if isinstance(self.store, LocalStore):
             return self._as_it_lies(self.store)
         folder = cache / "runs" / self.manifest_sha256
@@ -294,7 +294,8 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _chosen(files: Mapping[str, FileFacts], only: Sequence[str] | None) -> dict[str, FileFacts]:
+def files_within(files: Mapping[str, FileFacts], only: Sequence[str] | None) -> dict[str, FileFacts]:
+    """Return the files whose path is in `only`, or below a folder that is; all of them for None."""
     if only is None:
         return dict(files)
     parts = tuple(part.rstrip("/") for part in only)

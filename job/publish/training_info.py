@@ -118,6 +118,32 @@ class FinetuneSummary(Record):
     """Every training, in the order of seeds; empty where nothing was trained."""
 
 
+class PhaseSummary(Record):
+    """A phase that changed the segmenter's weights. It keeps the step that validation liked best."""
+
+    name: str
+    """`sft`, `grpo`, `grpo_2`: the name of its rung, and of its checkpoint below `segmenter/`."""
+    algorithm: Literal["sft", "grpo"]
+    prompt: str
+    """The prompt that was trained."""
+    key: str
+    """Content key of the segmenter that it made."""
+    steps: int
+    """Gradient steps taken."""
+    best_step: int
+    """0 where nothing was better than its start."""
+    ended: str
+    """`steps`: all were taken; `patience`: validation did not get better; `reward_hacking`: the reward rose
+    while true Dice fell; `kl`: it went too far from its start."""
+    start_dice: float
+    """Mean validation Dice of the trained prompt at the threshold 0.5 before the phase."""
+    best_dice: float
+    curve: list[dict[str, float]]
+    """At each look: step, gold (that Dice), proxy (what the phase maximises) and others."""
+    facts: dict[str, Any]
+    """What else the phase tells."""
+
+
 class SweepPoint(Record):
     """One setting of a sweep, on validation images: test images judge the chosen one alone."""
 
@@ -242,6 +268,8 @@ class TrainingInfo(Record):
     checks: list[CheckResult]
     reward: RewardSummary
     finetune: FinetuneSummary
+    weights: list[PhaseSummary] = []
+    """The phases that changed the segmenter's weights."""
     results: EvaluationResults
     sweep: list[SweepPoint]
     """Every setting that was tried; empty without a `sweep` section."""

@@ -33,6 +33,7 @@ from job.report.training import (
     reward_scales,
     reward_source,
 )
+from job.report.weights import phase_curves, phases_sentence, phases_table
 from job.report.words import JUDGED, MARKS, VERDICTS
 
 TEMPLATES = "templates"
@@ -92,6 +93,9 @@ def render_html(info: TrainingInfo, panels: Mapping[str, Panel]) -> str:
             folds_sentence=folds_sentence(info.folds),
             sweep=sweep_table(info.sweep),
             sweep_note=CHOSEN,
+            phases=phases_table(info.weights, results.verdict.ships),
+            phases_sentence=phases_sentence(info.weights),
+            phase_curves=phase_curves(info.weights),
             chosen=chosen_actions(info),
             bad_images=bad_images_table(info.data.bad_images),
             bad_images_sentence=bad_images_sentence(info.data.bad_images),

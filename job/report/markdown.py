@@ -20,6 +20,7 @@ from job.report.summary import answer_table, capitalised, ladder
 from job.report.sweep import CHOSEN, sweep_table
 from job.report.tables import Table
 from job.report.training import chosen_actions, reward_findings, reward_formula, reward_scales, reward_source
+from job.report.weights import phases_sentence, phases_table
 from job.report.words import LOWER_IS_BETTER, VERDICTS, candidate_name, metric_name
 
 ICONS = {"good": "✅", "neutral": "➖", "unsure": "❔", "bad": "❌"}
@@ -47,6 +48,11 @@ def render_markdown(info: TrainingInfo) -> str:
         *_section("Folds", escape(folds_sentence(info.folds)), _drawn(folds_table(info.folds))),
         *_checks(info),
         *_section("Sweep", CHOSEN if info.sweep else "", _drawn(sweep_table(info.sweep))),
+        *_section(
+            "Weights",
+            escape(phases_sentence(info.weights)),
+            _drawn(phases_table(info.weights, results.verdict.ships)),
+        ),
         *_section("Seeds", escape(seeds_sentence(info.finetune.seeds)), _seeds(info)),
         "## Images",
         _images(info),

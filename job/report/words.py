@@ -41,6 +41,8 @@ CANDIDATES: Mapping[str, str] = {
     "ppo": "PPO policy",
     "ppo_random_start": "PPO from a random start",
     "ppo_prior_start": "PPO from the prior",
+    "sft": "Supervised fine-tuning",
+    "grpo": "GRPO on the weights",
     "selected": "What each fold chose",
     "oracle": "Oracle",
 }
@@ -76,6 +78,9 @@ JUDGED: Mapping[Judgement, str] = {
 
 def candidate_name(candidate: str) -> str:
     """Return a candidate's name for people; unknown ones keep their own."""
+    phase, _, number = candidate.rpartition("_")
+    if number.isdigit() and phase in CANDIDATES:
+        return f"{CANDIDATES[phase]}, phase {number}"
     return CANDIDATES.get(candidate, candidate)
 
 

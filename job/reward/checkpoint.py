@@ -20,6 +20,7 @@ from job.reward.examples import Example
 from job.reward.network import RewardNetwork
 from job.storage.digests import tensors_digest
 from job.storage.tensor_file import Tensors, read_tensors, write_tensors
+from job.training_state import moments, part, restore_moments, with_prefix
 
 FORMAT_VERSION = 1
 SAVE_EVERY_S = 5.0
@@ -114,13 +115,9 @@ def _captured(state: TrainingState) -> Tensors:
         "order": state.order.astype(np.int64),
         "squared": np.array(state.squared, np.float64),
     }
-    for part, network in (("network", state.network), ("best", state.best)):
-        for name, values in network.state_dict().items():
-            tensors[f"{part}.{name}"] = values.cpu().numpy()
-    for index, moments in state.optimizer.state_dict()["state"].items():
-        for key, values in moments.items():
-            tensors[f"optimizer.{index}.{key}"] = values.cpu().numpy()
-    return tensors
+    for name, network in (("network", state.network), ("best", state.best)):
+        tensors |= with_prefix(name, {key: v.cpu().numpy() for key, v in network.state_dict().items()})
+    return tensors | with_prefix("optimizer", moments(state.optimizer))
 
 
 def _put_back(tensors: Tensors, state: TrainingState) -> None:
@@ -132,20 +129,6 @@ def _put_back(tensors: Tensors, state: TrainingState) -> None:
     state.history = [dict(zip(FIGURES, row, strict=True)) for row in tensors["history"].tolist()]
     state.order = tensors["order"].astype(np.intp)
     state.squared = tensors["squared"].tolist()
-    for part, network in (("network", state.network), ("best", state.best)):
-        network.load_state_dict(dict(_part(tensors, part)))
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, values in _part(tensors, "optimizer").items():
-        index, _, key = name.partition(".")
-        moments.setdefault(int(index), {})[key] = values
-    groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-
-
-def _part(tensors: Tensors, name: str) -> dict[str, torch.Tensor]:
-    prefix = f"{name}."
-    return {
-        name.removeprefix(prefix): torch.from_numpy(values)
-        for name, values in tensors.items()
-        if name.startswith(prefix)
-    }
+    for name, network in (("network", state.network), ("best", state.best)):
+        network.load_state_dict({key: torch.from_numpy(v) for key, v in part(tensors, name).items()})
+    restore_moments(state.optimizer, part(tensors, "optimizer"))

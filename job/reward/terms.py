@@ -63,6 +63,11 @@ def score(
     return {term: scores[term] for term in terms}
 
 
+def from_counts(counts: Confusion, terms: Sequence[str]) -> dict[str, Scores]:
+    """Score masks by those of the terms that need no more than counts of pixels: float64 `[B]` each."""
+    return {term: OVERLAPS[term](counts) for term in terms if term in OVERLAPS}
+
+
 def combine(scores: Mapping[str, NDArray[Any]], weights: Mapping[str, float]) -> NDArray[Any]:
     """Add up weighted terms of one shape.
 
@@ -91,7 +96,7 @@ def _compared(
     counts = overlap.confusion(masks_BHW, truth_HW, inside_HW)
     if inside_HW is not None and TOPOLOGICAL & set(names):
         masks_BHW, truth_HW = masks_BHW & inside_HW, truth_HW & inside_HW
-    compared: dict[str, Scores] = {name: ratio(counts) for name, ratio in OVERLAPS.items() if name in names}
+    compared = from_counts(counts, names)
     if "cldice" in names:
         compared["cldice"] = topology.cldice(masks_BHW, truth_HW)
     if "betti" in names:

@@ -9,11 +9,19 @@ from job.data.image_names import NAMELESS, ImageNames
 from job.errors import InputError
 from job.logs import Log
 from job.segmenters.protocol import Segmentation, Segmenter
-from job.segmenters.registry import enlarged_by_way_of, family_of
+from job.segmenters.registry import enlarged_by_way_of, family_of, open_trainable
 from job.spec.segmenter import AnySegmenterSpec, PrecomputedSpec
 from job.stopping import raise_if_stopped
 
-__all__ = ["Segmentation", "Segmenter", "content_key", "enlarged_by_way_of", "load", "require_same"]
+__all__ = [
+    "Segmentation",
+    "Segmenter",
+    "content_key",
+    "enlarged_by_way_of",
+    "load",
+    "open_trainable",
+    "require_same",
+]
 
 
 def content_key(spec: AnySegmenterSpec, folder: Path, memory: Path | None = None) -> str:

@@ -59,7 +59,7 @@ class CheckedSegmenter:
             try:
                 return self.segmenter.segment(images, prompts)
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             # Out of the handler: the error's traceback holds every tensor of the call.
             torch.cuda.empty_cache()
@@ -77,7 +77,8 @@ class CheckedSegmenter:
         return [Segmentation(np.concatenate([one.logits_PHW, other.logits_PHW]), one.embedding_D)]
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an accelerator's memory was too small for what was asked of it."""
     return isinstance(error, torch.OutOfMemoryError) or _ALLOCATION_FAILED in str(error)
 
 

@@ -1,6 +1,7 @@
 """Which family stands behind a spec's segmenter. No family is imported before it is asked for."""
 
-from typing import assert_never
+from pathlib import Path
+from typing import TYPE_CHECKING, assert_never
 
 from job.segmenters.family import Family
 from job.segmenters.sa2va.options import Sa2vaOptions
@@ -13,6 +14,9 @@ from job.spec.segmenter import (
     Sa2vaSpec,
     Sam3Spec,
 )
+
+if TYPE_CHECKING:
+    from job.segmenters.trainable import Trainable
 
 SAM2_INPUT_SIZE = (1024, 1024)
 """Of SAM 2's images: all of Sa2VA's variants have it in their code."""
@@ -42,6 +46,13 @@ def family_of(spec: AnySegmenterSpec) -> Family:
 
             return PluginFamily(spec.name, spec.options)
     assert_never(spec)
+
+
+def open_trainable(spec: PromptableUNetSpec, folder: Path, device: str) -> "Trainable":
+    """Open a checkpoint whose weights are to learn; raises what `load` raises."""
+    from job.segmenters.promptable_unet.trainable import open_trainable as open_network
+
+    return open_network(folder, device)
 
 
 def enlarged_by_way_of(spec: AnySegmenterSpec) -> tuple[int, int] | None:

@@ -97,8 +97,14 @@ def require_trusted(
 ) -> None:
     """Raise `IntegrityError`, which says how to vouch for it, where `trust_code` is not the code's digest.
 
-    `setting` is what the user sets to do so.
+    `setting` is what the user sets to do so. Raises `InputError` where there is no code to vouch for.
     """
+    if not code.files:
+        raise InputError(
+            f"{place}: no checkpoint that runs by its own code: it holds no Python files",
+            advice="name the folder of a Sa2VA checkpoint with the Python files that it came with, or set"
+            " segmenter.kind",
+        )
     needed = code.digest
     if trust_code == needed:
         return

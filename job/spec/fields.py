@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Discriminator, Tag
 from pydantic.fields import FieldInfo
 
 from job.spec.positions import JSON, Path
 
 Model = type[BaseModel]
+_Chosen = str | Discriminator | None
+"""How a choice of annotations is made: by the key of that name, by a function of the value, or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ def locate(model: Model, loc: Path) -> Located:
     keys: tuple[str, ...] = ()
     field: FieldInfo | None = None
     annotation: Any = model
-    discriminator: str | None = None
+    discriminator: _Chosen = None
     in_dictionary = False
     for step in loc:
         annotation, discriminator = _unwrap(annotation, discriminator)
@@ -52,7 +54,7 @@ def locate(model: Model, loc: Path) -> Located:
         else:
             annotation = _inner(annotation).get(str(step), _item(annotation))
     annotation, discriminator = _unwrap(annotation, discriminator)
-    tags = _tagged(annotation, discriminator) if discriminator else {}
+    tags = _tagged(annotation, discriminator) if isinstance(discriminator, str) else {}
     return Located(tuple(path), keys, field, tuple(tags))
 
 
@@ -74,7 +76,8 @@ def default_container(model: Model, path: Path) -> JSON:
             annotation, discriminator = _annotation(field)
             value = None if field.is_required() else field.get_default(call_default_factory=True)
             if isinstance(value, BaseModel):
-                chosen = {discriminator: getattr(value, discriminator)} if discriminator else {}
+                by_key = discriminator if isinstance(discriminator, str) else None
+                chosen = {by_key: getattr(value, by_key)} if by_key else {}
                 annotation, value = type(value), chosen
         else:
             return None
@@ -83,7 +86,7 @@ def default_container(model: Model, path: Path) -> JSON:
     return dict(value) if isinstance(value, dict) else None
 
 
-def _walk(annotation: Any, discriminator: str | None, path: Path) -> Iterator[Path]:
+def _walk(annotation: Any, discriminator: _Chosen, path: Path) -> Iterator[Path]:
     annotation, discriminator = _unwrap(annotation, discriminator)
     if discriminator is not None:
         for member in typing.get_args(annotation):
@@ -96,12 +99,13 @@ def _walk(annotation: Any, discriminator: str | None, path: Path) -> Iterator[Pa
             yield from _walk(*_annotation(_by_key(annotation)[key]), (*path, key))
 
 
-def _unwrap(annotation: Any, discriminator: str | None) -> tuple[Any, str | None]:
+def _unwrap(annotation: Any, discriminator: _Chosen) -> tuple[Any, _Chosen]:
     """Strip Annotated and `| None`; return the discriminator of a union that has one."""
     if typing.get_origin(annotation) is typing.Annotated:
         annotation, *metadata = typing.get_args(annotation)
         found = [info.discriminator for info in metadata if isinstance(info, FieldInfo)]
-        return _unwrap(annotation, discriminator or next((d for d in found if isinstance(d, str)), None))
+        found += [info for info in metadata if isinstance(info, Discriminator)]
+        return _unwrap(annotation, discriminator or next((d for d in found if d is not None), None))
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         some = [member for member in typing.get_args(annotation) if member is not type(None)]
         if len(some) == 1:
@@ -109,13 +113,21 @@ def _unwrap(annotation: Any, discriminator: str | None) -> tuple[Any, str | None
     return annotation, discriminator
 
 
-def _annotation(field: FieldInfo | None) -> tuple[Any, str | None]:
+def _annotation(field: FieldInfo | None) -> tuple[Any, _Chosen]:
     if field is None:
         return None, None
-    return field.annotation, field.discriminator if isinstance(field.discriminator, str) else None
+    by_function = next((info for info in field.metadata if isinstance(info, Discriminator)), None)
+    return field.annotation, field.discriminator or by_function
 
 
-def _tagged(union: Any, discriminator: str) -> dict[str, Model]:
+def _tagged(union: Any, discriminator: str | Discriminator) -> dict[str, Any]:
+    if isinstance(discriminator, Discriminator):
+        return {
+            info.tag: member
+            for member in typing.get_args(union)
+            for info in typing.get_args(member)[1:]
+            if isinstance(info, Tag)
+        }
     return {
         tag: member
         for member in typing.get_args(union)

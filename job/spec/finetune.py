@@ -1,10 +1,14 @@
-"""`finetune`: PPO over the action table, with stable-baselines3's names and the reference's values."""
+"""`finetune`: what learns.
 
-from typing import Annotated, Literal, Self
+PPO over the action table is here, with stable-baselines3's names and the reference's values.
+"""
 
-from pydantic import Field, model_validator
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from job.spec.section import Section, Uri, broken_rule
+from job.spec.tuning import GrpoSpec, SftSpec
 
 Width = Annotated[int, Field(ge=1, le=8192)]
 
@@ -78,3 +82,19 @@ class FinetuneSpec(Section):
                 "batch_size",
             )
         return self
+
+
+WeightPhase = SftSpec | GrpoSpec
+Phase = Annotated[FinetuneSpec | WeightPhase, Field(discriminator="algorithm")]
+Phases = Annotated[list[Phase], Field(min_length=1, max_length=8)]
+ONE, SEVERAL = "one", "several"
+
+
+def _one_or_several(value: Any) -> str:
+    return SEVERAL if isinstance(value, list | tuple) else ONE
+
+
+OneOrSeveral = Annotated[
+    Annotated[Phase, Tag(ONE)] | Annotated[Phases, Tag(SEVERAL)], Discriminator(_one_or_several)
+]
+"""A phase, or a list of phases."""

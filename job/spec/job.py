@@ -1,5 +1,6 @@
 """The spec: the JSON document that describes a job."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -8,12 +9,13 @@ from job.spec import sweep as sweeps
 from job.spec.actions import ActionsSpec
 from job.spec.checks import ChecksSpec
 from job.spec.data import DataSpec, FoldSplit
-from job.spec.finetune import FinetuneSpec
+from job.spec.finetune import FinetuneSpec, OneOrSeveral, WeightPhase
 from job.spec.report_section import ReportSpec
 from job.spec.reward import RewardSpec, TableSpec
 from job.spec.runtime import CacheSpec, EvaluateSpec, OutputSpec, PromoteSpec, RuntimeSpec
 from job.spec.section import Section, broken_rule
 from job.spec.segmenter import PrecomputedSpec, PromptableUNetSpec, SegmenterSpec
+from job.spec.showing import shorten
 
 NOT_IN_RUN_ID = ("runtime", "output", "cache")
 
@@ -41,8 +43,9 @@ class JobSpec(Section):
     """What is rewarded."""
     checks: ChecksSpec = ChecksSpec()
     """What must hold before learning, and for what was learned to ship."""
-    finetune: FinetuneSpec = FinetuneSpec()
-    """How the policy learns."""
+    finetune: OneOrSeveral = FinetuneSpec()
+    """What learns: a policy (`ppo`), or the segmenter's weights (`sft`, `grpo`). Several phases are a list,
+    in which each one of weights goes on from the one before."""
     sweep: sweeps.Sweep = Field({})
     """Fields of `finetune` and `reward` with values to try, such as `"finetune.n_epochs": [10, 20]`: every
     combination is trained, and the one of the best validation Dice goes on."""
@@ -74,9 +77,66 @@ class JobSpec(Section):
             return {"kind": "promptable_unet", **value}
         return value
 
+    @field_validator("finetune", mode="before")
+    @classmethod
+    def _algorithm_has_a_default(cls, value: object) -> object:
+        if isinstance(value, list):
+            return [cls._algorithm_has_a_default(phase) for phase in value]
+        if isinstance(value, dict) and "algorithm" not in value:
+            return {"algorithm": "ppo", **value}
+        return value
+
+    @property
+    def policy(self) -> FinetuneSpec:
+        """How a policy learns, or is only compared: the defaults where `finetune` has no such phase."""
+        return next((one for one in self._phases if isinstance(one, FinetuneSpec)), FinetuneSpec())
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether a policy is to be trained, or judged."""
+        return any(isinstance(phase, FinetuneSpec) for phase in self._phases)
+
+    @property
+    def weight_phases(self) -> list[tuple[str, WeightPhase]]:
+        """The phases that change the segmenter's weights, each with a name: `sft`, `grpo`, `grpo_2`."""
+        named: list[tuple[str, WeightPhase]] = []
+        for phase in self._phases:
+            if not isinstance(phase, FinetuneSpec):
+                before = sum(one.algorithm == phase.algorithm for _, one in named)
+                named.append((f"{phase.algorithm}_{before + 1}" if before else phase.algorithm, phase))
+        return named
+
+    @property
+    def _phases(self) -> Sequence[FinetuneSpec | WeightPhase]:
+        return self.finetune if isinstance(self.finetune, list) else [self.finetune]
+
+    @model_validator(mode="after")
+    def _one_policy(self) -> Self:
+        policies = [i for i, phase in enumerate(self._phases) if isinstance(phase, FinetuneSpec)]
+        if len(policies) > 1:
+            raise broken_rule("a second policy: a list has one phase of ppo at most", "finetune", policies[1])
+        return self
+
+    @model_validator(mode="after")
+    def _weights_can_change(self) -> Self:
+        if self.weight_phases and not isinstance(self.segmenter, PromptableUNetSpec):
+            raise broken_rule(
+                f"sft and grpo change the weights of segmenter.kind promptable_unet alone, not of"
+                f' {self.segmenter.kind}; write {{"algorithm": "ppo"}}',
+                "finetune",
+            )
+        prompts = [phase.prompt for _, phase in self.weight_phases if phase.prompt is not None]
+        unknown = [prompt for prompt in prompts if prompt not in self.actions.prompts]
+        if unknown:
+            raise broken_rule(
+                f"the prompt {shorten(unknown[0])!r} of a phase is not in actions.prompts: add it there",
+                "finetune",
+            )
+        return self
+
     @model_validator(mode="after")
     def _what_is_computed_elsewhere_cannot_be_called(self) -> Self:
-        if isinstance(self.segmenter, PrecomputedSpec) and self.finetune.rollout == "live":
+        if isinstance(self.segmenter, PrecomputedSpec) and self.policy.rollout == "live":
             raise broken_rule(
                 'calls the segmenter, and segmenter.kind "precomputed" has none to call; write "table"',
                 "finetune",
@@ -86,6 +146,8 @@ class JobSpec(Section):
 
     @model_validator(mode="after")
     def _sweep_fits(self) -> Self:
+        if self.sweep and self.weight_phases:
+            raise broken_rule("settings of ppo and reward are swept, and not beside sft or grpo", "sweep")
         if self.sweep:
             sweeps.check(self)
         return self

@@ -38,8 +38,9 @@ class Sa2vaSpec(Section):
     """Kernels of the language model and the vision tower: PyTorch's fused ones, or those of its own code."""
     compile: bool = False
     """Whether the image encoders go through torch.compile: minutes at the start, faster from there."""
-    batch_size: BatchSize = 16
-    """Images that are handed to the model together."""
+    batch_size: BatchSize = 20
+    """Images that are handed to the model together: 20 are two of its own batches of small pictures, or five
+    of large ones, and leave none of them half empty."""
     images_per_batch: BatchSize | None = None
     """Of those, images that it computes at once; by the size of the images when null."""
     prompts_per_batch: BatchSize | None = None

@@ -122,7 +122,7 @@ def _test_patients(context: StageContext) -> int:
 def _replayed(context: StageContext, rows: ActionTable) -> NDArray[np.float64]:
     """Step the environment with the no-op until every image was seen once."""
     observer = Observer.fit(
-        rows.embeddings_NE, rows.statistics_NS, rows.statistic_names, context.spec.finetune.pca_components
+        rows.embeddings_NE, rows.statistics_NS, rows.statistic_names, context.spec.policy.pca_components
     )
     dice_NK = rows.scores["dice"]
     outcome = TableRewards(dice_NK, dice_NK, np.full_like(dice_NK, np.nan))

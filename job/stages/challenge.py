@@ -174,7 +174,11 @@ def _segmentations(context: StageContext, champion: Incumbent, file: CandidateFi
     tonight = context.segmentations
     if file.segmenter_key == tonight.key:
         return tonight.of(key=tonight.key, prompts=file.prompts, open_segmenter=lambda: tonight.segmenter)
-    folder = champion.segmenter or segmenter_folder(file.segmenter.uri)
+    folder = (
+        champion.folder / file.segmenter_folder
+        if file.segmenter_folder
+        else champion.segmenter or segmenter_folder(file.segmenter.uri)
+    )
     spec = trust.vouched_by(file.segmenter, trust.trust_code_of(context.spec.segmenter))
     trust.require_vouched(spec, folder)
     return tonight.of(

@@ -17,12 +17,12 @@ from job.evaluation.candidate import CandidateFile
 from job.evaluation.conventions import conventions, protocol
 from job.evaluation.drift import PROFILE, UNKNOWN, Profile
 from job.evaluation.judging import coverage_of, judge_rows, review_of
-from job.evaluation.ladder import BEST_FIXED, Ladder, scores_of
+from job.evaluation.ladder import BEST_FIXED, Ladder, Tables, scores_of
 from job.evaluation.results import Coverage, EvaluationResults, OtherResults
 from job.progress import track
 from job.reward.calibration import conformal_halfwidth, review_threshold
 from job.spec.segmenter import AnySegmenterSpec
-from job.stages import audit, learned, pull, reward, table
+from job.stages import audit, learned, pull, reward, table, weights
 from job.stages.finetune import fit_observer
 from job.stages.judged import judge
 from job.stages.measuring import keeping_masks, measure_masks
@@ -50,7 +50,8 @@ def reads(context: StageContext) -> Mapping[str, Any]:
         "checks": spec.checks.model_dump(),
         "segmenter": context.segmentations.key,
         "actions": spec.actions.model_dump(),
-        "finetune": spec.finetune.model_dump(exclude={"policy_uri"}),
+        "finetune": spec.policy.model_dump(exclude={"policy_uri"}) if spec.has_policy else None,
+        "weights": dict(done["weights"].outputs) if "weights" in done else None,
         "seed": spec.seed,
         "width": spec.data.width,
         "table": done["table"].outputs["table"],
@@ -66,7 +67,11 @@ def reads(context: StageContext) -> Mapping[str, Any]:
 
 def run(context: StageContext) -> Mapping[str, str]:
     """Judge every candidate; write results, what was measured, candidate and masks."""
-    train, validation = table.load(context).of("train"), scored_table(context).of("validation")
+    train, learnt_from = table.load(context).of("train"), weights.load_tables(context)
+    validation = Tables(
+        scored_table(context).of("validation"),
+        {name: rows.of("validation") for name, rows in learnt_from.items()},
+    )
     labels = [action.label for action in context.space]
     built = ladder.build(
         train,
@@ -75,20 +80,26 @@ def run(context: StageContext) -> Mapping[str, str]:
         fit_observer(context),
         learned.policies(context),
         seed=context.spec.seed,
+        tuned=validation.tuned,
     )
     dataset = open_dataset(context)
     samples = dataset.of("test")
-    test = _scored(context, dataset, samples, "judged")
-    test.save(context.folder / TEST_TABLE)
+    tuned = weights.contexts(context)
+    test = _scored(context, tuned, dataset, samples, "judged")
+    test.base.save(context.folder / TEST_TABLE)
     choices = choose(built, validation, test)
     valid = audit.passed(context)
-    checks = learned.candidate_checks(context, built, choices, validation)
-    dropped = learned.dropped(checks, learned.exact_checks(context, built, choices, validation))
+    checks = learned.candidate_checks(context, built, choices, validation.base)
+    dropped = learned.dropped(checks, learned.exact_checks(context, built, choices, validation.base))
     ships = winner(built, choices, validation, valid=valid, dropped=dropped)
     with keeping_masks(context.folder) as keep:
-        measured = measure_masks(context, dataset, samples, choices.test, ships, keep)
+        measured = measure_masks(context, dataset, samples, choices.test, ships, keep, tuned)
     pixels = _pixels(context, dataset)
-    profile = _profile(context, pixels, test, choices, ships, measured.metrics[ships]["dice"])
+    rung = built[ships]
+    learned_rows = table.load(context) if rung.phase is None else learnt_from[rung.phase]
+    profile = _profile(
+        context, pixels, learned_rows, test.of(rung), choices, ships, measured.metrics[ships]["dice"]
+    )
     profile.save(context.folder / PROFILE)
     arms = arms_of(built, choices, validation, test, measured.metrics, measured.pixels)
     arms.save(context.folder / MEASURED)
@@ -96,7 +107,7 @@ def run(context: StageContext) -> Mapping[str, str]:
         context.folder / COUNTS, {"/".join(key): found for key, found in measured.counts.items()}, {}
     )
     judged = _assess(context, arms, ships, valid, dropped)
-    calibration = _Calibration.of(choices.validation[ships], validation)
+    calibration = _Calibration.of(choices.validation[ships], validation.of(rung))
     results = EvaluationResults(
         verdict=judged.verdict,
         ladder=judged.ladder,
@@ -105,25 +116,25 @@ def run(context: StageContext) -> Mapping[str, str]:
         checks=checks,
         protocol=_protocol(context, arms),
         conventions=conventions(measured.counts, arms.patients),
-        judges=judge_rows({"validation": validation, "test": test}),
+        judges=judge_rows({"validation": validation.base, "test": test.base}),
         coverage=calibration.coverage(arms, ships) if valid else None,
         review=review_of(arms[ships].quality_N, arms[ships].test["dice"], context.spec.evaluate.review_share)
         if valid
         else None,
         other_datasets=[
-            _on_other(context, name, built, validation, ships, valid, dropped)
+            _on_other(context, tuned, name, built, validation, ships, valid, dropped)
             for name in context.inputs.others
         ],
     )
     tell(context, results)
     if valid:
-        file = _candidate(context, built, ships, results, calibration, _shaping(dataset, pixels))
+        file = _candidate(context, tuned, built, ships, results, calibration, _shaping(dataset, pixels))
         candidate.save(context.folder, file, built)
     document = results.model_dump_json(indent=1)
     write_atomic(context.folder / RESULTS, document)
     return {
         "results": sha256_json(json.loads(document)),
-        "test_table": test.digest(),
+        "test_table": test.base.digest(),
         "profile": profile.digest(),
     }
 
@@ -156,7 +167,21 @@ def tell(context: StageContext, results: EvaluationResults) -> None:
     )  # fmt: skip
 
 
-def _scored(context: StageContext, dataset: Dataset, samples: list[Sample], name: str) -> ActionTable:
+def _scored(
+    context: StageContext,
+    tuned: Mapping[str, StageContext],
+    dataset: Dataset,
+    samples: list[Sample],
+    name: str,
+) -> Tables:
+    """Score samples that nothing was learned from under every segmenter."""
+    return Tables(
+        _scored_by(context, dataset, samples, name),
+        {phase: _scored_by(one, dataset, samples, f"{name}.{phase}") for phase, one in tuned.items()},
+    )
+
+
+def _scored_by(context: StageContext, dataset: Dataset, samples: list[Sample], name: str) -> ActionTable:
     rows = table.build_of(context, dataset, samples, list(table.ALWAYS))
     # The judges are in the stage's fingerprint, and so in the place where the rows are kept.
     judges = reward.load_judges(context)
@@ -213,9 +238,10 @@ class _Calibration:
 
 def _on_other(
     context: StageContext,
+    tuned: Mapping[str, StageContext],
     name: str,
     built: Ladder,
-    validation: ActionTable,
+    validation: Tables,
     ships: str,
     valid: bool,
     dropped: Mapping[str, list[str]],
@@ -223,9 +249,9 @@ def _on_other(
     """Judge the same ladder, and what ships, on a dataset that nothing was learned from."""
     dataset = pull.open_other(context, name)
     samples = dataset.of("test")
-    rows = _scored(context, dataset, samples, f"judged.{name}")
+    rows = _scored(context, tuned, dataset, samples, f"judged.{name}")
     choices = choose(built, validation, rows)
-    measured = measure_masks(context, dataset, samples, choices.test, ships)
+    measured = measure_masks(context, dataset, samples, choices.test, ships, tuned=tuned)
     arms = arms_of(built, choices, validation, rows, measured.metrics, measured.pixels)
     judged = _assess(context, arms, ships, valid, dropped)
     return OtherResults(
@@ -240,6 +266,7 @@ def _on_other(
 
 def _candidate(
     context: StageContext,
+    tuned: Mapping[str, StageContext],
     built: Ladder,
     ships: str,
     results: EvaluationResults,
@@ -253,7 +280,8 @@ def _candidate(
         name=ships,
         verdict=results.verdict.verdict,
         segmenter=_where(context),
-        segmenter_key=context.segmentations.key,
+        segmenter_key=(tuned[rung.phase] if rung.phase else context).segmentations.key,
+        segmenter_folder=f"{weights.SEGMENTER}/{rung.phase}" if rung.phase else None,
         width=spec.data.width,
         prompts=list(context.space.prompts),
         postprocess=[vars(p) for p in context.space.postprocess],
@@ -289,13 +317,13 @@ def _shaping(dataset: Dataset, pixels: Mapping[str, str]) -> list[str]:
 def _profile(
     context: StageContext,
     pixels: Mapping[str, str],
+    learned: ActionTable,
     test: ActionTable,
     choices: Choices,
     ships: str,
     test_dice_N: NDArray[np.float64],
 ) -> Profile:
     """Describe every image of the run as what ships sees it, for later nights to compare with."""
-    learned = table.load(context)
     parts = [learned.of("train"), learned.of("validation"), learned.of("unlabelled"), test]
     unasked = [np.full(len(part.names), UNKNOWN) for part in parts]
     unscored = [np.full(len(part.names), np.nan) for part in parts[:-1]]

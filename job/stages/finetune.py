@@ -34,7 +34,9 @@ def reads(context: StageContext) -> Mapping[str, Any]:
     """PPO's settings, the reward, the table and the network's scores."""
     done = context.done
     return {
-        "finetune": context.spec.finetune.model_dump(exclude={"policy_uri"}),
+        "finetune": context.spec.policy.model_dump(exclude={"policy_uri"})
+        if context.spec.has_policy
+        else None,
         "policy": sha256_file(context.inputs.policy) if context.inputs.policy else None,
         "terms": context.spec.reward.terms,
         "normalise": context.spec.reward.normalise,
@@ -46,10 +48,13 @@ def reads(context: StageContext) -> Mapping[str, Any]:
 
 
 def run(context: StageContext) -> Mapping[str, str]:
-    """Train a policy for every seed; the one of median validation Dice is the candidate."""
-    if not audit.passed(context):
+    """Train a policy for every seed; the one of median validation Dice is the candidate.
+
+    Nothing is trained where no phase is PPO, or a check failed.
+    """
+    if not (audit.passed(context) and context.spec.has_policy):
         return _write(context, {"total_timesteps": 0, "iterations": [], "checkpoints": [], "seeds": []}, [])
-    settings = context.spec.finetune
+    settings = context.spec.policy
     scored = scored_table(context)
     rows, validation = scored.of("train", "unlabelled"), scored.of("validation")
     start = _start_policy(context, rows)
@@ -92,7 +97,7 @@ STAGE = Stage("finetune", 2, reads, ("torch", "stable-baselines3", "gymnasium", 
 def fit_observer(context: StageContext) -> Observer:
     """Fit what a chooser sees on the training images."""
     train = table.load(context).of("train")
-    components = context.spec.finetune.pca_components
+    components = context.spec.policy.pca_components
     return Observer.fit(train.embeddings_NE, train.statistics_NS, train.statistic_names, components)
 
 
@@ -103,7 +108,7 @@ def load_figures(context: StageContext) -> dict[str, Any]:
 
 
 def load_policy(context: StageContext) -> Policy | None:
-    """Return the trained policy, None where a failed check skipped training."""
+    """Return the trained policy; None where a failed check skipped training, or no phase is PPO."""
     path = context.done["finetune"].folder / POLICY
     return Policy.load(path) if path.exists() else None
 
@@ -127,7 +132,7 @@ def _start_policy(context: StageContext, rows: ActionTable) -> Policy | None:
 
 
 def _outcome(context: StageContext, rows: ActionTable, rewards_NK: NDArray[np.float64]) -> RewardSource:
-    if context.spec.finetune.rollout == "table":
+    if context.spec.policy.rollout == "table":
         return TableRewards(rewards_NK, rows.scores["dice"], rows.scores["reward_net"])
     return LiveRewards(context, rows)
 

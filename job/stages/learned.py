@@ -35,7 +35,7 @@ def policies(context: StageContext) -> dict[str, Policy]:
     if candidate is None or not audit.passed(context):
         return {}
     found = {EXACT: _exact(context), PPO: candidate}
-    settings = context.spec.finetune
+    settings = context.spec.policy
     if settings.total_timesteps and context.inputs.policy is None:
         found[OTHER_STARTS[settings.init]] = _other_start(context)
     return found
@@ -51,6 +51,7 @@ def candidate_checks(
             scores_of(choices.validation[rung.name], validation.scores["dice"]), validation.patients
         )
         for rung in ladder.rungs
+        if rung.phase is None
     }
     # The exact mean over actions, not that of one draw an image.
     dice["uniform"] = _mean(validation.scores["dice"].mean(axis=1), validation.patients)
@@ -114,7 +115,7 @@ def _evidence(
 
 def _exact(context: StageContext) -> Policy:
     rows, rewards_NK, observer = _to_learn_from(context)
-    settings = context.spec.finetune
+    settings = context.spec.policy
     return train_exact(
         settings,
         seed=context.spec.seed,
@@ -131,9 +132,9 @@ def _exact(context: StageContext) -> Policy:
 def _other_start(context: StageContext) -> Policy:
     """Train once from the start that the spec did not ask for; on the table, whatever the spec's rollout."""
     rows, rewards_NK, observer = _to_learn_from(context)
-    init = "random" if context.spec.finetune.init == "prior" else "prior"
+    init = "random" if context.spec.policy.init == "prior" else "prior"
     trained = train_ppo(
-        context.spec.finetune.model_copy(update={"init": init, "rollout": "table"}),
+        context.spec.policy.model_copy(update={"init": init, "rollout": "table"}),
         seed=context.spec.seed,
         observer=observer,
         actions=[action.label for action in context.space],

@@ -51,26 +51,31 @@ def measure_masks(
     chosen: Mapping[str, NDArray[np.int64]],
     ships: str,
     keep: Keep | None = None,
+    tuned: Mapping[str, StageContext] | None = None,
 ) -> Measured:
     """Measure every rung's masks; the no-op's, the best fixed action's and what ships by all conventions.
 
-    `keep` gets the no-op's mask and that of what ships, image by image: together they may fit in no memory.
+    `tuned` has the context of the rungs whose masks another segmenter makes, by rung. `keep` gets the no-op's
+    mask and that of what ships, image by image: together they may fit in no memory.
     """
     metrics = {name: {metric: np.empty(len(samples)) for metric in METRICS} for name in chosen}
     counts: dict[Key, list[Counts]] = {}
     measured = Measured(metrics, {}, [])
     shown_rungs = list(dict.fromkeys((NOOP, BEST_FIXED, ships)))
     threads = context.machine.threads
+    others = {rung: one.segmentations for rung, one in (tuned or {}).items()}
 
     def begun(measurers: Workers) -> Generator[Begun[_Image], None, None]:
         native = Dataset(samples) if dataset.width else None
         with closing(read_ahead(dataset.load, samples, threads, n_pixels)) as read:
             for i, (sample, loaded) in enumerate(zip(samples, read, strict=True)):
                 logits_PHW = context.segmentations.get([loaded.image])[0].logits_PHW
-                actions = {name: int(actions_N[i]) for name, actions_N in chosen.items()}
-                image = measurers.submit(
-                    _image, context.space, sample, loaded, native, logits_PHW, actions, shown_rungs
-                )
+                logits = {rung: one.get([loaded.image])[0].logits_PHW for rung, one in others.items()}
+                masks = {
+                    name: (logits.get(name, logits_PHW), int(actions_N[i]))
+                    for name, actions_N in chosen.items()
+                }
+                image = measurers.submit(_image, context.space, sample, loaded, native, masks, shown_rungs)
                 yield Begun(image, n_pixels(loaded))
 
     with context.progress.task("measuring", len(samples), "images") as task:
@@ -114,16 +119,18 @@ def _image(
     sample: Sample,
     loaded: Loaded,
     native: Dataset | None,
-    logits_PHW: NDArray[np.float16],
-    actions: Mapping[str, int],
+    chosen: Mapping[str, tuple[NDArray[np.float16], int]],
     shown_rungs: Sequence[str],
     task: Task,
 ) -> _Image:
+    """`chosen[rung]` are the logits `[P, H, W]` that its mask is made of, and its action."""
     assert loaded.truth is not None
     size = (loaded.image.shape[0], loaded.image.shape[1])
-    wanted = sorted(set(actions.values()))
-    row_of = {name: wanted.index(action) for name, action in actions.items()}
-    masks_BHW = np.stack([apply(space, action, logits_PHW, size) for action in wanted])
+    # Many rungs choose the same mask: it is made and measured once.
+    of_rung = {name: (id(logits_PHW), action) for name, (logits_PHW, action) in chosen.items()}
+    wanted = dict(zip(of_rung.values(), chosen.values(), strict=True))
+    row_of = {name: list(wanted).index(key) for name, key in of_rung.items()}
+    masks_BHW = np.stack([apply(space, action, logits_PHW, size) for logits_PHW, action in wanted.values()])
     task.advance(0)
     values = measure(masks_BHW, loaded.truth)
     task.advance(0)

@@ -9,6 +9,9 @@ from job.errors import InputError
 from job.memory import available_memory
 from job.stages.pull import load_sizes
 from job.stages.stage import StageContext
+from job.table_bounds import BYTES_PER_LOADED_PIXEL, in_processes
+from job.table_making import PIXELS_OF_A_BATCH
+from job.workers import COPIES
 
 BYTES_PER_PIXEL_OF_SEGMENTER = {("promptable_unet", "cpu"): 150}
 """Of the host's memory, by kind and device: 182 were measured at 36 million pixels."""
@@ -21,6 +24,23 @@ BYTES_PER_HELD_PIXEL, GRID_PIXELS = 24, 256 * 256
 """The reward stage holds every training and validation image on the network's grid."""
 _NARROWEST = 32
 _TRIAL_WIDTH = 1024
+
+
+LOGITS_OF_IMAGE_SIZE = ("promptable_unet", "precomputed")
+"""Kinds whose logits have the size of the image; others have one of their own, which is small or unknown."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the table holds besides the image that it works on."""
+
+    n_prompts: int
+    batch_size: int
+    """Images whose logits the segmenter hands over together."""
+    copies: int
+    """Of an image and its logits while it is scored: more than one in processes."""
+    logits_of_image_size: bool
+    bytes_of_segmenter: int
 
 
 @dataclass(frozen=True)
@@ -38,11 +58,19 @@ def require_memory(context: StageContext, free: int | None = None) -> None:
     other processes take their share too.
     """
     free = available_memory() if free is None else free
-    sizes, space, segmenter = load_sizes(context), context.space, context.spec.segmenter.kind
-    of_segmenter = BYTES_PER_PIXEL_OF_SEGMENTER.get((segmenter, context.machine.device), 0)
+    sizes, space, segmenter = load_sizes(context), context.space, context.spec.segmenter
+    of_segmenter = BYTES_PER_PIXEL_OF_SEGMENTER.get((segmenter.kind, context.machine.device), 0)
 
     def need_of(sizes: Sequence[tuple[str, int, int]]) -> Need:
-        return memory_need(sizes, n_prompts=len(space.prompts), bytes_of_segmenter=of_segmenter)
+        _, height, width = sizes[0]
+        spread = context.machine.device == "cpu" and in_processes(
+            height * width, len(sizes), len(space), context.machine.threads
+        )
+        copies = COPIES if spread else 1
+        of_size = segmenter.kind in LOGITS_OF_IMAGE_SIZE
+        return memory_need(
+            sizes, Held(len(space.prompts), segmenter.batch_size, copies, of_size, of_segmenter)
+        )
 
     need = need_of(sizes)
     if free is None or need.n_bytes <= free:
@@ -60,13 +88,29 @@ def require_memory(context: StageContext, free: int | None = None) -> None:
     )
 
 
-def memory_need(sizes: Sequence[tuple[str, int, int]], *, n_prompts: int, bytes_of_segmenter: int) -> Need:
+def memory_need(sizes: Sequence[tuple[str, int, int]], held: Held) -> Need:
     """Return what pictures, given as (split, height, width), take at least in the stage that takes most."""
     _, height, width = max(sizes, key=lambda row: row[1] * row[2])
     pixels = height * width
-    logits = 2 * n_prompts
-    segmenting = pixels * (BYTES_PER_PIXEL + logits + bytes_of_segmenter)
+    logits = 2 * held.n_prompts if held.logits_of_image_size else 0
+    carried = BYTES_PER_LOADED_PIXEL + logits
+    segmenting = (
+        pixels * (BYTES_PER_PIXEL + logits + held.bytes_of_segmenter)
+        + pixels * carried * (held.copies - 1)
+        + _company(sizes, held.batch_size) * carried
+    )
     learnt_from = [h * w for split, h, w in sizes if split in ("train", "validation")]
-    held = sum(min(one, GRID_PIXELS) for one in learnt_from) * BYTES_PER_HELD_PIXEL
-    learning = held + max(learnt_from, default=0) * (BYTES_PER_PIXEL_OF_LEARNING + logits)
+    on_grid = sum(min(one, GRID_PIXELS) for one in learnt_from) * BYTES_PER_HELD_PIXEL
+    learning = on_grid + max(learnt_from, default=0) * (BYTES_PER_PIXEL_OF_LEARNING + logits)
     return Need(max(segmenting, learning), (height, width))
+
+
+def _company(sizes: Sequence[tuple[str, int, int]], batch_size: int) -> int:
+    """Return the pixels that are segmented with the largest picture at least: the smallest ones."""
+    *others, pixels = sorted(height * width for _, height, width in sizes)
+    company = 0
+    for one in others[: batch_size - 1]:
+        if pixels + company >= PIXELS_OF_A_BATCH:
+            break
+        company += one
+    return company

@@ -30,7 +30,7 @@ from job.report.html import render_html
 from job.report.markdown import render_markdown
 from job.report.pictures import Panel
 from job.spec.loading import LoadedSpec
-from job.stages import audit, challenge, evaluate, finetune, reward, rewards, table
+from job.stages import audit, challenge, evaluate, finetune, reward, rewards, table, weights
 from job.stages.measuring import AFTER, BEFORE, MASKS, kept_masks, mask_of
 from job.stages.pull import counts, load_bad, open_dataset, patient_counts
 from job.stages.stage import StageContext
@@ -94,6 +94,8 @@ def _place(context: StageContext, folder: RunFolder) -> None:
     for relative in ("final_model.zip", "policy.safetensors", "checkpoints", "logs"):
         if (done["finetune"] / relative).exists():
             folder.put(relative, done["finetune"] / relative)
+    for phase in weights.load_phases(context):
+        folder.put(f"{weights.SEGMENTER}/{phase.name}", weights.checkpoint(context, phase.name))
     folder.put("evaluation/results.json", done["evaluate"] / evaluate.RESULTS)
     folder.put("evaluation/measured.safetensors", done["evaluate"] / MEASURED)
     folder.put(f"evaluation/{PROFILE}", done["evaluate"] / PROFILE)
@@ -157,6 +159,7 @@ def _training_info(context: StageContext, record: Record, results: EvaluationRes
             probes=figures["probes"],
         ),
         finetune=FinetuneSummary(**finetune.load_figures(context)),
+        weights=weights.load_phases(context),
         results=results,
         sweep=record.sweep,
         folds=[],

@@ -117,6 +117,13 @@ def load_judges(context: StageContext) -> Callable[[Sample], NetworkJudge]:
     return lambda sample: folds[fold_of[sample.name]] if sample.name in fold_of else final
 
 
+def load_networks(context: StageContext) -> list[RewardNetwork]:
+    """Return the network of new images and those of the folds; none has learned from a validation image."""
+    folder = context.done["reward"].folder
+    folds = range(max(load_figures(context)["fold_of"].values()) + 1)
+    return [network_file.load(folder / name) for name in (NETWORK, *(FOLD.format(fold) for fold in folds))]
+
+
 def _probes(
     context: StageContext, dataset: Dataset, validation: list[Sample], fitted: RewardFit
 ) -> list[Probe]:

@@ -85,6 +85,7 @@ def build_of(
         threads=context.machine.threads,
         progress=context.progress,
         rows=context.rows,
+        device=context.machine.device,
     )
 
 

@@ -4,14 +4,17 @@ import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from job.device import available_cpus
 from job.errors import InputError, IntegrityError, JobError, TryAgain
 from job.logs import Log, raise_if_stopped
 from job.progress import Progress
+from job.storage.background import Background
 from job.storage.beside import nothing_at
 from job.storage.flushing import Flushing
 from job.storage.local import naming_a_full_disk, sha256_json
@@ -96,11 +99,13 @@ class Fetcher:
     def __init__(self, cache: Path, max_bytes: int, progress: Progress, log: Log) -> None:
         self._cache = ObjectCache(cache)
         self._views = Views(cache / "inputs")
+        self._digests = Background("digest", available_cpus())
         self._flushing = Flushing(seal)
         self._max_bytes = max_bytes
         self._progress = progress
         self._log = log
         self._here: dict[str, Path] = {}
+        self._unverified: dict[str, _Unverified] = {}
         self._uri_of: dict[str, str] = {}
 
     def folder(self, listing: Listing) -> Path:
@@ -109,14 +114,29 @@ class Fetcher:
         Raises what the store raises, `IntegrityError` for content that is not what a digest beside it
         promises and for hostile archives, and `TryAgain` when the disk has no room or when objects change.
         """
+        folder = self.bring(listing)
+        self.verify()
+        return folder
+
+    def bring(self, listing: Listing) -> Path:
+        """Download what is not here yet; returns the folder, which is nobody's to use before `verify`.
+
+        The digests of its large files are taken meanwhile, while the next listing is brought. Raises what
+        `folder` raises.
+        """
         if listing.digest in self._here:
             return self._here[listing.digest]
+        # Of two listings with an object in common the second one finds it in the cache.
+        self.verify(of=listing.store.uri)
         view = self._views.open(listing.digest, _wait)
         arrived: list[Stat] = []
         if not view.is_complete():
-            with naming_a_full_disk(view.folder), view.building(_wait):
+            with ExitStack() as held:
+                held.enter_context(view.building(_wait))
                 if not view.is_complete():
-                    arrived = self._build(listing, view)
+                    with naming_a_full_disk(view.folder):
+                        arrived, build = self._build(listing, view)
+                    self._unverified[listing.digest] = _Unverified(listing, view, build, held.pop_all())
         self._log.info(
             "pull.fetched", uri=listing.uri, files=len(view.files()), bytes=listing.total_bytes,
             downloaded_files=len(arrived), downloaded_bytes=_size(arrived),
@@ -125,6 +145,26 @@ class Fetcher:
         for folder in (view.folder, view.folder.resolve()):
             self._uri_of[str(folder)] = listing.store.uri
         return view.folder
+
+    def verify(self, of: str | None = None) -> None:
+        """Wait until all that was brought is digested and what it should be; of one store's place, if named.
+
+        Raises what `folder` raises of content.
+        """
+        for digest, one in list(self._unverified.items()):
+            if of in (None, one.listing.store.uri):
+                del self._unverified[digest]
+                with one.held, naming_a_full_disk(one.view.folder):
+                    try:
+                        self._verify(one)
+                    except BaseException:
+                        self._here.pop(digest, None)
+                        raise
+
+    def digests(self, listing: Listing) -> dict[Path, str]:
+        """Return the sha256 of each file of a listing that was brought and verified."""
+        view = self._views.open(listing.digest, _wait)
+        return {view.folder / path: sha256 for path, sha256 in view.digests().items()}
 
     def file(self, listing: Listing) -> Path:
         """Return the file of a listing of one object."""
@@ -164,9 +204,11 @@ class Fetcher:
     def close(self) -> None:
         """Let other processes remove what was returned."""
         self._here.clear()
+        while self._unverified:
+            self._unverified.popitem()[1].held.close()
         self._views.close()
 
-    def _build(self, listing: Listing, view: View) -> list[Stat]:
+    def _build(self, listing: Listing, view: View) -> tuple[list[Stat], Build]:
         try:
             return self._fill(listing, view)
         except Changed as change:
@@ -178,8 +220,8 @@ class Fetcher:
         except Changed as change:
             raise _changed(listing, change) from change
 
-    def _fill(self, listing: Listing, view: View) -> list[Stat]:
-        build = Build(listing.store, listing.objects, view, self._cache, unpack=listing.unpack)
+    def _fill(self, listing: Listing, view: View) -> tuple[list[Stat], Build]:
+        build = Build(listing.store, listing.objects, view, self._cache, self._digests, unpack=listing.unpack)
         self._cache.remove_stale_downloads(time.time())
         missing = build.take_over()
         self._make_room(listing, build, missing)
@@ -190,11 +232,21 @@ class Fetcher:
                 with lock:
                     task.advance(n_bytes)
 
-            build.download(missing, advance)
-            build.unpack(lambda: task.advance(0))
+            build.bring(missing, advance)
+            if build.has_shards:  # nothing is unpacked that was not verified
+                build.verify(_wait_for)
+                build.unpack(lambda: task.advance(0))
+        return missing, build
+
+    def _verify(self, one: "_Unverified") -> None:
+        build = one.build
+        try:
+            build.verify(_wait_for)
+        except FileNotFoundError:  # another process has it, too, and was faster to take it into the cache
+            _, build = self._build(one.listing, one.view)
+            build.verify(_wait_for)
         build.finish()
         self._flushing.add(build.unsealed)
-        return missing
 
     def _make_room(self, listing: Listing, build: Build, missing: Sequence[Stat]) -> None:
         needed = build.needed_bytes(missing)
@@ -206,7 +258,8 @@ class Fetcher:
                 message=f"{listing.uri} has {_gb(listing.total_bytes)}, more than the cache is to keep"
                 f" (cache.max_gb, {_gb(self._max_bytes)}): it is fetched, and everything unused removed",
             )
-        self._views.make_room(self._cache, int(needed * SLACK), self._max_bytes)
+        unverified = sum(one.listing.total_bytes for one in self._unverified.values())
+        self._views.make_room(self._cache, int((needed + unverified) * SLACK), self._max_bytes)
         free = shutil.disk_usage(self._views.root).free
         if free < needed * SLACK:
             raise TryAgain(
@@ -216,6 +269,16 @@ class Fetcher:
             )
 
 
+@dataclass(frozen=True)
+class _Unverified:
+    """What was brought and is not verified yet; its view is locked until then."""
+
+    listing: Listing
+    view: View
+    build: Build
+    held: ExitStack
+
+
 def _size(objects: Iterable[Stat]) -> int:
     return sum(found.size for found in objects)
 
@@ -223,6 +286,13 @@ def _size(objects: Iterable[Stat]) -> int:
 def _wait() -> None:
     raise_if_stopped()
     time.sleep(_WAIT_S)
+
+
+def _wait_for(digest: "Future[str]") -> None:
+    while not digest.done():
+        raise_if_stopped()
+        with suppress(TimeoutError):
+            digest.exception(_WAIT_S)
 
 
 def _changed(listing: Listing, change: Changed) -> TryAgain:

@@ -2,8 +2,11 @@
 
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
+
+from job.storage.background import Background
 
 AT_ONCE = 16
 """Many: what one of them waits for, the disk's journal, the others get with it."""
@@ -12,15 +15,14 @@ AT_ONCE = 16
 class Flushing:
     """Does `flush` to files in the background, each once.
 
-    Its threads die with the process: nobody may trust a file that was not flushed, and nobody waits for a
-    slow disk after a stop.
+    Nobody may trust a file that was not flushed, and nobody waits for a slow disk after a stop.
     """
 
     def __init__(self, flush: Callable[[Path], None]) -> None:
         self._flush = flush
-        self._files: SimpleQueue[Path] = SimpleQueue()
+        self._background = Background("flush", AT_ONCE)
         self._changed = threading.Condition()
-        self._waiting = self._threads = 0
+        self._waiting = 0
         self._failure: BaseException | None = None
 
     def add(self, files: Iterable[Path]) -> None:
@@ -28,11 +30,7 @@ class Flushing:
         for file in files:
             with self._changed:
                 self._waiting += 1
-                is_more_work = self._threads < min(AT_ONCE, self._waiting)
-                self._threads += is_more_work
-            self._files.put(file)
-            if is_more_work:
-                threading.Thread(target=self._work, name="flush", daemon=True).start()
+            self._background.submit(lambda file=file: self._flushed(file)).add_done_callback(self._note)  # type: ignore[misc]
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until everything is flushed; returns False when it takes longer. Raises what befell a file."""
@@ -42,17 +40,12 @@ class Flushing:
                 raise self._failure
         return is_done
 
-    def _work(self) -> None:
-        while True:
-            file = self._files.get()
-            failure: BaseException | None = None
-            try:
-                self._flush(file)
-            except FileNotFoundError:
-                pass  # another process made room
-            except BaseException as error:  # whoever waits raises it
-                failure = error
-            with self._changed:
-                self._waiting -= 1
-                self._failure = self._failure or failure
-                self._changed.notify_all()
+    def _flushed(self, file: Path) -> None:
+        with suppress(FileNotFoundError):  # another process made room
+            self._flush(file)
+
+    def _note(self, ended: "Future[None]") -> None:
+        with self._changed:
+            self._waiting -= 1
+            self._failure = self._failure or ended.exception()
+            self._changed.notify_all()

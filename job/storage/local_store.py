@@ -6,16 +6,28 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from job.errors import Denied, Missing
+from job.storage.background import Background
 from job.storage.documents import open_plain, require_small
 from job.storage.local import UNFINISHED, flush, write_atomic
 from job.storage.names import below
-from job.storage.store import Advance, Arrived, Changed, Download, Stat, Upload, no_advance, no_arrival
+from job.storage.store import (
+    Advance,
+    Arrived,
+    Changed,
+    Download,
+    Landed,
+    Stat,
+    Upload,
+    no_advance,
+    no_arrival,
+)
 
 _LOCK = f".store.lock{UNFINISHED}"
 AT_ONCE = 1000
@@ -114,6 +126,13 @@ class LocalStore:
             digests.append(_copy(source, item.target, advance, flushed=False))
             arrived(item, digests[-1])
         return digests
+
+    def bring(self, items: Sequence[Download], advance: Advance, landed: Landed, digests: Background) -> None:
+        """Copy files out of the store, which digests them."""
+        for item in items:
+            digest: Future[str] = Future()
+            digest.set_result(*self.download([item], advance))
+            landed(item, digest)
 
     def upload(self, items: Sequence[Upload], advance: Advance = no_advance) -> list[str]:
         """Copy files into the store."""

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,15 +70,19 @@ class ObjectCache:
                     begun += path.stat().st_blocks * 512
         return begun
 
+    def lend(self, file: Path, target: Path) -> None:
+        """Show a file at `target` before it is known whether its content is to be kept."""
+        file.chmod(_READ_ONLY)
+        _link(file, target)
+
     def admit(self, file: Path, content: Content, target: Path) -> None:
         """Move a file to its content's place, and show it at `target`; what moved it may `seal` it later."""
-        if self.show(content, target, read=True):
+        blob = self._blob(content.sha256)
+        if blob.exists() and self.show(content, target, read=True):
             file.unlink()
             return
-        file.chmod(_READ_ONLY)
-        # Shown first: content that no folder shows may be removed by another process at any time.
-        _link(file, target)
-        blob = self._blob(content.sha256)
+        if not _is_one(file, target):
+            self.lend(file, target)  # first: another process may remove content that no folder shows
         try:
             file.replace(blob)
         except FileNotFoundError:
@@ -95,7 +99,7 @@ class ObjectCache:
             if not _is_whole(blob, content, read=read):
                 blob.unlink()
                 return False
-            if not (target.exists() and target.samefile(blob)):
+            if not _is_one(blob, target):
                 _link(blob, target)
         except FileNotFoundError:
             return False
@@ -131,7 +135,7 @@ class ObjectCache:
         return Index.load(self.root / "index" / f"{sha256_text(uri)[:40]}.jsonl")
 
     def _blob(self, sha256: str) -> Path:
-        return self.root.joinpath("objects", sha256[:2], sha256)
+        return Path(f"{self.root}/objects/{sha256[:2]}/{sha256}")  # of one piece: there may be thousands
 
 
 @dataclass(frozen=True)
@@ -159,8 +163,14 @@ class Index:
 
     def put(self, source: Stat, known: Known) -> None:
         """Remember an object."""
-        self.known[_version(source)] = known
-        self._append(_line(_version(source), known))
+        self.put_all({source: known})
+
+    def put_all(self, known: Mapping[Stat, Known]) -> None:
+        """Remember objects."""
+        found = {_version(source): one for source, one in known.items()}
+        self.known.update(found)
+        if found:
+            self._append("".join(_line(*item) for item in found.items()))
 
     def drop(self, source: Stat) -> None:
         """Forget an object: it is to be fetched again."""
@@ -204,6 +214,13 @@ def _is_whole(blob: Path, content: Content, *, read: bool) -> bool:
     if not looks_whole:
         seal(blob)  # somebody touched it and changed nothing, or it had not been flushed yet
     return True
+
+
+def _is_one(file: Path, other: Path) -> bool:
+    try:
+        return os.path.samestat(other.stat(), file.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _link(source: Path, target: Path) -> None:

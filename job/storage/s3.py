@@ -10,9 +10,20 @@ from botocore import exceptions as boto
 
 from job.errors import InputError, JobError, Missing, StoreFailure
 from job.storage import s3_transfer, s3_upload
+from job.storage.background import Background
 from job.storage.documents import require_small
 from job.storage.s3_client import client, explained, pause, status_and_code, translated
-from job.storage.store import Advance, Arrived, Changed, Download, Stat, Upload, no_advance, no_arrival
+from job.storage.store import (
+    Advance,
+    Arrived,
+    Changed,
+    Download,
+    Landed,
+    Stat,
+    Upload,
+    no_advance,
+    no_arrival,
+)
 
 DELETED_AT_ONCE = 1000
 """Keys that S3's DeleteObjects takes in one request."""
@@ -137,6 +148,10 @@ class S3Store:
     ) -> list[str]:
         """Bring objects to the disk."""
         return s3_transfer.download(self, items, advance, arrived)
+
+    def bring(self, items: Sequence[Download], advance: Advance, landed: Landed, digests: Background) -> None:
+        """Bring objects to the disk, and their digests later."""
+        s3_transfer.bring(self, items, advance, landed, digests)
 
     def upload(self, items: Sequence[Upload], advance: Advance = no_advance) -> list[str]:
         """Bring files to the store."""

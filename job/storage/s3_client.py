@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ import botocore.session
 from botocore import exceptions as boto
 from botocore.config import Config
 from botocore.httpsession import get_cert_path
+from botocore.utils import parse_timestamp
 
 from job.errors import Denied, InputError, JobError, Missing, StoreFailure
 from job.storage.store import Changed
 
 CONNECTIONS = 64
+BUSY = 503
 FIRST_PAUSE_S = 0.2
 """Before whatever failed is tried again; every further pause is twice as long."""
 _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
@@ -30,7 +33,10 @@ _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
 @lru_cache(maxsize=1)
 def session() -> botocore.session.Session:
     """Return the process's session: it holds the credentials, and renews those that end."""
-    return botocore.session.Session()
+    made = botocore.session.Session()
+    # Of a listing, most of the time would go into times of any format.
+    made.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=parse_time)
+    return made
 
 
 @lru_cache(maxsize=1)
@@ -67,6 +73,15 @@ def place_of(bucket: str) -> tuple[str, str]:
             raise
     region = str(answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region") or _region())
     return str(_made_client(_config(), region).meta.endpoint_url), region
+
+
+def parse_time(text: Any) -> datetime:
+    """Return a time of an answer, which is written as AWS does or in any other way that botocore can read."""
+    if isinstance(text, str) and "T" in text and text.endswith("Z"):
+        with suppress(ValueError):
+            return datetime.fromisoformat(text)
+    found: datetime = parse_timestamp(text)
+    return found
 
 
 def is_aws(url: str) -> bool:
@@ -185,9 +200,14 @@ def _answered(error: boto.ClientError, what: str) -> JobError | Changed:
     if status in (301, 307):
         return Denied(f"{what}: the bucket is in another region", advice=_REGION)
     if status >= 500 or status in (408, 409, 429) or code in _TRANSIENT:
+        advice = "run the same command again later: finished work is taken over"
+        if status >= 500 and status != BUSY:
+            advice = (
+                "something is wrong with the store itself: look at its log and its disks, and at what"
+                f" `python -m job doctor` says of it; then {advice.replace(' later', '')}"
+            )
         return StoreFailure(
-            f"{what}: the store failed in spite of every retry ({code or status})",
-            advice="run the same command again later: finished work is taken over",
+            f"{what}: the store failed in spite of every retry ({code or status})", advice=advice
         )
     return InputError(
         f"{what}: the store refuses the request ({code or status})",

@@ -5,8 +5,8 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -16,23 +16,29 @@ import obstore
 from obstore.store import S3Store as Client
 
 from job.device import available_cpus
-from job.errors import TryAgain
-from job.storage.local import UNFINISHED, boot_id, naming_a_full_disk
+from job.storage.background import Background
+from job.storage.following_digest import FollowingDigest
+from job.storage.local import UNFINISHED, boot_id, naming_a_full_disk, sha256_file
 from job.storage.s3_bulk import BrokenBody, bucket_client, persistently
 from job.storage.s3_client import explained
-from job.storage.store import Advance, Arrived, Changed, Download
+from job.storage.side_by_side import POLL_S, all_of
+from job.storage.store import Advance, Arrived, Changed, Download, Landed
 
 T = TypeVar("T")
 
 PART = 8 << 20
-"""Bytes: what is larger moves in parts, what is not in one request.
-
-Small, and few at a time, so that the digest of a file can follow its first parts early: that takes longest.
-"""
+"""Bytes: what is larger moves in parts, what is not in one request."""
+MANY_PARTS = 32
+"""What has that many is downloaded in parts of twice the size, of which each byte costs a quarter less; all
+that are on their way are lost with a killed process."""
+WHOLE = 2 << 20
+"""Bytes: a body up to this size is taken as it is, of which the blocks would cost more than its bytes."""
 BLOCK = 256 << 10
-DIGESTED_AT_ONCE = 1 << 20
-SMALL_AT_ONCE = 16
-POLL_S = 0.5
+DIGESTED_IN_MEMORY = 256 << 10
+"""Bytes: what is larger is digested after it has been written, so that nobody waits for it."""
+AT_ONCE = 16
+MANY_CPUS = 4
+DIGEST = "digest"
 
 
 class Keys(Protocol):
@@ -55,80 +61,89 @@ class Keys(Protocol):
 
 def download(store: Keys, items: Sequence[Download], advance: Advance, arrived: Arrived) -> list[str]:
     """Bring objects to the disk; see `ObjectStore.download`."""
-    with explained(store.uri):
-        client = bucket_client(store.bucket)
     digests: dict[int, str] = {}
+    known: SimpleQueue[tuple[int, Future[str]]] = SimpleQueue()
 
-    def note(i: int, sha256: str) -> None:
-        if sha256:  # the other parts of a file have none to tell
-            digests[i] = sha256
-            arrived(items[i], sha256)
+    def landed(i: int, digest: "Future[str]") -> None:
+        digest.add_done_callback(lambda ended: known.put((i, ended)))
+        while not known.empty():
+            tell()
 
-    parts: list[tuple[int, Callable[[], str]]] = []
-    small: list[tuple[int, Callable[[], str]]] = []
-    for i, item in enumerate(items):
-        if item.source.size > PART:
-            parts += [(i, part) for part in _Large(client, store, item, advance).missing_parts()]
-        else:
-            small.append((i, partial(_small_download, client, store, item, advance)))
-    all_of(parts, max(4, min(16, available_cpus() // 2)), advance, note)
-    all_of(small, SMALL_AT_ONCE, advance, note)
+    def tell(timeout_s: float = 0.0) -> None:
+        i, digest = known.get(timeout=timeout_s)
+        digests[i] = digest.result()
+        arrived(items[i], digests[i])
+
+    _bring(store, items, advance, landed, Background(DIGEST, available_cpus()))
+    while len(digests) < len(items):
+        with suppress(Empty):
+            tell(POLL_S)
+        advance(0)
     return [digests[i] for i in range(len(items))]
 
 
-def all_of(
-    jobs: Sequence[tuple[int, Callable[[], T]]],
-    streams: int,
-    advance: Advance,
-    note: Callable[[int, T], None],
+def bring(
+    store: Keys, items: Sequence[Download], advance: Advance, landed: Landed, digests: Background
 ) -> None:
-    """Run jobs in so many threads; the first error, or a stop, cancels those that have not begun.
-
-    This thread only waits, and notes what comes out: were it inside of obstore, no handler of a signal would
-    run.
-    """
-    if not jobs:
-        return
-    numbers: dict[Future[T], int] = {}
-    ended: SimpleQueue[Future[T]] = SimpleQueue()
-    pool = ThreadPoolExecutor(min(streams, len(jobs)), thread_name_prefix="transfer")
-    try:
-        for i, job in jobs:
-            future = pool.submit(job)
-            numbers[future] = i
-            future.add_done_callback(ended.put)
-        while numbers:
-            try:
-                future = ended.get(timeout=POLL_S)
-            except Empty:
-                advance(0)  # a stop is noticed while a store is silent
-            else:
-                note(numbers.pop(future), future.result())
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    """Bring objects to the disk, and their digests later; see `ObjectStore.bring`."""
+    # Where processors are few, those of the transfer would wait for those of the digests.
+    with nullcontext() if available_cpus() >= MANY_CPUS else digests.held():
+        _bring(store, items, advance, lambda i, digest: landed(items[i], digest), digests)
 
 
-def _small_download(client: Client, store: Keys, item: Download, advance: Advance) -> str:
+def _bring(
+    store: Keys,
+    items: Sequence[Download],
+    advance: Advance,
+    landed: Callable[[int, "Future[str]"], None],
+    digests: Background,
+) -> None:
+    with explained(store.uri):
+        client = bucket_client(store.bucket)
+    large: list[tuple[int, Callable[[], Future[str] | None]]] = []
+    small: list[tuple[int, Callable[[], Future[str]]]] = []
+
+    def note(i: int, digest: "Future[str] | None") -> None:
+        if digest is not None:  # the other parts of a file have none
+            landed(i, digest)
+
+    for i, item in enumerate(items):
+        if item.source.size > PART:
+            large += [(i, part) for part in _Large(client, store, item, advance, digests).missing_parts()]
+        else:
+            small.append((i, partial(_small_download, client, store, item, advance, digests)))
+    all_of(large, AT_ONCE, advance, note)
+    all_of(small, AT_ONCE, advance, landed)
+
+
+def _small_download(
+    client: Client, store: Keys, item: Download, advance: Advance, digests: Background
+) -> "Future[str]":
     key, target, size = store.full_key(item.source.key), item.target, item.source.size
     unfinished = target.with_name(f".{target.name}.{os.getpid()}{UNFINISHED}")
+    digest = hashlib.sha256()
+    is_digested = size <= DIGESTED_IN_MEMORY
     with _opened(unfinished, target) as file:
-        os.ftruncate(file, size)
 
-        def get() -> str:
+        def get() -> None:
+            nonlocal digest
             answer = obstore.get(client, key, options={"if_match": item.source.etag})
             _require_version(answer, item)
             digest = hashlib.sha256()
-            _write_body(answer, file, 0, size, advance, digest.update)
-            return digest.hexdigest()
+            _write_body(answer, file, 0, size, advance, digest.update if is_digested else None)
 
         try:
-            sha256 = persistently(store.name_of(item.source.key), get, advance)
+            persistently(store.name_of(item.source.key), get, advance)
         except BaseException:
             unfinished.unlink()
             raise
     unfinished.replace(target)
     advance(size)
-    return sha256
+    if not is_digested:
+        return digests.submit(partial(sha256_file, target))
+    known: Future[str] = Future()
+    known.set_result(digest.hexdigest())
+    return known
 
 
 class _Large:
@@ -137,26 +152,31 @@ class _Large:
     Its parts may be fetched by several threads, but by one process at a time.
     """
 
-    def __init__(self, client: Client, store: Keys, item: Download, advance: Advance) -> None:
+    def __init__(
+        self, client: Client, store: Keys, item: Download, advance: Advance, digests: Background
+    ) -> None:
         self._item, self._client, self._store, self._advance = item, client, store, advance
         self._key = store.full_key(item.source.key)
         self._partial = item.target.with_name(f".{item.target.name}{UNFINISHED}")
         self._record = item.target.with_name(f".{item.target.name}.parts{UNFINISHED}")
-        self._n_parts = -(-item.source.size // PART)
+        self._part = PART if item.source.size <= MANY_PARTS * PART else 2 * PART
+        self._n_parts = -(-item.source.size // self._part)
         self._done = self._recorded()
-        self._digest, self._n_digested = hashlib.sha256(), 0
-        self._recording, self._digesting = threading.Lock(), threading.Lock()
+        self._digest = FollowingDigest(
+            (self._partial, item.target), item.source.size, self._part, self._done, digests
+        )
+        self._changing = threading.Lock()
 
-    def missing_parts(self) -> list[Callable[[], str]]:
-        """Return what is left to do, in order; the step that puts the file in its place gives its sha256."""
+    def missing_parts(self) -> list[Callable[[], "Future[str] | None"]]:
+        """Return what is left to do, in order; the step that puts the file in its place gives its digest."""
         with self._opened() as file:
             os.ftruncate(file, self._item.source.size)
         self._advance(sum(self._length(part) for part in self._done))
         missing = [part for part in range(self._n_parts) if part not in self._done]
-        return [partial(self._fetch, part) for part in missing] or [self._digest_and_finish]
+        return [partial(self._fetch, part) for part in missing] or [self._finish]
 
-    def _fetch(self, part: int) -> str:
-        start, end = part * PART, part * PART + self._length(part)
+    def _fetch(self, part: int) -> "Future[str] | None":
+        start, end = part * self._part, part * self._part + self._length(part)
 
         def get() -> None:
             options: Any = {"range": (start, end), "if_match": self._item.source.etag}
@@ -166,55 +186,35 @@ class _Large:
 
         with self._opened() as file:
             persistently(self._store.name_of(self._item.source.key), get, self._advance)
-        with self._recording:
+        with self._changing:
             self._done.add(part)
             new = self._record.with_name(f"{self._record.name}{UNFINISHED}")
             new.write_text(json.dumps(self._facts() | {"done": sorted(self._done)}))
             new.replace(self._record)
+            is_last = len(self._done) == self._n_parts
         self._advance(end - start)
-        return self._digest_and_finish()
+        if is_last:
+            return self._finish()
+        self._digest.go_on()
+        return None
 
-    def _digest_and_finish(self) -> str:
-        """Digest the parts that follow those digested so far, while others are still on their way."""
-        while self._n_digested in self._done and self._digesting.acquire(blocking=False):
-            try:
-                # The same memory for each block: to be given new one takes longer than to fill it.
-                block = memoryview(bytearray(DIGESTED_AT_ONCE))
-                with self._opened() as file:
-                    while self._n_digested in self._done:
-                        self._digest_part(file, self._n_digested, block)
-                        self._n_digested += 1
-                if self._n_digested == self._n_parts:
-                    self._partial.replace(self._item.target)
-                    self._record.unlink(missing_ok=True)
-                    return self._digest.hexdigest()
-            finally:
-                self._digesting.release()
-        return ""
-
-    def _digest_part(self, file: int, part: int, block: memoryview) -> None:
-        position, end = part * PART, part * PART + self._length(part)
-        while position < end:
-            n_read = os.preadv(file, [block[: end - position]], position)
-            if not n_read:
-                raise TryAgain(
-                    f"{self._partial} became shorter while it was downloaded",
-                    advice="leave hidden files in that folder alone, then run the same command again",
-                )
-            self._digest.update(block[:n_read])
-            position += n_read
+    def _finish(self) -> "Future[str]":
+        self._partial.replace(self._item.target)
+        self._record.unlink(missing_ok=True)
+        self._digest.go_on()
+        return self._digest.known
 
     def _opened(self) -> AbstractContextManager[int]:
         # For each part anew: there may be more large objects than a process may have open files.
         return _opened(self._partial, self._item.target)
 
     def _length(self, part: int) -> int:
-        return min(PART, self._item.source.size - part * PART)
+        return min(self._part, self._item.source.size - part * self._part)
 
     def _facts(self) -> dict[str, Any]:
         # A part is recorded before it is on the disk: that outlives a killed process, not a power cut.
         source = self._item.source
-        return {"etag": source.etag, "size": source.size, "part": PART, "boot": boot_id()}
+        return {"etag": source.etag, "size": source.size, "part": self._part, "boot": boot_id()}
 
     def _recorded(self) -> set[int]:
         """Return the parts that an earlier call brought, of the same version of the object."""
@@ -255,17 +255,17 @@ def _write_body(
     start: int,
     end: int,
     advance: Advance,
-    also: Callable[[memoryview], None] = lambda block: None,
+    also: Callable[[memoryview], None] | None = None,
 ) -> None:
     """Write a body to its place in a file, block by block; gives each block to `also`."""
     position = start
-    # Of a small body the blocks would cost more than its bytes.
-    for body in [answer.bytes()] if end - start <= BLOCK else answer.stream(min_chunk_size=BLOCK):
+    for body in [answer.bytes()] if end - start <= WHOLE else answer.stream(min_chunk_size=BLOCK):
         block = memoryview(body)
         advance(0)
         if position + len(block) > end:
             raise BrokenBody
-        also(block)
+        if also is not None:
+            also(block)
         _write_whole(file, block, position)
         position += len(block)
     if position != end:

@@ -12,7 +12,8 @@ from obstore.store import S3Store as Client
 from job.storage.local import sha256_file
 from job.storage.s3_bulk import bucket_client, persistently
 from job.storage.s3_client import explained
-from job.storage.s3_transfer import PART, SMALL_AT_ONCE, Keys, all_of
+from job.storage.s3_transfer import AT_ONCE, PART, Keys
+from job.storage.side_by_side import all_of
 from job.storage.store import Advance, Upload
 
 MOST_PARTS = 9_000
@@ -34,7 +35,7 @@ def upload(store: Keys, items: Sequence[Upload], advance: Advance) -> list[str]:
         else:
             small.append((i, partial(_small_upload, client, store, item, advance)))
     all_of(large, 1, advance, digests.__setitem__)
-    all_of(small, SMALL_AT_ONCE, advance, digests.__setitem__)
+    all_of(small, AT_ONCE, advance, digests.__setitem__)
     return [digests[i] for i in range(len(items))]
 
 

@@ -6,9 +6,12 @@ should be. A refusal is never taken for an absence. Conditional writes raise `Ch
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from job.storage.background import Background
 
 
 class Changed(Exception):
@@ -51,6 +54,9 @@ Advance = Callable[[int], None]
 
 Arrived = Callable[[Download, str], None]
 """Is told of a file that is in its place and its sha256, by the thread that asked for it."""
+
+Landed = Callable[[Download, "Future[str]"], None]
+"""Is told of a file that is in its place and of its sha256, which may still be taken; by that thread too."""
 
 
 def no_advance(n_bytes: int) -> None:
@@ -104,6 +110,13 @@ class ObjectStore(Protocol):
         will trust it then flushes it, or reads it again. What a cut left behind is taken up again by the next
         call for the same target before the machine is started again, as long as the object is the same
         version: it raises `Changed` when it is another one.
+        """
+
+    def bring(self, items: Sequence[Download], advance: Advance, landed: Landed, digests: Background) -> None:
+        """Bring objects to the disk as `download` does, without waiting for their digests.
+
+        Those that take long are taken in the background, from files that must stay, or be renamed, until
+        they are known.
         """
 
     def upload(self, items: Sequence[Upload], advance: Advance = no_advance) -> list[str]:

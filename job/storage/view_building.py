@@ -1,10 +1,13 @@
 """Filling a view: what is known is linked, the rest downloaded, held against its digests, and unpacked."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from job.errors import IntegrityError
 from job.storage import tar_files
+from job.storage.background import Background
 from job.storage.checksums import Promises, promises_digests
 from job.storage.local import sha256_file
 from job.storage.object_cache import READ_BYTES, Content, Known, ObjectCache
@@ -12,6 +15,8 @@ from job.storage.store import Advance, Download, ObjectStore, Stat
 from job.storage.views import View
 
 SHARD = ".tar"
+NOTED_AT_ONCE = 64
+"""Small files that are entered into the index together: that costs as much as for one."""
 
 
 def is_shard(key: str) -> bool:
@@ -20,22 +25,36 @@ def is_shard(key: str) -> bool:
 
 
 class Build:
-    """A view on its way. What arrives is kept at once: whoever goes on after a cut fetches the rest alone."""
+    """A view on its way. What arrives is kept at once: whoever goes on after a cut fetches the rest alone.
+
+    First everything is brought, and files appear in the view; it is complete when all was verified, and what
+    is an archive unpacked.
+    """
 
     def __init__(
-        self, store: ObjectStore, objects: Sequence[Stat], view: View, cache: ObjectCache, *, unpack: bool
+        self,
+        store: ObjectStore,
+        objects: Sequence[Stat],
+        view: View,
+        cache: ObjectCache,
+        digests: Background,
+        *,
+        unpack: bool,
     ) -> None:
-        """Raises `IntegrityError` when an object's path is another one's folder."""
+        """`digests` are taken of large files. Raises `IntegrityError` for a path that is another's folder."""
         self._store, self._objects, self._view, self._cache = store, objects, view, cache
-        self._unpack = unpack
+        self._unpack, self._digests = unpack, digests
         self._read = sum(source.size for source in objects) <= READ_BYTES
         self._index = cache.index(store.uri)
         self._promises = Promises({})
         self._tree = _Tree()
+        self._targets: dict[str, Path] = {}
         self._known: dict[str, Known] = {}
         """Objects whose content the view shows, by key."""
-        self._arrived: dict[str, str] = {}
-        """sha256 of whole downloads that wait to be shown, by key."""
+        self._arrived: dict[str, Future[str]] = {}
+        """sha256 of whole downloads that wait to be verified, by key."""
+        self._verified: dict[str, Stat] = {}
+        """Those of them that wait for some more, to be noted together."""
         self.unsealed: list[Path] = []
         """What the view shows and was not flushed to the disk."""
         for source in objects:
@@ -51,7 +70,8 @@ class Build:
             if known is not None and self._shown(source, known):
                 self._known[source.key] = known
             elif _has_size(self._target(source), source.size):
-                self._arrived[source.key] = sha256_file(self._target(source))
+                digest = self._digests.submit(partial(sha256_file, self._target(source)))
+                self._land(Download(source, self._target(source)), digest)
             else:
                 missing.append(source)
         return missing
@@ -62,24 +82,39 @@ class Build:
         shards = (source.size for source in self._shards if source.key not in self._known)
         return max(sum(source.size for source in missing) - begun, 0) + sum(shards)
 
-    def download(self, missing: Sequence[Stat], advance: Advance) -> None:
+    @property
+    def has_shards(self) -> bool:
+        """Whether there is something to unpack."""
+        return bool(self._shards)
+
+    def bring(self, missing: Sequence[Stat], advance: Advance) -> None:
         """Bring objects here and show them, those first that hold digests of the others.
 
-        Raises what the store raises, and `IntegrityError` for content that differs from its promised digest.
+        Raises what the store raises, and `IntegrityError` for a file that is promised and not there.
         """
-        self._bring([source for source in missing if promises_digests(source.key)], advance)
         lists = [source for source in self._objects if promises_digests(source.key)]
+        self._bring([source for source in missing if promises_digests(source.key)], advance)
         for source in lists:
-            self._show_arrived(source)
+            self._verify(source)
+        self._note_verified()
         self._promises = Promises.read(
             [one.key for one in lists], lambda key: self._view.folder / key, self._store.uri
         )
         if not self._shards:
             self._promises.require_all(self._store.uri, self._tree.files)
         self._bring([source for source in missing if not promises_digests(source.key)], advance)
+
+    def verify(self, wait: Callable[["Future[str]"], object]) -> None:
+        """Take into the cache what is what it should be; `wait` waits for a digest, and may raise.
+
+        Raises `IntegrityError` for content that differs from its promised digest, which is kept nowhere.
+        """
+        for digest in self._arrived.values():
+            wait(digest)
         broken = [source for source in self._objects if not self._is_kept(source)]
         for source in self._objects:
-            self._show_arrived(source)
+            self._verify(source)
+        self._note_verified()
         if broken:
             raise self._promises.broken(self._store.uri, broken[0].key)
 
@@ -113,20 +148,38 @@ class Build:
     def _bring(self, sources: Sequence[Stat], advance: Advance) -> None:
         if sources:
             items = [Download(source, self._target(source)) for source in sources]
-            self._store.download(items, advance, self._take)
+            try:
+                self._store.bring(items, advance, self._land, self._digests)
+            finally:
+                self._note_verified()
 
-    def _take(self, item: Download, sha256: str) -> None:
-        """Show what has arrived while the rest is on its way."""
+    def _land(self, item: Download, digest: "Future[str]") -> None:
+        """Show what has arrived while the rest is on its way; what is verified already for good."""
         source = item.source
-        self._arrived[source.key] = sha256
-        if self._promises.kept(source.key, sha256):
-            self._show_arrived(source)
+        self._arrived[source.key] = digest
+        if self._is_shard(source):
+            return
+        if not digest.done():
+            self._cache.lend(item.target, self._view.folder / source.key)
+        elif digest.exception() is None and self._promises.kept(source.key, digest.result()):
+            self._verify(source)
 
-    def _show_arrived(self, source: Stat) -> None:
+    def _verify(self, source: Stat) -> None:
         if source.key in self._arrived and not self._is_shard(source):
-            content = Content(self._arrived.pop(source.key), source.size)
-            self._remember(source, Known(content))  # first: a kill in between costs nothing
-            self._admit(self._target(source), content, source.key)
+            self._verified[source.key] = source
+            if len(self._verified) == NOTED_AT_ONCE:
+                self._note_verified()
+
+    def _note_verified(self) -> None:
+        known = {
+            source: Known(Content(self._arrived.pop(key).result(), source.size))
+            for key, source in self._verified.items()
+        }
+        self._verified = {}
+        self._index.put_all(known)  # first: a kill in between costs nothing
+        for source, one in known.items():
+            self._known[source.key] = one
+            self._admit(self._target(source), one.content, source.key)
 
     def _admit(self, file: Path, content: Content, path: str) -> None:
         self._cache.admit(file, content, self._view.folder / path)
@@ -149,10 +202,11 @@ class Build:
     def _is_kept(self, source: Stat) -> bool:
         """Return whether content is what was promised; what is not is kept nowhere."""
         known = self._known.get(source.key)
-        sha256 = known.content.sha256 if known else self._arrived[source.key]
+        sha256 = known.content.sha256 if known else self._arrived[source.key].result()
         if self._promises.kept(source.key, sha256):
             return True
-        self._arrived.pop(source.key, None)
+        if self._arrived.pop(source.key, None) is not None and not self._is_shard(source):
+            (self._view.folder / source.key).unlink(missing_ok=True)
         self._target(source).unlink(missing_ok=True)
         if known is not None:
             self._discard(source, known)
@@ -185,7 +239,7 @@ class Build:
             members[member.path] = Content(tar_files.copy_member(member, loose), member.size)
             self._admit(loose, members[member.path], _landing(source, member.path))
             pause()
-        self._remember(source, Known(Content(self._arrived.pop(source.key), source.size), members))
+        self._remember(source, Known(Content(self._arrived.pop(source.key).result(), source.size), members))
         archive.unlink()
 
     def _require_kept_members(self, source: Stat) -> None:
@@ -203,7 +257,10 @@ class Build:
         return self._unpack and is_shard(source.key)
 
     def _target(self, source: Stat) -> Path:
-        return self._cache.target(self._store.uri, source)
+        found = self._targets.get(source.key)
+        if found is None:
+            found = self._targets[source.key] = self._cache.target(self._store.uri, source)
+        return found
 
     def _name(self, source: Stat) -> str:
         return f"{self._store.uri}/{source.key}"

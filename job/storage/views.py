@@ -42,7 +42,7 @@ class View:
         """
         found = self.files()
         try:
-            promised: dict[str, tuple[int, int, str]] = json.loads(self.record.read_text())["files"]
+            promised = self._promised()
             is_complete = promised.keys() == found.keys() and all(
                 is_plain(found[path], size) and found[path].st_ino == inode
                 for path, (size, inode, _) in promised.items()
@@ -59,6 +59,14 @@ class View:
         if is_complete:
             os.utime(self.record)
         return is_complete
+
+    def digests(self) -> dict[str, str]:
+        """Return the sha256 of each file of a complete folder, by path."""
+        return {path: sha256 for path, (_, _, sha256) in self._promised().items()}
+
+    def _promised(self) -> dict[str, tuple[int, int, str]]:
+        files: dict[str, tuple[int, int, str]] = json.loads(self.record.read_text())["files"]
+        return files
 
     def _has(self, digests: Mapping[str, str]) -> bool:
         broken = [path for path, sha256 in digests.items() if sha256_file(self.folder / path) != sha256]

@@ -57,3 +57,11 @@ def test_a_plug_in_is_there_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.syspath_prepend(str(install(tmp_path / "site")))
     (there,) = found(tmp_path, section)
     assert there == Finding("ok", "segmenter", "the plug-in darkness of seg_darkness 1.2 is installed")
+
+
+def test_a_checkpoint_of_another_kind_is_told(tmp_path: Path) -> None:
+    """By its config.json alone, with the kind to write."""
+    folder = make(tmp_path / "model")
+    (finding,) = found(tmp_path, {"kind": "clipseg", "uri": str(folder)})
+    assert finding.severity == "error"
+    assert 'set segmenter.kind to "sa2va"' in finding.advice

@@ -79,7 +79,7 @@ def with_first_stage(monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[
         assert secret
         raise error
 
-    monkeypatch.setattr(pipeline, "STAGES", (replace(pull.STAGE, run=fail),))
+    monkeypatch.setattr(pipeline, "stages_of", lambda spec: (replace(pull.STAGE, run=fail),))
     return tiny()
 
 

@@ -19,12 +19,11 @@ from job.evaluation.assess import (
     images_of,
     winner,
 )
-from job.evaluation.ladder import Ladder
+from job.evaluation.ladder import Ladder, Tables, build
 from job.evaluation.results import LadderRow, Verdict
 from job.metrics.sign_flip import sign_flip_p
 from job.metrics.statistics import paired_uplift
 from job.reward.terms import METRICS
-from job.table import ActionTable
 from tests.evaluation.conftest import World
 from tests.questions import Questions
 
@@ -39,20 +38,20 @@ def ladder(world: World) -> Ladder:
 
 
 @pytest.fixture(scope="module")
-def tables(world: World) -> tuple[ActionTable, ActionTable]:
-    return world.table.rows(VALIDATION), world.table.rows(TEST)
+def tables(world: World) -> tuple[Tables, Tables]:
+    return Tables(world.table.rows(VALIDATION)), Tables(world.table.rows(TEST))
 
 
 @pytest.fixture(scope="module")
-def choices(ladder: Ladder, tables: tuple[ActionTable, ActionTable]) -> Choices:
+def choices(ladder: Ladder, tables: tuple[Tables, Tables]) -> Choices:
     return choose(ladder, *tables)
 
 
 @pytest.fixture(scope="module")
-def measured(choices: Choices, tables: tuple[ActionTable, ActionTable]) -> dict[str, Measured]:
+def measured(choices: Choices, tables: tuple[Tables, Tables]) -> dict[str, Measured]:
     """Dice as the test table has it, other metrics made up."""
     rng = np.random.default_rng(0)
-    dice_NK = tables[1].scores["dice"]
+    dice_NK = tables[1].base.scores["dice"]
     return {
         name: {m: dice_NK[np.arange(6), actions] if m == "dice" else rng.random(6) for m in METRICS}
         for name, actions in choices.test.items()
@@ -61,7 +60,7 @@ def measured(choices: Choices, tables: tuple[ActionTable, ActionTable]) -> dict[
 
 @pytest.fixture(scope="module")
 def arms(
-    ladder: Ladder, choices: Choices, tables: tuple[ActionTable, ActionTable], measured: dict[str, Measured]
+    ladder: Ladder, choices: Choices, tables: tuple[Tables, Tables], measured: dict[str, Measured]
 ) -> Arms:
     return arms_of(ladder, choices, *tables, measured, PIXELS)
 
@@ -91,10 +90,10 @@ def with_dice(arms: Arms, dice: dict[str, np.ndarray]) -> Arms:
 
 
 def test_every_rung_chooses_on_both_tables(
-    ladder: Ladder, choices: Choices, tables: tuple[ActionTable, ActionTable]
+    ladder: Ladder, choices: Choices, tables: tuple[Tables, Tables]
 ) -> None:
     """As it would by itself."""
-    for chosen, table in ((choices.validation, tables[0]), (choices.test, tables[1])):
+    for chosen, table in ((choices.validation, tables[0].base), (choices.test, tables[1].base)):
         assert list(chosen) == [rung.name for rung in ladder.rungs]
         for rung in ladder.rungs:
             np.testing.assert_array_equal(chosen[rung.name], rung.choose(table))
@@ -111,7 +110,7 @@ def test_a_stop_is_noticed_between_candidates(arms: Arms) -> None:
 
 
 def test_validation_alone_chooses_what_ships(
-    ladder: Ladder, choices: Choices, tables: tuple[ActionTable, ActionTable]
+    ladder: Ladder, choices: Choices, tables: tuple[Tables, Tables]
 ) -> None:
     """The candidate that reacts to brightness wins, the oracle never; after a failed check nothing does."""
     ships = winner(ladder, choices, tables[0], valid=True, dropped={})
@@ -126,7 +125,7 @@ def test_validation_alone_chooses_what_ships(
 
 
 def test_what_a_candidate_check_dropped_does_not_ship(
-    ladder: Ladder, choices: Choices, tables: tuple[ActionTable, ActionTable]
+    ladder: Ladder, choices: Choices, tables: tuple[Tables, Tables]
 ) -> None:
     """Were the policy as good as the oracle it would ship, unless a check speaks against it."""
     best = dict.fromkeys(choices.validation, choices.validation["noop"])
@@ -138,10 +137,10 @@ def test_what_a_candidate_check_dropped_does_not_ship(
 
 
 def test_arms_hold_what_was_chosen_and_scored(
-    arms: Arms, ladder: Ladder, choices: Choices, tables: tuple[ActionTable, ActionTable]
+    arms: Arms, ladder: Ladder, choices: Choices, tables: tuple[Tables, Tables]
 ) -> None:
     """Validation Dice and predicted quality come from the tables, row by row."""
-    validation, test = tables
+    validation, test = (both.base for both in tables)
     assert [arm.name for arm in arms.arms] == [rung.name for rung in ladder.rungs]
     assert (arms.names, arms.patients, arms.pixels) == (test.names, test.patients, PIXELS)
     assert arms.validation_patients == validation.patients
@@ -158,7 +157,7 @@ def test_arms_hold_what_was_chosen_and_scored(
 
 
 def test_every_row_is_that_of_scipy(
-    arms: Arms, choices: Choices, tables: tuple[ActionTable, ActionTable], measured: dict[str, Measured]
+    arms: Arms, choices: Choices, tables: tuple[Tables, Tables], measured: dict[str, Measured]
 ) -> None:
     """Means over patients with t-intervals, and mean paired differences to the no-op and the best fixed."""
     judged = assessed(arms)
@@ -168,7 +167,7 @@ def test_every_row_is_that_of_scipy(
             if values.std() > 0:
                 low, high = stats.t.interval(0.9, 2, values.mean(), stats.sem(values))
                 assert (found.mean, found.low, found.high) == pytest.approx((values.mean(), low, high))
-        validation = tables[0].scores["dice"][np.arange(6), choices.validation[row.candidate]]
+        validation = tables[0].base.scores["dice"][np.arange(6), choices.validation[row.candidate]]
         assert row.validation_dice.mean == pytest.approx(of_patients(validation).mean())
         for uplift, other in ((row.vs_noop, "noop"), (row.vs_best_fixed, "best_fixed")):
             before, after = measured[other]["dice"], measured[row.candidate]["dice"]
@@ -257,10 +256,10 @@ def test_six_patients_with_a_sure_gain_are_improved(arms: Arms) -> None:
 
 
 def test_every_test_image_has_its_line(
-    arms: Arms, choices: Choices, tables: tuple[ActionTable, ActionTable], measured: dict[str, Measured]
+    arms: Arms, choices: Choices, tables: tuple[Tables, Tables], measured: dict[str, Measured]
 ) -> None:
     """Before, after, the best there was, and what the network thought of it."""
-    images, test = images_of(arms, "ridge"), tables[1]
+    images, test = images_of(arms, "ridge"), tables[1].base
     assert [image.name for image in images] == list(test.names)
     for i, image in enumerate(images):
         assert image.patient == test.patients[i]
@@ -282,3 +281,39 @@ def test_results_come_back_from_their_json_also_for_one_patient(arms: Arms) -> N
     assert repr(Verdict.model_validate_json(text)) == repr(judged.verdict)
     for row in judged.ladder:
         assert repr(LadderRow.model_validate_json(row.model_dump_json())) == repr(row)
+
+
+def test_a_phase_is_judged_by_its_own_table(world: World) -> None:
+    """Its fixed action is that of its validation rows; scores of the job's own segmenter play no part."""
+    own = [world.table.rows(rows) for rows in (VALIDATION, TEST)]
+    better = [
+        replace(rows, scores={name: 0.9 - values for name, values in rows.scores.items()}) for rows in own
+    ]
+    validation, test = (Tables(base, {"sft": tuned}) for base, tuned in zip(own, better, strict=True))
+    built = build(
+        world.table.rows(range(12)), world.labels, 2, world.observer, {}, seed=7, tuned=validation.tuned
+    )
+    means_K = (better[0].scores["dice"][::2] + better[0].scores["dice"][1::2]).mean(axis=0) / 2
+    rung = built["sft"]
+    assert (rung.fixed, rung.phase, rung.can_ship) == (int(means_K.argmax()), "sft", True)
+    assert rung.fixed != int(own[0].scores["dice"].mean(axis=0).argmax())
+    assert [one.name for one in built.rungs[-2:]] == ["sft", "oracle"]
+    choices = choose(built, validation, test)
+    rng = np.random.default_rng(0)
+    measured = {name: {m: rng.random(6) for m in METRICS} for name in choices.test}
+    arm = arms_of(built, choices, validation, test, measured, PIXELS)["sft"]
+    np.testing.assert_array_equal(arm.validation_dice_M, better[0].scores["dice"][:, rung.fixed])
+    np.testing.assert_array_equal(arm.quality_N, better[1].scores["reward_net"][:, rung.fixed])
+
+
+def test_what_a_phase_learned_is_told_beside_the_policy(arms: Arms) -> None:
+    """Each in a sentence of its own, the policy first; the figures are the policy's."""
+    tuned = replace(arms["ridge"], name="grpo_2")
+    judged = assessed(replace(arms, arms=(*arms.arms[:-1], tuned, arms.arms[-1])))
+    rows = rows_of(judged)
+    policy, phase = judged.verdict.learning.split(". The segmenter", 1)
+    assert policy.startswith("The learned policy (PPO)")
+    assert phase.startswith(" after GRPO (phase grpo_2)")
+    assert judged.verdict.vs_best_fixed == rows["ppo"].vs_best_fixed
+    alone = replace(arms, arms=tuple(a for a in (*arms.arms[:-1], tuned, arms.arms[-1]) if a.name != "ppo"))
+    assert assessed(alone).verdict.vs_best_fixed == rows["grpo_2"].vs_best_fixed

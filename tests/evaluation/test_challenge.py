@@ -26,7 +26,7 @@ def verdict_of(after: ArrayLike, before: float = 0.7, *, valid: bool = True, shi
         before=patient_interval(before_N, patients),
         after=patient_interval(after_N, patients),
         vs_noop=paired_uplift(after_N, before_N, patients),
-        learned_vs_best_fixed=None,
+        learned_vs_best_fixed={},
         smallest_effect=0.01,
     )
 

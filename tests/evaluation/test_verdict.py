@@ -18,7 +18,7 @@ UPLIFT = Uplift(
 
 
 def verdict_of(uplift: Uplift, *, valid: bool = True, ships: str = "ridge", **more: object) -> Verdict:
-    arguments: dict[str, object] = {"learned_vs_best_fixed": None, "smallest_effect": 0.01, **more}
+    arguments: dict[str, object] = {"learned_vs_best_fixed": {}, "smallest_effect": 0.01, **more}
     return decide(
         valid=valid, ships=ships, before=Interval(0.7, 0.6, 0.8, 6), after=Interval(0.72, 0.62, 0.82, 6),
         vs_noop=uplift, **arguments,  # type: ignore[arg-type]
@@ -127,7 +127,7 @@ def test_too_few_patients_are_told_so_and_how_many_it_takes() -> None:
 def test_a_disagreement_is_named(low: float, p_value: float, disagree: bool) -> None:
     """Where interval and test contradict each other the reader learns it, in both answers."""
     uplift = replace(UPLIFT, low=low, n_patients=9, p_value=p_value)
-    found = verdict_of(uplift, learned_vs_best_fixed=uplift)
+    found = verdict_of(uplift, learned_vs_best_fixed={"ppo": uplift})
     assert found.verdict == "inconclusive"
     words = f"interval and sign-flip test (p = {p_value:.3f}) disagree"
     assert (words in found.sentence, words in found.learning) == (disagree, disagree)
@@ -216,7 +216,7 @@ def test_a_real_gain_is_found() -> None:
 def test_what_learning_added_is_a_question_of_its_own(low: float, high: float, words: str) -> None:
     """Answer (b) does not touch answer (a)."""
     learned = replace(UPLIFT, mean=(low + high) / 2, low=low, high=high)
-    found = verdict_of(UPLIFT, learned_vs_best_fixed=learned)
+    found = verdict_of(UPLIFT, learned_vs_best_fixed={"ppo": learned})
     assert words in found.learning
     assert (found.verdict, found.vs_best_fixed) == ("improved", learned)
     assert "No policy" in verdict_of(UPLIFT).learning
@@ -235,7 +235,7 @@ def test_what_learning_added_is_judged_by_the_same_rule(
 ) -> None:
     """Neither a gain nor a loss is stated on an interval alone."""
     learned = replace(UPLIFT, mean=(low + high) / 2, low=low, high=high, **doubt)
-    assert words in verdict_of(UPLIFT, learned_vs_best_fixed=learned).learning
+    assert words in verdict_of(UPLIFT, learned_vs_best_fixed={"ppo": learned}).learning
 
 
 def test_sentences_name_what_ships_and_the_figures() -> None:

@@ -44,4 +44,6 @@ def test_the_corrected_p_counts_where_there_is_one() -> None:
 
 def test_an_unknown_candidate_keeps_its_name() -> None:
     """A candidate that is newer than these words is still shown."""
-    assert candidate_name("grpo") == "grpo"
+    assert candidate_name("sac") == "sac"
+    assert candidate_name("sac_2") == "sac_2"
+    assert candidate_name("grpo_2") == "GRPO on the weights, phase 2"

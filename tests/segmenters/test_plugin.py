@@ -1,5 +1,6 @@
 """Segmenters of other packages: found by entry point, keyed by version and options, held to the protocol."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +92,8 @@ def test_options_that_it_refuses_are_the_specs_fault(site: Path, tmp_path: Path)
     [
         ("np.stack(logits).astype(np.float32)", "logits are float32"),
         ("np.stack(logits[:1] * 3).astype(np.float16)", r"logits are float16 \(3, 4, 6\)"),
+        ("np.stack(logits).astype(np.float16)[:, :0]", r"logits are float16 \(2, 0, 6\)"),
+        ("{}[prompts[1]]", r"failed in segment: KeyError: 'b' \(seg_odd14\.py, line 36\)"),
     ],
 )
 def test_answers_that_break_the_protocol_are_blamed_on_the_plug_in(
@@ -104,6 +107,40 @@ def test_answers_that_break_the_protocol_are_blamed_on_the_plug_in(
     segmenter = family.load(checkpoint(tmp_path / "model"), "cpu", None, NAMELESS)
     with pytest.raises(SpecError, match=what):
         segmenter.segment([np.zeros((4, 6, 3), np.uint8)], ["a", "b"])
+
+
+def test_answers_are_segmentations_with_embeddings_of_one_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables are stacked of them."""
+    module = MODULE.replace("*image.mean((0, 1)) / 255]", "*image[0, :, 0]]")
+    assert module != MODULE
+    monkeypatch.syspath_prepend(str(install(tmp_path / "site", name="wide", module=module)))
+    segmenter = PluginFamily("wide", {"level": 0.5}).load(
+        checkpoint(tmp_path / "model"), "cpu", None, NAMELESS
+    )
+    segmenter.segment([np.zeros((4, 6, 3), np.uint8)], ["a"])
+    with pytest.raises(SpecError, match="embeddings have 8 numbers and 7"):
+        segmenter.segment([np.zeros((4, 5, 3), np.uint8)], ["a"])
+
+
+def test_what_a_plug_in_prints_is_no_line_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nor what it asks of the root logger a rule for everybody."""
+    module = "import logging\nlogging.basicConfig(level=0)\n" + MODULE.replace(
+        "    def segment(self, images, prompts):",
+        "    def segment(self, images, prompts):\n        print('words')",
+    )
+    assert "words" in module
+    monkeypatch.syspath_prepend(str(install(tmp_path / "site", name="loud", module=module)))
+    family = PluginFamily("loud", {"level": 0.5})
+    before = list(logging.getLogger().handlers)
+    segmenter = family.load(checkpoint(tmp_path / "model"), "cpu", None, NAMELESS)
+    segmenter.segment([np.zeros((4, 6, 3), np.uint8)], ["a"])
+    assert logging.getLogger().handlers == before
+    print("own")  # noqa: T201
+    assert capfd.readouterr().out == "own\n"
 
 
 def test_a_package_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from job.spec.fields import default_container, known_paths, locate
 from job.spec.job import JobSpec
@@ -22,12 +22,19 @@ class Dog(Section):
     toys: list[Cat] = Field([])
 
 
+Pet = Annotated[Cat | Dog, Field(discriminator="kind")]
+
+
 class House(Section):
-    """Choices in a field and in a list, as phases of `finetune` may once be."""
+    """Choices in a field, in a list, and of one or a list, as phases of `finetune` are."""
 
     pet: Annotated[Cat | Dog, Field(discriminator="kind")] = Cat()
     pets: list[Annotated[Cat | Dog, Field(discriminator="kind")]] = Field([])
     maybe: Cat | None = None
+    guests: Annotated[
+        Annotated[Pet, Tag("one")] | Annotated[list[Pet], Tag("many")],
+        Discriminator(lambda value: "many" if isinstance(value, list) else "one"),
+    ] = Cat()
 
 
 @pytest.mark.parametrize(
@@ -37,8 +44,10 @@ class House(Section):
         (("pets", 2, "dog", "toys", 0, "lives"), ("pets", 2, "toys", 0, "lives"), ("kind", "lives")),
         (("pets", 2, "dog", "cat"), ("pets", 2, "cat"), ("kind", "toys")),
         (("maybe", "lives"), ("maybe", "lives"), ("kind", "lives")),
+        (("guests", "one", "dog", "toys"), ("guests", "toys"), ("kind", "toys")),
+        (("guests", "many", 1, "cat", "lives"), ("guests", 1, "lives"), ("kind", "lives")),
         (("nope", "cat", 1), ("nope", "cat", 1), ()),
-        (("pet",), ("pet",), ("pet", "pets", "maybe")),
+        (("pet",), ("pet",), ("pet", "pets", "maybe", "guests")),
         ((), (), ()),
     ],
 )
@@ -53,6 +62,9 @@ def test_union_tags_leave_the_path_but_choose_the_keys(
 def test_a_choice_names_its_tags() -> None:
     """A message about a missing tag can say which there are."""
     assert locate(House, ("pet",)).tags == ("cat", "dog")
+    assert (
+        locate(House, ("guests", "one")).tags == locate(House, ("guests", "many", 0)).tags == ("cat", "dog")
+    )
     assert locate(House, ("maybe",)).tags == ()
 
 

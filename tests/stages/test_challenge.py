@@ -32,8 +32,9 @@ from job.reward import network_file
 from job.reward.network import RewardNetworkConfig
 from job.reward.terms import METRICS, measure
 from job.segmenters.remote_code import trust_digest
+from job.spec.job import JobSpec
 from job.spec.segmenter import PromptableUNetSpec, Sa2vaSpec
-from job.stages import PROMOTING, STAGES, challenge, evaluate, reward
+from job.stages import LEARNING, challenge, evaluate, reward, stages_of, weights
 from job.stages.stage import StageContext, StageResult
 from tests.report.factory import make_info
 from tests.segmenters.fakes import FakeSegmenter, segmentation_of
@@ -122,7 +123,7 @@ class Night:
         verdict = decide(
             valid=True, ships="best_fixed", before=patient_interval(noop, patients),
             after=patient_interval(mine, patients), vs_noop=paired_uplift(mine, noop, patients),
-            learned_vs_best_fixed=None, smallest_effect=0.01,
+            learned_vs_best_fixed={}, smallest_effect=0.01,
         )  # fmt: skip
         results = make_info("improved", n_images=6).results.model_copy(update={"verdict": verdict})
         (folder / evaluate.RESULTS).write_text(results.model_dump_json())
@@ -387,7 +388,14 @@ def test_a_job_that_does_not_promote_has_no_decision(night: Night) -> None:
     decided = challenge.load(replace(night.context, done={**night.context.done, "challenge": result}))
     assert decided is not None
     assert decided.champion == "runs/x/old"
-    assert (*STAGES, challenge.STAGE) == PROMOTING
+    plain, promoting = {"name": "x"}, {"promote": {"when": "better"}}
+    tuning = {"finetune": [{"algorithm": "sft"}]}
+    for document, more in [
+        (plain, (evaluate.STAGE,)),
+        (plain | promoting, (evaluate.STAGE, challenge.STAGE)),
+        (plain | tuning | promoting, (weights.STAGE, evaluate.STAGE, challenge.STAGE)),
+    ]:
+        assert stages_of(JobSpec.model_validate(document)) == (*LEARNING, *more)
 
 
 def _arm(name: str, dice_N: np.ndarray) -> Arm:

@@ -27,7 +27,7 @@ def test_the_profile_holds_every_image_with_what_ships_made_of_the_held_out_ones
         validation={"ridge": np.arange(6) % 4, "noop": np.zeros(6, np.int64)},
         test={"ridge": np.array([2, 1]), "noop": np.zeros(2, np.int64)},
     )
-    found = _profile(context, pixels, test, choices, "ridge", np.array([0.7, 0.8]))
+    found = _profile(context, pixels, learned, test, choices, "ridge", np.array([0.7, 0.8]))
     sides = ("train",) * 6 + ("validation",) * 6 + ("unlabelled",) * 2 + ("test",) * 2
     assert found.splits == sides
     assert found.pixels == tuple(pixels[name] for name in (*learned.names, *test.names))

@@ -11,7 +11,7 @@ import pytest
 from job.checks import CANDIDATE, CheckResult
 from job.evaluation import ladder
 from job.evaluation.assess import Choices, choose
-from job.evaluation.ladder import Ladder
+from job.evaluation.ladder import Ladder, Tables
 from job.metrics.statistics import patient_means
 from job.stages import finetune, learned
 from job.stages.rewards import scored_table
@@ -40,7 +40,7 @@ def climbed(context: StageContext) -> tuple[Ladder, Choices, list[CheckResult]]:
         table.of("train"), [action.label for action in context.space], 2, finetune.fit_observer(context),
         {} if candidate is None else {"ppo": candidate}, seed=0,
     )  # fmt: skip
-    choices = choose(built, table.of("validation"), table.of("validation"))
+    choices = choose(built, Tables(table.of("validation")), Tables(table.of("validation")))
     return built, choices, learned.candidate_checks(context, built, choices, table.of("validation"))
 
 
@@ -81,7 +81,7 @@ def test_the_policy_is_checked_and_random_actions_count_by_their_mean(tmp_path: 
     uniform = patient_means(validation.scores["dice"].mean(axis=1), validation.patients).mean()
     assert checks[0].details["uniform"] == pytest.approx(uniform)
     without = replace(built, policies={}, rungs=tuple(rung for rung in built.rungs if rung.name != "ppo"))
-    choices = choose(without, validation, validation)
+    choices = choose(without, Tables(validation), Tables(validation))
     assert len(learned.candidate_checks(context, without, choices, validation)) == 1
 
 

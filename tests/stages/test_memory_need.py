@@ -1,15 +1,17 @@
 """Pictures that do not fit into memory are refused before any work, with a width that would fit."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
 from job.device import Machine
 from job.errors import InputError
 from job.stages import pull
-from job.stages.memory_need import BYTES_PER_PIXEL_OF_SEGMENTER, memory_need, require_memory
+from job.stages.memory_need import BYTES_PER_PIXEL_OF_SEGMENTER, Held, memory_need, require_memory
 from job.stages.stage import StageContext
 from tests.stages.test_pull import context_of, make_folder, pulled
 
@@ -17,8 +19,11 @@ MEGA = 1_000_000
 OF_SEGMENTER = BYTES_PER_PIXEL_OF_SEGMENTER["promptable_unet", "cpu"]
 
 
-def need_of(*sizes: tuple[str, int, int], of_segmenter: int = OF_SEGMENTER) -> int:
-    return memory_need(list(sizes), n_prompts=6, bytes_of_segmenter=of_segmenter).n_bytes
+def need_of(*sizes: tuple[str, int, int], of_segmenter: int = OF_SEGMENTER, **changes: int) -> int:
+    held = Held(
+        n_prompts=6, batch_size=1, copies=1, logits_of_image_size=True, bytes_of_segmenter=of_segmenter
+    )
+    return memory_need(list(sizes), replace(held, **changes)).n_bytes
 
 
 def test_the_largest_picture_decides_whatever_its_side() -> None:
@@ -37,6 +42,38 @@ def test_what_learning_holds_counts() -> None:
     assert need_of(*many, of_segmenter=0) == need_of(*one, of_segmenter=0) + held
     assert need_of(("validation", 1000, 1000), of_segmenter=0) == need_of(*one, of_segmenter=0)
     assert need_of(("test", 1000, 1000), of_segmenter=0) < need_of(*one, of_segmenter=0)
+
+
+def test_the_logits_of_a_batch_lie_in_memory_together() -> None:
+    """With the largest picture at least the smallest others; a batch ends at a number of pixels."""
+    pictures = [("test", 2000, 2000), *[("test", 1000, 1000)] * 3, ("test", 500, 500)]
+    alone = need_of(*pictures)
+    bytes_a_pixel = 5 + 2 * 6
+    assert need_of(*pictures, batch_size=2) - alone == 500 * 500 * bytes_a_pixel
+    assert need_of(*pictures, batch_size=3) - alone == (500 * 500 + 1000 * 1000) * bytes_a_pixel
+    many = [("test", 2000, 2000)] * 100
+    assert need_of(*many, batch_size=64) - need_of(*many) == 3 * 4e6 * bytes_a_pixel
+    assert need_of(("test", 9000, 9000), ("test", 9, 9), batch_size=8) == need_of(("test", 9000, 9000))
+
+
+def test_processes_hold_copies_and_small_logits_count_for_nothing() -> None:
+    """What is on its way to a process is here, in between and there."""
+    picture = ("test", 3000, 2000)
+    assert need_of(picture, copies=3) - need_of(picture) == 2 * 6e6 * (5 + 2 * 6)
+    assert need_of(picture) - need_of(picture, logits_of_image_size=False) == 6e6 * 2 * 6
+
+
+@pytest.mark.parametrize(("threads", "n_images", "copies"), [(1, 1000, 1), (16, 1000, 3), (16, 2, 1)])
+def test_a_job_counts_copies_where_its_table_is_made_in_processes(
+    context: StageContext, monkeypatch: pytest.MonkeyPatch, threads: int, n_images: int, copies: int
+) -> None:
+    """With many cores, and work that is worth their start."""
+    sizes = [["test", 1000, 1000]] * n_images
+    (context.done["pull"].folder / pull.SIZES_FILE).write_text(json.dumps(sizes))
+    seen = Mock(side_effect=memory_need)
+    monkeypatch.setattr("job.stages.memory_need.memory_need", seen)
+    require_memory(replace(context, machine=Machine("cpu", "a processor", threads)))
+    assert seen.call_args.args[1].copies == copies
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import threading
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,10 +24,12 @@ from hypothesis import strategies as st
 from job.errors import InputError, IntegrityError, Missing, TryAgain
 from job.progress import SILENT
 from job.storage import fetch, object_cache, view_building, views
+from job.storage.background import Background
+from job.storage.checksums import promises_digests
 from job.storage.fetch import Fetcher, Listing, listing, listing_of_file
 from job.storage.flushing import Flushing
 from job.storage.local_store import LocalStore
-from job.storage.store import Advance, Arrived, Changed, Download, Stat, no_advance, no_arrival
+from job.storage.store import Advance, Changed, Download, Landed, Stat
 from job.storage.uris import open_store
 
 GB = 10**9
@@ -62,16 +65,12 @@ class Counting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.store, name)
 
-    def download(
-        self, items: Sequence[Download], advance: Advance = no_advance, arrived: Arrived = no_arrival
-    ) -> list[str]:
-        digests = []
+    def bring(self, items: Sequence[Download], advance: Advance, landed: Landed, digests: Background) -> None:
         for item in items:
             if self.downloads.total() >= self.most:
                 raise Cut
             self.downloads[item.source.key] += 1
-            digests += self.store.download([item], advance, arrived)
-        return digests
+            self.store.bring([item], advance, landed, digests)
 
 
 @dataclass
@@ -456,10 +455,10 @@ def test_a_change_that_was_none_is_tried_once_more(world: World) -> None:
     failures = [Changed("images/a.png")]
 
     class Flaky(Counting):
-        def download(self, items: Sequence[Download], *how: Any) -> list[str]:
+        def bring(self, items: Sequence[Download], *how: Any) -> None:
             if failures:
                 raise failures.pop()
-            return super().download(items, *how)
+            super().bring(items, *how)
 
     flaky = replace(found, store=Flaky(store.store, Counter()))
     assert files_of(world.fetcher().folder(flaky)) == files_of(world.data)
@@ -763,6 +762,141 @@ def test_a_promised_file_that_is_missing_is_named_before_the_rest_is_fetched(wor
     with pytest.raises(IntegrityError, match=r"images/gone\.png is missing, which SHA256SUMS names"):
         world.fetcher().folder(found)
     assert set(downloads(found)) == {"SHA256SUMS"}
+
+
+# Digests that come later
+
+
+@dataclass(frozen=True)
+class Later(Counting):
+    """A store whose digests are known when the test says so."""
+
+    withheld: "list[tuple[Future[str], str]]" = field(default_factory=list)
+
+    def bring(self, items: Sequence[Download], advance: Advance, landed: Landed, digests: Background) -> None:
+        def withhold(item: Download, digest: "Future[str]") -> None:
+            later: Future[str] = Future()
+            self.withheld.append((later, digest.result()))
+            if promises_digests(item.source.key):
+                self.tell()
+            landed(item, later)
+
+        super().bring(items, advance, withhold, digests)
+
+    def tell(self) -> None:
+        while self.withheld:
+            later, digest = self.withheld.pop()
+            later.set_result(digest)
+
+
+def later(world: World, folder: str = "data") -> Listing:
+    found = listing(str(world.root / folder), unpack=True)
+    return replace(found, store=Later(found.store, Counter()))
+
+
+def test_the_next_input_is_brought_before_the_digests_of_the_first_are_known(world: World) -> None:
+    """Its files lie under their names, read-only; none is in the cache, and nothing says that it is whole."""
+    world.put({"own": b"own"}, "more")
+    one, two = later(world), later(world, "more")
+    fetcher = world.fetcher()
+    folders = [fetcher.bring(one), fetcher.bring(two)]
+    assert [files_of(folder) for folder in folders] == [files_of(world.data), {"own": b"own"}]
+    assert not os.access(folders[0] / "images" / "a.png", os.W_OK) or os.geteuid() == 0
+    assert (folders[0] / "images" / "a.png").stat().st_mode & 0o222 == 0
+    assert not blobs(world.cache)
+    assert not [*(world.cache / "inputs").glob("*.json")]
+    for found in (one, two):
+        found.store.tell()
+    fetcher.verify()
+    fetcher.settle()
+    assert blobs(world.cache) == {sha256(data).hexdigest() for data in (b"[]", b"aaa", b"bb", b"m", b"own")}
+    assert not [*(world.cache / "partial").iterdir()]
+    again = world.listing()
+    assert world.fetcher().folder(again) == folders[0]
+    assert not downloads(again)
+
+
+def test_a_kill_before_the_digests_are_known_costs_no_download(world: World) -> None:
+    """The files are digested where they lie."""
+    world.fetcher().bring(later(world))
+    second = world.listing()
+    assert files_of(world.fetcher().folder(second)) == files_of(world.data)
+    assert not downloads(second)
+    assert not [*(world.cache / "partial").iterdir()]
+
+
+def test_what_was_promised_is_held_against_digests_that_come_later(world: World) -> None:
+    """Before anybody may use the files: they are kept nowhere, and the next attempt fetches them again."""
+    digests = {name: sha256(content).hexdigest() for name, content in files_of(world.data).items()}
+    world.put({"SHA256SUMS": "".join(f"{one}  {name}\n" for name, one in digests.items()).encode()})
+    world.put({"images/b.png": b"!!"})
+    found = later(world)
+    fetcher = world.fetcher()
+    folder = fetcher.bring(found)
+    found.store.tell()
+    with pytest.raises(IntegrityError, match=r"images/b\.png: its content is not what SHA256SUMS promises"):
+        fetcher.verify()
+    assert not (folder / "images" / "b.png").exists()
+    assert sha256(b"!!").hexdigest() not in blobs(world.cache)
+    assert not [*(world.cache / "partial").iterdir()]
+    assert not [*(world.cache / "inputs").glob("*.json")]
+    world.put({"images/b.png": b"bb"})
+    again = world.listing()
+    assert files_of(fetcher.folder(again)) == files_of(world.data)
+    assert set(downloads(again)) == {"images/b.png"}
+
+
+def test_a_list_of_digests_that_a_kill_left_is_taken_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However soon its own digest is known."""
+    world.put({"SHA256SUMS": f"{sha256(b'bb').hexdigest()}  images/b.png".encode()})
+
+    def cut(self: Any, known: Any) -> None:
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(object_cache.Index, "put_all", cut)
+        with pytest.raises(Cut):
+            world.fetcher().folder(world.listing())
+
+    def at_once(self: Any, job: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        future.set_result(job())
+        return future
+
+    monkeypatch.setattr(Background, "submit", at_once)
+    again = world.listing()
+    assert files_of(world.fetcher().folder(again)) == files_of(world.data)
+    assert "SHA256SUMS" not in downloads(again)
+
+
+def test_content_that_is_known_already_is_shown_once_it_is_told_to_be_that(world: World) -> None:
+    """Equal files of one listing, and of another one, are one on the disk."""
+    world.put({"images/copy.png": b"aaa"})
+    world.put({"own": b"bb"}, "more")
+    one, two = later(world), later(world, "more")
+    fetcher = world.fetcher()
+    first, second = fetcher.bring(one), fetcher.bring(two)
+    for found in (one, two):
+        found.store.tell()
+    fetcher.verify()
+    assert (first / "images/copy.png").samefile(first / "images/a.png")
+    assert (second / "own").samefile(first / "images/b.png")
+    assert files_of(first) == files_of(world.data)
+
+
+def test_of_two_that_bring_an_object_at_a_time_one_takes_it_into_the_cache(world: World) -> None:
+    """The other, whose digests were slower, finds it there."""
+    slow = later(world)
+    world.put({"new": b"new"})
+    fetcher = world.fetcher()
+    folder = fetcher.bring(slow)
+    assert files_of(world.fetcher().folder(world.listing())) == files_of(world.data)
+    slow.store.tell()
+    fetcher.verify()
+    assert files_of(folder) == {name: data for name, data in files_of(world.data).items() if name != "new"}
+    assert downloads(slow).total() == 4
 
 
 # Several at once

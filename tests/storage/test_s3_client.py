@@ -10,6 +10,7 @@ from typing import Any
 import obstore
 import pytest
 from botocore.awsrequest import AWSResponse
+from botocore.utils import parse_timestamp
 
 from job.errors import Denied
 from job.storage import s3_client
@@ -260,3 +261,21 @@ def test_each_process_has_one_client_and_asks_the_environment_once(monkeypatch: 
     s3_client.forget()
     assert client().meta.endpoint_url == "http://two:1"
     assert bucket_client("some-bucket") is not bulk
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-29T23:30:01.123Z", "2026-11-29T23:30:01Z", "2026-11-29T25:30:01Z",
+        "2026-11-29T23:30:01+01:00", "Sun, 29 Nov 2026 23:30:01 GMT", "1700000000", 1700000000, "20261129",
+    ],
+)  # fmt: skip
+def test_times_are_read_as_botocore_reads_them(text: str | int) -> None:
+    """Only quicker, where they are written as AWS does."""
+    try:
+        expected = parse_timestamp(text)
+    except ValueError:
+        with pytest.raises(ValueError, match="Invalid timestamp"):
+            s3_client.parse_time(text)
+    else:
+        assert s3_client.parse_time(text) == expected

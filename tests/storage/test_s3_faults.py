@@ -440,6 +440,7 @@ REFUSALS = {
     "bucket": (Refuse(404, "NoSuchBucket"), Missing, "no such bucket", "check its name"),
     "lacking": (Refuse(501, "NotImplemented"), InputError, "cannot do", "doctor"),
     "strange": (Refuse(400, "Strange"), InputError, r"refuses the request \(Strange\)", "doctor"),
+    "broken": (INTERNAL_ERROR, StoreFailure, "failed in spite of every retry", "look at its log"),
     "late": (Refuse(400, "RequestTimeout"), StoreFailure, "failed in spite of every retry", "again"),
 }
 

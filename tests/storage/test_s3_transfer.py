@@ -8,11 +8,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
+from job.errors import TryAgain
 from job.storage import s3_client, s3_transfer
+from job.storage.background import Background
 from job.storage.s3 import S3Store
 from job.storage.s3_transfer import PART
 from job.storage.store import Download, Upload
@@ -27,6 +30,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a tempfile is made in it
 CHILD = """
 import os, signal, sys
 from pathlib import Path
+from job.storage.background import Background
 from job.storage.s3 import S3Store
 from job.storage.store import Download, Upload
 
@@ -187,6 +191,51 @@ def test_sizes_around_a_part(
     assert (proxy.count("PutObject"), proxy.count("UploadPart")) == (puts, sent)
     assert proxy.count("GetObject") == fetched
     assert (tmp_path / "d" / "one").read_bytes() == (tmp_path / "s").read_bytes()
+
+
+@pytest.mark.parametrize("cpus", [2, 16])
+def test_digests_may_come_later(
+    store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpus: int
+) -> None:
+    """Of what is large: where processors are few, after everything has landed. They are the same."""
+    monkeypatch.setattr(s3_transfer, "available_cpus", lambda: cpus)
+    sizes = {"big": 2 * PART + 5, "huge": 5 * PART, "middle": 3 * MB, "small": 1000}
+    expected = {key: file_of(tmp_path / key, size) for key, size in sizes.items()}
+    store.upload([Upload(tmp_path / key, key) for key in sizes])
+    items = [Download(found, tmp_path / "d" / found.key) for found in store.entries()]
+    digests: dict[str, Future[str]] = {}
+    known_at_once: dict[str, bool] = {}
+
+    def landed(item: Download, digest: "Future[str]") -> None:
+        assert item.target.stat().st_size == sizes[item.source.key]
+        known_at_once[item.source.key] = digest.done()
+        digests[item.source.key] = digest
+
+    store.bring(items, lambda n_bytes: None, landed, Background("digest", 2))
+    assert {key: digest.result(20) for key, digest in digests.items()} == expected
+    assert known_at_once["small"]
+    if cpus == 2:
+        assert [key for key, known in known_at_once.items() if known] == ["small"]
+
+
+def test_a_file_that_shrinks_before_it_is_digested_is_told(store: S3Store, tmp_path: Path) -> None:
+    """By the digest, which nobody mistakes for one."""
+    file_of(tmp_path / "source", 2 * PART)
+    store.upload([Upload(tmp_path / "source", "big")])
+    found = store.stat("big")
+    assert found is not None
+    told: list[Future[str]] = []
+    digests = Background("digest", 1)
+    with digests.held():
+        store.bring(
+            [Download(found, tmp_path / "t")],
+            lambda n_bytes: None,
+            lambda _, digest: told.append(digest),
+            digests,
+        )
+        os.truncate(tmp_path / "t", PART)
+    with pytest.raises(TryAgain, match="became shorter"):
+        told[0].result(20)
 
 
 def test_nothing_to_move_is_nothing_to_do(store: S3Store) -> None:

@@ -99,7 +99,7 @@ def _stems(path: Path) -> dict[str, str]:
     if not isinstance(document, dict):
         raise _refused(path, "it is no object")
     for prompt, stem in document.items():
-        if not isinstance(stem, str) or not _PLAIN.fullmatch(stem):
+        if not isinstance(stem, str) or not _PLAIN.fullmatch(stem) or stem.endswith(ENDINGS):
             raise _refused(path, f"the file name of {prompt[:60]!r} is no plain name without ending")
     return document
 

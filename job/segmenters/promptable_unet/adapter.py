@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from job.segmenters.promptable_unet import checkpoint_folder
 from job.segmenters.promptable_unet.modelling import PromptableUNet
@@ -33,7 +34,9 @@ class PromptableUNetSegmenter:
     depend on its company beyond rounding (one step of float16 in a logit), and equal batches give equal bits.
     """
 
-    def __init__(self, network: PromptableUNet, tokenizer: object, key: str, device: str) -> None:
+    def __init__(
+        self, network: PromptableUNet, tokenizer: PreTrainedTokenizerFast, key: str, device: str
+    ) -> None:
         self._network = network
         self._tokenizer = tokenizer
         self._key = key
@@ -66,21 +69,12 @@ class PromptableUNetSegmenter:
         for position, image in enumerate(images):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise ValueError(f"image {position} must be uint8 [H, W, 3], got {image.dtype} {image.shape}")
-        tokens = self._tokens(prompts)
+        tokens = encode(self._tokenizer, prompts, self._network.config.pad_token_id).to(self._device)
         answers: dict[int, Segmentation] = {}
         for positions in _batches(images):
             batch = torch.from_numpy(np.stack([images[p] for p in positions]).transpose(0, 3, 1, 2).copy())
             answers.update(zip(positions, self._segment_batch(batch, tokens), strict=True))
         return [answers[position] for position in range(len(images))]
-
-    def _tokens(self, prompts: Sequence[str]) -> Tensor:
-        encoded = self._tokenizer(  # type: ignore[operator]
-            list(prompts), padding=True, truncation=True, max_length=_MAX_TOKENS, return_tensors="pt"
-        )
-        ids: Tensor = encoded["input_ids"]
-        if not ids.shape[1]:  # nothing but punctuation: one padding token stands for "no words"
-            ids = torch.full((len(prompts), 1), self._network.config.pad_token_id, dtype=torch.int64)
-        return ids.to(self._device)
 
     def _segment_batch(self, pixels_B3HW: Tensor, tokens_PT: Tensor) -> list[Segmentation]:
         with torch.inference_mode(), _exact_float32():
@@ -88,6 +82,17 @@ class PromptableUNetSegmenter:
         logits = output.logits.clamp(-_LARGEST, _LARGEST).to(torch.float16).cpu().numpy()
         embeddings = output.embeddings.float().cpu().numpy()
         return [Segmentation(l_PHW, e_D) for l_PHW, e_D in zip(logits, embeddings, strict=True)]
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], pad_token_id: int) -> Tensor:
+    """Return token ids `[P, T]` of prompts, each of 64 tokens at most."""
+    encoded = tokenizer(
+        list(prompts), padding=True, truncation=True, max_length=_MAX_TOKENS, return_tensors="pt"
+    )
+    ids: Tensor = encoded["input_ids"]
+    if not ids.shape[1]:  # nothing but punctuation: one padding token stands for "no words"
+        ids = torch.full((len(prompts), 1), pad_token_id, dtype=torch.int64)
+    return ids
 
 
 def content_key(folder: Path) -> str:

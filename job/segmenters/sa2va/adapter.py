@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from job.segmenters.chatter import kept_out
 from job.segmenters.protocol import Segmentation
 from job.segmenters.sa2va.agreement import Agreement, compare
 from job.segmenters.sa2va.compiled import compile_encoders
@@ -79,7 +80,8 @@ class Sa2vaSegmenter:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise ValueError(f"image {position} must be uint8 [H, W, 3], got {image.dtype} {image.shape}")
         if self._shared is not None:
-            return self._shared.segment(images, asked)
+            with kept_out():
+                return self._shared.segment(images, asked)
         return [self._generate(image, asked) for image in images]
 
     def counts(self) -> dict[str, int]:
@@ -115,7 +117,8 @@ class Sa2vaSegmenter:
         rng = np.random.default_rng(seed)
         chosen = rng.choice(len(images) * len(prompts), size=count, replace=False)
         pairs = [(images[int(k) // len(prompts)], asked[int(k) % len(prompts)]) for k in chosen]
-        return compare(*tools, pairs)
+        with kept_out():
+            return compare(*tools, pairs)
 
     def _generate(self, image: NDArray[np.uint8], asked: Sequence[str]) -> Segmentation:
         surfaces = []

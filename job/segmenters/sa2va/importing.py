@@ -9,11 +9,9 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from io import TextIOBase
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from types import ModuleType
 from typing import Any
@@ -21,9 +19,8 @@ from typing import Any
 from transformers.utils import logging as transformers_logging
 
 from job.errors import InputError
+from job.segmenters.chatter import CHATTER, kept_out
 from job.segmenters.remote_code import RemoteCode
-
-_CHATTER = logging.getLogger(__name__)
 
 
 def load_class(code: RemoteCode, reference: str) -> type:
@@ -56,7 +53,7 @@ def quiet() -> Iterator[None]:
     shown = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        with redirect_stdout(_ToLog()):
+        with kept_out():
             yield
     finally:
         transformers_logging.set_verbosity(shown)
@@ -119,15 +116,8 @@ def _dotted(name: str) -> str:
 
 
 def _print(*values: object, sep: str | None = None, **_: Any) -> None:
-    _CHATTER.debug("%s", (sep or " ").join(map(str, values)))
+    CHATTER.debug("%s", (sep or " ").join(map(str, values)))
 
 
 def _no_bar(iterable: Iterable[Any] | None = None, *_: Any, **__: Any) -> Iterable[Any]:
     return iterable if iterable is not None else ()
-
-
-class _ToLog(TextIOBase):
-    def write(self, text: str) -> int:
-        if text.strip():
-            _CHATTER.debug("%s", text.rstrip())
-        return len(text)

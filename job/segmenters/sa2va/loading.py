@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoProcessor, AutoTokenizer
 
-from job.errors import InputError, IntegrityError
+from job.errors import InputError, IntegrityError, JobError, SpecError
 from job.segmenters.remote_code import RemoteCode, trusted_code
 from job.segmenters.sa2va.attention import use_attention
 from job.segmenters.sa2va.importing import load_class, quiet
@@ -54,13 +54,17 @@ def load_checkpoint(folder: Path, device: str, options: Sa2vaOptions, uri: str |
     check_requirements(code, config, options)
     dtype: torch.dtype = getattr(torch, options.dtype)
     place = torch.device(device)
+    if place.type == "cpu" and dtype == torch.float16:
+        raise SpecError(
+            "segmenter.dtype float16 is for a GPU: on a CPU its arithmetic is not there for all of the model",
+            advice='set segmenter.dtype to "bfloat16" or "float32"',
+        )
     with quiet():
-        model = _empty_model(folder, code, place, dtype)
+        with _blamed_on_code(folder):
+            model = _empty_model(folder, code, place, dtype)
         _fill(model, folder)
-        tokenizer, processor = _tokenizer(folder, code), None
-        if "llm_config" not in config:
-            processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-            tokenizer = processor.tokenizer
+        with _blamed_on_tokenizer(folder):
+            tokenizer, processor = _words(folder, code, has_processor="llm_config" not in config)
     use_attention(model, options.attention)
     checkpoint = Checkpoint(model, tokenizer, processor, language_model(config), place, dtype)
     _prepare(checkpoint, options)
@@ -177,6 +181,46 @@ def _shards(folder: Path) -> list[Path]:
             advice="fetch all shards of the checkpoint; *.bin files must be converted to safetensors first",
         )
     return shards
+
+
+def _words(folder: Path, code: RemoteCode, *, has_processor: bool) -> tuple[Any, Any]:
+    """Return tokenizer and processor, the latter None for the InternVL kind."""
+    if has_processor:
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return processor.tokenizer, processor
+    return _tokenizer(folder, code), None
+
+
+@contextmanager
+def _blamed_on_code(folder: Path) -> Iterator[None]:
+    """Within: what the checkpoint's code raises of its own is an error of the checkpoint."""
+    try:
+        yield
+    except (JobError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{folder}: the checkpoint's code failed to make the model: {type(error).__name__}:"
+            f" {str(error)[:200]}",
+            advice="config.json and code are of different versions, or the code was written for another"
+            " version of transformers: fetch both anew, or name a checkpoint that is known to run",
+        ) from error
+
+
+@contextmanager
+def _blamed_on_tokenizer(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (JobError, MemoryError):
+        raise
+    except ImportError as error:
+        raise InputError(f"{folder}: its tokenizer needs a package: {error}", advice="install it") from error
+    # The libraries raise plain Exceptions for files that are no tokenizer.
+    except Exception as error:
+        raise IntegrityError(
+            f"{folder}: its tokenizer cannot be read: {str(error)[:200]}",
+            advice="fetch tokenizer.json and the files beside it anew",
+        ) from error
 
 
 def _tokenizer(folder: Path, code: RemoteCode) -> Any:

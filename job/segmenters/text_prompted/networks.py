@@ -1,7 +1,7 @@
 """CLIPSeg and SAM 3 as they come with transformers, taken apart: read prompts, read images, decode pairs.
 
-What is called is public: the features that the networks' own methods return are given back to them, which is
-the same arithmetic as their `forward` on pictures and text.
+Only parts that have public names are called, in the order of the networks' own `forward`: the same arithmetic
+on pictures and text, less what no mask here depends on.
 """
 
 import math
@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, CLIPSegForImageSegmentation, Sam3Model
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging as transformers_logging
 
-from job.errors import IntegrityError, SpecError
+from job.errors import IntegrityError, JobError, SpecError
 from job.segmenters.checkpoint_files import read_json, refused
+from job.segmenters.special_tokens import require_plain_words
 from job.segmenters.text_prompted.checkpoint_folder import CONFIG, Preparation, content_files, preparation
 from job.storage.documents import open_plain
-from job.storage.tensor_header import UnsafeFile, read_header
+from job.storage.tensor_header import read_header
 
 _NAMED = 5
 _MOST_HEADER_BYTES = 8 << 20
@@ -72,8 +71,10 @@ def open_network(kind: Literal["clipseg", "sam3"], folder: Path, device: str, dt
     with _quiet():
         model = _model(model_class, folder, getattr(torch, dtype))
         tokenizer = _tokenizer(folder)
+    prepares = preparation(folder)
+    _require_fitting(folder, kind, model.config, prepares)
     prepared = model.to(device).eval().requires_grad_(False)
-    parts = (prepared, tokenizer, preparation(folder), torch.device(device))
+    parts = (prepared, tokenizer, prepares, torch.device(device))
     return _Clipseg(*parts) if kind == "clipseg" else _Sam3(*parts)
 
 
@@ -131,13 +132,26 @@ class _Sam3:
         return Features(seen, seen.last_hidden_state.float().mean(dim=1))
 
     def decode(self, features: Features, b: int, prompts: Sequence[Any]) -> Tensor:
+        # As `forward` goes on from here, but for the objects that it looks for one by one: the semantic mask
+        # takes nothing of their boxes, scores and masks, so that none are asked for.
         read, masks = (torch.stack(list(parts)) for parts in zip(*prompts, strict=True))
-        one = type(features.rows)(
-            fpn_hidden_states=_expanded(features.rows.fpn_hidden_states, b, len(prompts)),
-            fpn_position_encoding=_expanded(features.rows.fpn_position_encoding, b, len(prompts)),
+        levels, places = (
+            _expanded(maps[:-1], b, len(prompts))  # the last is for tracking
+            for maps in (features.rows.fpn_hidden_states, features.rows.fpn_position_encoding)
         )
-        text = BaseModelOutputWithPooling(pooler_output=read)
-        found = self._model(vision_embeds=one, text_embeds=text, attention_mask=masks)
+        seen = self._model.detr_encoder(
+            vision_features=[levels[-1]],
+            text_features=read,
+            vision_pos_embeds=[places[-1]],
+            text_mask=masks.bool(),
+        ).last_hidden_state
+        found = self._model.mask_decoder(
+            decoder_queries=seen[:, :0],
+            backbone_features=list(levels),
+            encoder_hidden_states=seen,
+            prompt_features=read,
+            prompt_mask=masks.bool(),
+        )
         return found.semantic_seg[:, 0]  # type: ignore[no-any-return]
 
 
@@ -147,6 +161,7 @@ def _expanded(maps: Sequence[Tensor], b: int, count: int) -> tuple[Tensor, ...]:
 
 def _tokens(tokenizer: Any, prompt: str, length: int, device: torch.device) -> Any:
     """Return `input_ids` and `attention_mask` `[1, length]` of a prompt."""
+    require_plain_words(prompt, prompt, tokenizer)
     tokens = tokenizer(prompt, padding="max_length", max_length=length, return_tensors="pt")
     count = int(tokens["attention_mask"].sum())
     if count > length:
@@ -164,7 +179,10 @@ def _model(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
             folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False,
             output_loading_info=True,
         )  # fmt: skip
-    except (SafetensorError, UnsafeFile, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (JobError, MemoryError, torch.OutOfMemoryError):
+        raise
+    # Of a configuration with odd values transformers makes whatever error it comes to.
+    except Exception as error:
         raise IntegrityError(
             f"{folder}: the checkpoint cannot be loaded: {str(error)[:300]}",
             advice="fetch an undamaged copy of all its files",
@@ -195,6 +213,22 @@ def _require_weights(model_class: Any, folder: Path) -> None:
             f"{folder}: config.json asks for {asked:,} numbers, and the weights hold {held:,}",
             advice="config.json and weights are of different models: fetch both anew",
         )
+
+
+def _require_fitting(folder: Path, kind: str, config: Any, prepares: Preparation) -> None:
+    """Raise `IntegrityError` where prepared pictures, or layers that are asked for, do not fit."""
+    size = (prepares.height, prepares.width)
+    if kind == "clipseg":
+        layers, patch = config.vision_config.num_hidden_layers, config.vision_config.patch_size
+        if not all(0 <= layer < layers for layer in config.extract_layers):
+            raise refused(folder / CONFIG, f"extract_layers {config.extract_layers} are not among {layers}")
+        if min(size) < patch:
+            raise refused(folder, f"pictures become {size[0]} x {size[1]}, less than a patch of {patch}")
+        return
+    # SAM 3 knows the places of one size alone.
+    side = config.vision_config.backbone_config.image_size
+    if size != (side, side):
+        raise refused(folder, f"pictures become {size[0]} x {size[1]}, and the network reads {side} x {side}")
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -133,7 +133,7 @@ def test_prompts_go_by_the_names_that_prompts_json_gives(tmp_path: Path) -> None
         Layout.of(tmp_path).files(["a"], ["?!"])
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"x": 1}', '{"x": "../y"}', '{"x": ".y"}'])
+@pytest.mark.parametrize("text", ["[]", "{", '{"x": 1}', '{"x": "../y"}', '{"x": ".y"}', '{"x": "y.npz"}'])
 def test_a_prompts_json_of_no_use_is_refused(tmp_path: Path, text: str) -> None:
     """It never leads out of the folder."""
     (tmp_path / "prompts.json").write_text(text)

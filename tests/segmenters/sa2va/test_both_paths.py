@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from job.actions import ActionSpace, PostProcess, apply
-from job.errors import IntegrityError, SpecError
+from job.errors import InputError, IntegrityError, JobError, SpecError
 from job.segmenters.remote_code import trust_digest
 from job.segmenters.sa2va.adapter import Sa2vaSegmenter
 from job.segmenters.sa2va.agreement import enlarged
@@ -122,12 +122,47 @@ def test_code_that_nobody_vouches_for_is_not_run(tmp_path: Path, trust: str | No
     assert not (tmp_path / "ran").exists()
 
 
+def test_half_precision_is_for_a_gpu(tmp_path: Path) -> None:
+    """PyTorch has no autocast of that dtype on a CPU for all that SAM 2 does."""
+    made = make(tmp_path / "checkpoint")
+    with pytest.raises(SpecError, match="float16 is for a GPU"):
+        Sa2vaSegmenter.load(made, "cpu", options(trust_code=trust_digest(made), dtype="float16"))
+
+
+@pytest.mark.parametrize("content", [None, "no JSON", "{}"])
+def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path, content: str | None) -> None:
+    """It is no defect of the program."""
+    made = make(tmp_path / "checkpoint")
+    (made / "tokenizer.json").unlink()
+    if content is not None:
+        (made / "tokenizer.json").write_text(content)
+    with pytest.raises(JobError, match="tokenizer"):
+        Sa2vaSegmenter.load(made, "cpu", options(trust_code=trust_digest(made)))
+
+
+def test_what_the_code_raises_is_the_checkpoints(tmp_path: Path) -> None:
+    """With its own words."""
+    made = make(tmp_path / "checkpoint")
+    code = made / "modeling_sa2va_chat.py"
+    head = "    def __init__(self, config: Sa2VAChatConfig, use_flash_attn: bool = True) -> None:\n"
+    assert head in code.read_text()
+    code.write_text(code.read_text().replace(head, head + "        config.a_field_of_another_version\n"))
+    with pytest.raises(InputError, match=r"failed to make the model: AttributeError.*a_field_of"):
+        Sa2vaSegmenter.load(made, "cpu", options(trust_code=trust_digest(made)))
+
+
 def test_what_the_code_prints_stays_off_the_standard_output(
     tmp_path: Path, images: list[NDArray[np.uint8]], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The standard output belongs to the job's own log."""
     made = make(tmp_path / "checkpoint")
-    with (made / "modeling_sa2va_chat.py").open("a") as code:
-        code.write("\nprint('hello from the checkpoint')\n")
-    Sa2vaSegmenter.load(made, "cpu", options(trust_code=trust_digest(made))).segment(images[:1], PROMPTS[:1])
+    code = made / "modeling_sa2va_chat.py"
+    head = "    def extract_feature(self, pixel_values: Tensor) -> Tensor:\n"
+    said = "import builtins, sys; builtins.print('hello of the model'); sys.stdout.write('hello')"
+    assert head in code.read_text()
+    told = code.read_text().replace(head, f"{head}        {said}\n")
+    code.write_text(f"{told}\nprint('hello from the checkpoint')\n")
+    segmenter = Sa2vaSegmenter.load(made, "cpu", options(trust_code=trust_digest(made)))
+    segmenter.segment(images[:1], PROMPTS[:1])
+    segmenter.verify_pairs(images[:1], PROMPTS[:1], 1, seed=0)
     assert "hello" not in capfd.readouterr().out

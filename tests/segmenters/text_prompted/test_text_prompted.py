@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer, CLIPSegForImageSegmentation, Sam3Model
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from job.data.image_names import NAMELESS
 from job.errors import IntegrityError, SpecError
@@ -66,6 +67,39 @@ def test_features_read_once_give_what_the_whole_network_gives(made: tuple[Kind, 
     spread = np.stack([answer.logits_PHW for answer in answers]).astype(np.float32)
     assert spread.std(axis=0).mean() > 1e-3
     assert spread.std(axis=1).mean() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_sam3_is_not_asked_for_single_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Literal["float32", "bfloat16"]
+) -> None:
+    """Its semantic logits are, bit for bit, those of the whole network, which looks for objects as well."""
+    network = load("sam3", tiny.make(tmp_path / "model", "sam3"), dtype)._network
+    pixels = torch.from_numpy(np.stack([network.preparation(image) for image in photographs(2)]))
+    looked = []
+    network._model.detr_decoder.register_forward_hook(lambda *_: looked.append(1))
+    with torch.inference_mode():
+        features = network.read_images(pixels.to(network.dtype))
+        prompts = [network.read_prompt(prompt) for prompt in PROMPTS]
+        for b in range(2):
+            read, masks = (torch.stack(parts) for parts in zip(*prompts, strict=True))
+            seen = type(features.rows)(
+                **{
+                    name: tuple(
+                        one[min(b, len(one) - 1)][None].expand(len(PROMPTS), -1, -1, -1)
+                        for one in features.rows[name]
+                    )
+                    for name in ("fpn_hidden_states", "fpn_position_encoding")
+                }
+            )
+            text = BaseModelOutputWithPooling(pooler_output=read)
+            whole = network._model(vision_embeds=seen, text_embeds=text, attention_mask=masks)
+            assert looked == [1] * (b + 1)
+            logits_PHW = network.decode(features, b, prompts)
+            assert looked == [1] * (b + 1)
+            assert whole.pred_masks.shape[1] > 1
+            torch.testing.assert_close(logits_PHW, whole.semantic_seg[:, 0], rtol=0, atol=0)
+            assert logits_PHW.float().std() > 0
 
 
 @pytest.mark.parametrize(("dtype", "least"), [("bfloat16", 0.9), ("float16", 0.995)])
@@ -182,6 +216,32 @@ def test_folders_that_ask_for_something_else_are_refused(
     (folder / name).write_text(json.dumps(document))
     with pytest.raises(IntegrityError, match=why):
         load(kind, folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "change", "why"),
+    [
+        ("clipseg", "config.json", {"extract_layers": [0, 99]}, r"extract_layers .* not among 4"),
+        ("clipseg", "config.json", {"projection_dim": "wide"}, "cannot be loaded"),
+        ("clipseg", "preprocessor_config.json", {"size": 5}, "less than a patch of 8"),
+        ("sam3", "preprocessor_config.json", {"size": 112}, "the network reads 56 x 56"),
+    ],
+)
+def test_configurations_that_do_not_fit_are_refused_before_a_picture_is_asked_for(
+    tmp_path: Path, kind: Kind, name: str, change: dict[str, object], why: str
+) -> None:
+    """The network would stumble over them in the middle of the table."""
+    folder = tiny.make(tmp_path / "model", kind)
+    document = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(document | change))
+    with pytest.raises(IntegrityError, match=why):
+        load(kind, folder)
+
+
+def test_special_tokens_in_a_prompt_are_refused(made: tuple[Kind, Path]) -> None:
+    """What stands behind the token of the end would not be read."""
+    with pytest.raises(SpecError, match="special token"):
+        load(*made).segment(photographs(1), [f"vessels {tiny.EOS} fine"])
 
 
 def test_preparation_may_stand_with_the_processor(tmp_path: Path) -> None:

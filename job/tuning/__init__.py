@@ -1,0 +1,1 @@
+"""Phases that change a segmenter's weights: supervised (`sft`) and by reward (`grpo`), both guarded."""

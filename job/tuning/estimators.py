@@ -1,0 +1,100 @@
+"""From sampled masks to advantages: who was better than his group, as a whole or in a part of the image."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from job.metrics.overlap import Confusion
+from job.reward.terms import OVERLAPS, combine
+
+Masks = NDArray[np.bool_]
+Numbers = NDArray[np.float64]
+Reward = Callable[[Masks], Numbers]
+"""Gives masks `[K, H, W]` of one image their rewards `[K]`; need not be differentiable."""
+_BYTES_AT_ONCE = 2**27
+
+
+def mask_advantages(reward: Reward, masks_KHW: Masks) -> Numbers:
+    """Judge whole masks: advantages `[K, 1, 1]`, the same for each pixel."""
+    return above_others(reward(masks_KHW))[:, None, None]
+
+
+def window_advantages(
+    reward: Reward, masks_KHW: Masks, base_HW: Masks, side_px: int, shift: tuple[int, int]
+) -> Numbers:
+    """Judge masks window by window: advantages `[K, H, W]`.
+
+    What a mask says in a window is put into `base_HW`, which all masks share elsewhere, and the whole is
+    rewarded: a window is credited with what it alone changes (a difference reward, Wolpert and Tumer 2001).
+    The grid of windows begins `shift` pixels before the upper left corner.
+    """
+    advantages = np.zeros(masks_KHW.shape)
+    windows = [
+        window
+        for window in _windows(base_HW.shape, side_px, shift)
+        if (masks_KHW[:, *window] != masks_KHW[:1, *window]).any()  # otherwise there is nothing to tell
+    ]
+    at_once = max(1, _BYTES_AT_ONCE // masks_KHW.size)
+    for first in range(0, len(windows), at_once):
+        some = windows[first : first + at_once]
+        changed = np.broadcast_to(base_HW, (len(some), *masks_KHW.shape)).copy()
+        for w, window in enumerate(some):
+            changed[w][:, *window] = masks_KHW[:, *window]
+        rewards_WK = reward(changed.reshape(-1, *base_HW.shape)).reshape(len(some), len(masks_KHW))
+        for window, reward_K in zip(some, rewards_WK, strict=True):
+            advantages[:, *window] = above_others(reward_K)[:, None, None]
+    return advantages
+
+
+def overlap_advantages(
+    terms: Mapping[str, float],
+    masks_KHW: Masks,
+    truth_HW: Masks,
+    base_HW: Masks,
+    side_px: int,
+    shift: tuple[int, int],
+) -> Numbers:
+    """Return what `window_advantages` does, for terms that only count pixels: a thousand times the windows.
+
+    `terms` are names of `OVERLAPS` with their weights. Counts of a changed mask are those of the base, less
+    the base's in the window, plus the mask's there.
+    """
+
+    def in_windows(is_counted: Masks) -> NDArray[np.int64]:
+        return _window_sums(is_counted, side_px, shift)
+
+    base_tp, base_fp = base_HW & truth_HW, base_HW & ~truth_HW
+    tp_KYX = in_windows(masks_KHW & truth_HW) - in_windows(base_tp[None]) + np.count_nonzero(base_tp)
+    fp_KYX = in_windows(masks_KHW & ~truth_HW) - in_windows(base_fp[None]) + np.count_nonzero(base_fp)
+    n_true = np.count_nonzero(truth_HW)
+    counts = Confusion(tp_KYX, fp_KYX, n_true - tp_KYX, truth_HW.size - n_true - fp_KYX)
+    rewards_KYX = combine({term: OVERLAPS[term](counts) for term in terms}, terms)
+    advantages_KYX = above_others(rewards_KYX).repeat(side_px, axis=1).repeat(side_px, axis=2)
+    height, width = truth_HW.shape
+    return advantages_KYX[:, shift[0] : shift[0] + height, shift[1] : shift[1] + width]
+
+
+def above_others(rewards_K: Numbers) -> Numbers:
+    """Subtract from each reward `[K, ...]` the mean of the group's others: a baseline that leaves no bias."""
+    n = len(rewards_K)
+    advantages: Numbers = (rewards_K - rewards_K.mean(axis=0)) * (n / (n - 1))
+    return advantages
+
+
+def _windows(size: tuple[int, ...], side_px: int, shift: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    for top in range(-shift[0], size[0], side_px):
+        for left in range(-shift[1], size[1], side_px):
+            yield slice(max(0, top), top + side_px), slice(max(0, left), left + side_px)
+
+
+def _window_sums(is_counted_KHW: Masks, side_px: int, shift: tuple[int, int]) -> NDArray[np.int64]:
+    """Count the pixels of each window: `[K, rows, columns]`."""
+    height, width = is_counted_KHW.shape[1:]
+    below, right = -(height + shift[0]) % side_px, -(width + shift[1]) % side_px
+    padded = np.pad(is_counted_KHW, ((0, 0), (shift[0], below), (shift[1], right)))
+    blocks = padded.reshape(
+        len(padded), padded.shape[1] // side_px, side_px, padded.shape[2] // side_px, side_px
+    )
+    sums: NDArray[np.int64] = blocks.sum(axis=(2, 4), dtype=np.int64)
+    return sums

@@ -1,0 +1,83 @@
+"""When a phase ends, and which of its states is kept: pure functions of what its looks saw."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ending = Literal["reward_hacking", "kl", "patience"]
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a phase may do: `patience` looks without a better gold, nats of `kl` a pixel, and a fall of gold.
+
+    `smallest_fall` is the least fall of mean Dice that counts as one, whatever the patients say.
+    """
+
+    patience: int
+    kl_budget: float | None = None
+    smallest_fall: float = 0.01
+
+
+@dataclass
+class Looks:
+    """What was seen at each look, the start being the first: gold by patient, proxy by sample, mean KL.
+
+    `worth` is what the kept state has most of, among those whose mean gold is at most `slack` below the
+    start's.
+    """
+
+    gold: list[Numbers] = field(default_factory=list)
+    proxy: list[Numbers] = field(default_factory=list)
+    kl: list[float] = field(default_factory=list)
+    worth: list[float] = field(default_factory=list)
+    slack: float = 0.0
+
+    @property
+    def best(self) -> int:
+        """The look of highest worth, the earliest among equals: the start wins unless it is beaten."""
+        least = self.gold[0].mean() - self.slack
+        allowed = [gold_P.mean() >= least for gold_P in self.gold]
+        return int(np.argmax(np.where(allowed, self.worth, -np.inf)))
+
+
+def ending(looks: Looks, limits: Limits) -> Ending | None:
+    """Return why training ends after the latest look, None where it goes on."""
+    if limits.kl_budget is not None and looks.kl[-1] > limits.kl_budget:
+        return "kl"
+    if len(looks.gold) - 1 - looks.best >= limits.patience:
+        return "reward_hacking" if is_hacked(looks, limits.smallest_fall) else "patience"
+    return "reward_hacking" if is_hacked(looks, limits.smallest_fall) else None
+
+
+def is_hacked(looks: Looks, smallest_fall: float) -> bool:
+    """Return whether gold fell from its best while the proxy rose, both beyond noise, two looks in a row.
+
+    One look alone may be an unlucky one, and a gold that is on its way back up is not fooled: large first
+    steps cost it a dip. Without a proxy nothing is said to be hacked.
+    """
+    best, last = looks.best, len(looks.gold) - 1
+    if last - best < 2 or not looks.proxy or has_risen(looks.gold[last - 1], looks.gold[last]):
+        return False
+    return all(
+        has_risen(looks.gold[at], looks.gold[best], smallest_fall)
+        and has_risen(looks.proxy[best], looks.proxy[at])
+        for at in (last - 1, last)
+    )
+
+
+def has_risen(
+    before: Sequence[float] | Numbers, after: Sequence[float] | Numbers, least: float = 0.0
+) -> bool:
+    """Return whether paired values rose in the mean by more than `least` and than their standard error.
+
+    The pairs are patients or samples: looks share them, so that what makes one hard is no noise. With one
+    pair there is no standard error, and `least` decides alone.
+    """
+    rise = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
+    error = rise.std(ddof=1) / np.sqrt(len(rise)) if len(rise) > 1 else 0.0
+    return bool(rise.mean() > max(least, error))

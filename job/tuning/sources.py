@@ -1,0 +1,124 @@
+"""Where grpo's images come from, and what rewards masks of them: truths, or reward networks."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from job.data.dataset import Loaded
+from job.reward.terms import OVERLAPS, combine, score
+from job.spec.tuning import GrpoSpec
+from job.tuning.crops import Crops, CropSource
+from job.tuning.ensemble import Ensemble
+from job.tuning.estimators import (
+    Masks,
+    Numbers,
+    Reward,
+    mask_advantages,
+    overlap_advantages,
+    window_advantages,
+)
+
+DEFAULT_TERMS: Mapping[str, float] = {"dice": 1.0}
+_WINDOWS_A_SIDE = 8
+_WATCHED_CROPS = 16
+_WATCHED_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images of one kind: `n_drawn` of them are drawn for a step, `n_watched` tell how the phase goes."""
+
+    images: Sequence[Loaded]
+    crops: CropSource
+    n_drawn: int
+    n_watched: int
+    terms: Mapping[str, float] | None
+    ensemble: Ensemble
+
+    def draw(self, rng: np.random.Generator, n: int) -> list[Crops]:
+        """Draw crops of labelled images, whole unlabelled ones: on such a network was trained."""
+        return self.crops.draw(rng, n)
+
+    def rewards(self, crops: Crops) -> list[Reward]:
+        """Return what rewards masks of each crop: true terms where there is a truth, else the networks."""
+        if self.terms is not None:
+            assert crops.truths_BHW is not None
+            return [partial(_true_reward, truth.numpy(), self.terms) for truth in crops.truths_BHW]
+        images = [pixels.permute(1, 2, 0).contiguous().numpy() for pixels in crops.pixels_B3HW.cpu()]
+        return [partial(self.ensemble.score, image) for image in images]
+
+    def advantages(
+        self,
+        crops: Crops,
+        masks_BKHW: Masks,
+        bases_BHW: Masks,
+        credit: Literal["mask", "window"],
+        window: int,
+        rng: np.random.Generator,
+    ) -> list[Numbers]:
+        """Return the advantages `[K, H, W]`, or `[K, 1, 1]`, of each crop's masks.
+
+        Terms that count pixels are credited to windows of `window` pixels; others cost too much for that,
+        and have eight of a crop's side.
+        """
+        rewards = self.rewards(crops)
+        if credit == "mask":
+            return [mask_advantages(reward, masks_BKHW[b]) for b, reward in enumerate(rewards)]
+        overlaps = {term: weight for term, weight in (self.terms or {}).items() if term in OVERLAPS}
+        others = {term: weight for term, weight in (self.terms or {}).items() if term not in OVERLAPS}
+        side = max(window, -(-max(masks_BKHW.shape[2:]) // _WINDOWS_A_SIDE))
+        found = []
+        for b, reward in enumerate(rewards):
+            shift = (int(rng.integers(window)), int(rng.integers(window)))
+            advantage = np.zeros(masks_BKHW.shape[1:])
+            if overlaps:
+                assert crops.truths_BHW is not None
+                truth = crops.truths_BHW[b].numpy()
+                advantage += overlap_advantages(overlaps, masks_BKHW[b], truth, bases_BHW[b], window, shift)
+            if others or self.terms is None:
+                if self.terms is not None:
+                    assert crops.truths_BHW is not None
+                    reward = partial(_true_reward, crops.truths_BHW[b].numpy(), others)
+                shift = (int(rng.integers(side)), int(rng.integers(side)))
+                advantage += window_advantages(reward, masks_BKHW[b], bases_BHW[b], side, shift)
+            found.append(advantage)
+        return found
+
+    def whole(self, rng: np.random.Generator, n: int) -> Iterator[tuple[NDArray[np.uint8], Masks]]:
+        """Yield up to `n` whole labelled images with their truths."""
+        for i in rng.permutation(len(self.images))[:n]:
+            loaded = self.images[int(i)]
+            assert loaded.truth is not None
+            yield loaded.image, loaded.truth
+
+
+def terms_of(spec: GrpoSpec) -> dict[str, float]:
+    """Return true terms and their weights, that reward labelled images; Dice where none is named."""
+    return {term: weight for term, weight in (spec.terms or DEFAULT_TERMS).items() if weight}
+
+
+def sources(
+    spec: GrpoSpec, labelled: Sequence[Loaded], unlabelled: Sequence[Loaded], ensemble: Ensemble
+) -> list[Source]:
+    """Return the source of labelled images, then that of unlabelled ones, as far as there are any."""
+    found = []
+    if labelled:
+        crops = CropSource(labelled, spec.crop, augment=True)
+        found.append(Source(labelled, crops, spec.batch_size, _WATCHED_CROPS, terms_of(spec), ensemble))
+    if unlabelled:
+        n_drawn = spec.batch_size
+        if spec.crop is not None:  # as many pixels as in a batch of crops
+            n_drawn = max(1, round(n_drawn * spec.crop**2 / unlabelled[0].image[..., 0].size))
+        crops = CropSource(unlabelled, None, augment=True)
+        watched = min(_WATCHED_IMAGES, len(unlabelled))
+        found.append(Source(unlabelled, crops, n_drawn, watched, None, ensemble))
+    return found
+
+
+def _true_reward(truth_HW: Masks, terms: Mapping[str, float], masks_KHW: Masks) -> Numbers:
+    reward_K: Numbers = combine(score(masks_KHW, truth_HW, list(terms)), terms)
+    return reward_K

@@ -1,0 +1,148 @@
+"""Reinforcement: the reward rises, whatever its terms, and gold watches where the reward is not the truth."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from job.errors import InputError
+from job.reward.network import RewardNetwork, RewardNetworkConfig
+from job.reward.network_file import scratch
+from job.segmenters.promptable_unet.trainable import TrainablePromptableUNet
+from job.spec.tuning import GrpoSpec
+from job.tuning.grpo import train_grpo
+from job.tuning.phase import PhaseData, PhaseRoom
+
+Opened = Callable[[], TrainablePromptableUNet]
+
+
+def spec(**changed: object) -> GrpoSpec:
+    settings = {"steps": 20, "crop": 48, "batch_size": 2, "validate_every": 10, "window": 16, "samples": 4}
+    return GrpoSpec.model_validate({"algorithm": "grpo", **settings, **changed})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"credit": "window"},
+        {"credit": "mask", "samples": 8},
+        {"terms": {"cldice": 0.5, "betti": 0.5}},
+        {"terms": {"recall": 1.0}, "antithetic": True, "kl_weight": 0.01},
+        {"updates": 2},
+    ],
+    ids=str,
+)
+def test_the_reward_rises(
+    opened: Opened, data: PhaseData, room: PhaseRoom, changed: dict[str, object]
+) -> None:
+    """On the phase's own samples the mean reward is higher afterwards, and so is Dice on validation."""
+    result = train_grpo(spec(kl_budget=100.0, **changed), opened(), data, room)
+    rewards = [row["proxy"] for row in result.curve]
+    assert rewards[-1] > rewards[0] + 0.1
+    assert result.best_gold > result.start_gold + 0.1
+    assert result.curve[0]["kl"] == 0 < result.curve[1]["kl"]
+
+
+def test_normalisation_keeps_its_statistics(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:
+    """Weights change, running statistics do not."""
+    model = opened()
+    before = model.state()
+    train_grpo(spec(steps=2, validate_every=1), model, data, room)
+    after = model.state()
+    assert all(torch.equal(before[name], after[name]) for name in before if "running" in name)
+
+
+def test_a_spent_budget_ends_the_phase(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:
+    """Beyond the budget of divergence training ends; its weight keeps the model nearer to its start."""
+    ended = train_grpo(spec(kl_budget=0.01), opened(), data, room)
+    assert (ended.ended, ended.steps) == ("kl", 10)
+    held = train_grpo(
+        spec(kl_budget=0.01, kl_weight=50.0),
+        opened(),
+        data,
+        replace(room, resume_folder=room.resume_folder / "b"),
+    )
+    assert held.curve[1]["kl"] < 0.5 * ended.curve[1]["kl"]
+
+
+class Fooled(RewardNetwork):
+    """A network that finds any mask the better the larger it is."""
+
+    def compare(self, reading: object, masks_BKHW: torch.Tensor) -> torch.Tensor:
+        return masks_BKHW.mean((2, 3))
+
+
+def fooled() -> list[RewardNetwork]:
+    return [Fooled(RewardNetworkConfig(widths=(4, 8), readings=2, max_side=48)) for _ in range(2)]
+
+
+def test_dice_is_given_up_for_the_reward_where_that_is_allowed(
+    opened: Opened, data: PhaseData, room: PhaseRoom
+) -> None:
+    """With a slack the state of best reward on validation is kept: recall grows at the cost of Dice."""
+    rightly = replace(data, prompt="Segment all vessels, including the finest branches.")
+    settings = spec(terms={"recall": 1.0}, steps=8, validate_every=2, patience=10, learning_rate=2e-4)
+    strict = train_grpo(settings, opened(), rightly, room)
+    loose = train_grpo(
+        settings.model_copy(update={"dice_slack": 0.2}), opened(), rightly,
+        replace(room, resume_folder=room.resume_folder / "loose"),
+    )  # fmt: skip
+    kept = next(row for row in loose.curve if row["step"] == loose.best_step)
+    assert kept["worth"] == max(r["worth"] for r in loose.curve if r["gold"] >= loose.start_gold - 0.2)
+    assert kept["worth"] > loose.curve[0]["worth"] + 0.02
+    assert strict.best_gold > loose.best_gold >= loose.start_gold - 0.2
+
+
+def test_a_network_that_can_be_fooled_is_caught(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:
+    """With the networks alone as reward, their score rises, gold falls, and the best state is restored."""
+    rightly = replace(data, prompt="Segment all vessels, including the finest branches.")
+    settings = spec(hide_labels=True, steps=60, validate_every=3, patience=10, kl_budget=100.0)
+    model = opened()
+    result = train_grpo(settings, model, rightly, replace(room, networks=fooled()))
+    assert result.ended == "reward_hacking"
+    assert result.steps < 60
+    last, best = result.curve[-1], next(row for row in result.curve if row["step"] == result.best_step)
+    assert last["gold"] < best["gold"] - 0.05
+    assert last["proxy"] > best["proxy"] + 0.05
+    assert result.best_gold >= result.start_gold
+    assert result.facts == {"terms": {}, "labelled": 0, "unlabelled": 4, "networks": 2}
+
+
+def test_networks_learn_from_the_models_own_masks(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:
+    """With labelled images beside unlabelled ones, networks are taught in rounds, copies of them alone."""
+    networks = [scratch(n, RewardNetworkConfig(widths=(4, 8), readings=2, max_side=48)) for n in range(2)]
+    before = [{name: values.clone() for name, values in one.state_dict().items()} for one in networks]
+    mixed = replace(data, unlabelled=[replace(one, truth=None) for one in data.validation])
+    settings = spec(steps=12, validate_every=4, round_every=4, round_images=4, kl_budget=100.0)
+    result = train_grpo(settings, opened(), mixed, replace(room, networks=networks))
+    assert "mse_after" not in result.curve[1]
+    assert result.curve[-1]["mse_after"] <= result.curve[-1]["mse_before"]
+    for one, was in zip(networks, before, strict=True):
+        assert all(torch.equal(values, was[name]) for name, values in one.state_dict().items())
+
+
+def test_deviating_networks_are_believed_less() -> None:
+    """The score is the mean less `k_sd` deviations."""
+    from job.tuning.ensemble import Ensemble
+
+    networks = [scratch(n, RewardNetworkConfig(widths=(4, 8), readings=2, max_side=48)) for n in range(3)]
+    image = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    masks = np.random.default_rng(1).random((4, 48, 48)) < 0.3
+    each = np.stack([Ensemble([one], 1.0, "cpu").score(image, masks) for one in networks])
+    assert each.std(axis=0).min() > 0
+    assert np.allclose(Ensemble(networks, 2.0, "cpu").score(image, masks), each.mean(0) - 2 * each.std(0))
+
+
+def test_what_is_needed_is_said(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:
+    """Networks for unlabelled images, images, and truths to validate by."""
+    with pytest.raises(InputError, match="no reward network"):
+        train_grpo(spec(hide_labels=True), opened(), data, room)
+    with pytest.raises(InputError, match="no training image"):
+        train_grpo(spec(), opened(), replace(data, labelled=[]), room)
+    with pytest.raises(InputError, match="no validation image"):
+        train_grpo(spec(), opened(), replace(data, validation=[]), room)
+    with pytest.raises(ValidationError, match="reward_net"):
+        spec(terms={"reward_net": 0.5, "dice": 0.5})

@@ -1,0 +1,74 @@
+"""Sources: crops of labelled images and true terms, whole unlabelled images and the networks' word."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from job.reward.network import RewardNetworkConfig
+from job.reward.network_file import scratch
+from job.reward.terms import score
+from job.spec.tuning import GrpoSpec
+from job.tuning.ensemble import Ensemble
+from job.tuning.phase import PhaseData
+from job.tuning.sources import sources
+
+
+@pytest.fixture
+def ensemble() -> Ensemble:
+    return Ensemble([scratch(0, RewardNetworkConfig(widths=(4, 8), readings=2, max_side=48))], 1.0, "cpu")
+
+
+def spec(**changed: object) -> GrpoSpec:
+    return GrpoSpec.model_validate({"algorithm": "grpo", "crop": 32, "batch_size": 8, **changed})
+
+
+def test_unlabelled_images_are_drawn_whole(data: PhaseData, ensemble: Ensemble) -> None:
+    """As many pixels as in the crops of a batch, at the size that networks know; their word is the reward."""
+    unlabelled = [replace(one, truth=None) for one in data.validation]
+    labelled, whole = sources(spec(), data.labelled, unlabelled, ensemble)
+    assert (labelled.n_drawn, whole.n_drawn) == (8, 2)
+    rng = np.random.default_rng(0)
+    (crops,) = labelled.draw(rng, labelled.n_drawn)
+    assert crops.pixels_B3HW.shape == (8, 3, 32, 32)
+    (images,) = whole.draw(rng, whole.n_drawn)
+    assert images.pixels_B3HW.shape == (2, 3, 64, 64)
+    masks = rng.random((3, 64, 64)) < 0.3
+    image = images.pixels_B3HW[1].permute(1, 2, 0).numpy()
+    assert np.array_equal(whole.rewards(images)[1](masks), ensemble.score(image, masks))
+
+
+def test_true_terms_reward_labelled_crops(data: PhaseData, ensemble: Ensemble) -> None:
+    """The reward is the weighted sum of the named terms; Dice where none is named."""
+    rng = np.random.default_rng(1)
+    masks = rng.random((4, 32, 32)) < 0.3
+    for terms in (None, {"cldice": 0.5, "recall": 2.0}):
+        (source,) = sources(spec(terms=terms), data.labelled, [], ensemble)
+        (crops,) = source.draw(rng, 2)
+        assert crops.truths_BHW is not None
+        scores = score(masks, crops.truths_BHW[0].numpy(), ["dice", "cldice", "recall"])
+        expected = scores["dice"] if terms is None else 0.5 * scores["cldice"] + 2 * scores["recall"]
+        assert np.allclose(source.rewards(crops)[0](masks), expected)
+
+
+def test_terms_of_both_kinds_add_up(data: PhaseData, ensemble: Ensemble) -> None:
+    """Where windows are equally large, counting and changing masks give together what one way alone would."""
+    rng = np.random.default_rng(2)
+    masks, bases = rng.random((1, 4, 32, 32)) < 0.3, rng.random((1, 32, 32)) < 0.3
+    found = []
+    for terms in ({"dice": 1.0}, {"cldice": 1.0}, {"dice": 1.0, "cldice": 1.0}):
+        (source,) = sources(spec(terms=terms), data.labelled, [], ensemble)
+        (crops,) = source.draw(np.random.default_rng(3), 1)
+        # One window, as large as the crop.
+        advantages = source.advantages(crops, masks, bases, "window", 64, _Unshifted())  # type: ignore[arg-type]
+        found.append(advantages[0])
+    assert np.allclose(found[0] + found[1], found[2])
+    assert all(not np.allclose(one, other) for one, other in pairwise(found))
+
+
+class _Unshifted:
+    """A generator that draws zeros."""
+
+    def integers(self, high: int) -> int:
+        return 0
