@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,23 +14,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from job import device as machines
-from job import segmenters, trust
 from job.candidate_at_work import CandidateAtWork, Photograph
+from job.candidate_segmenter import AS_BEFORE, Opening, open_segmenter, open_today
 from job.data.dataset import Dataset, Loaded, Sample, read_folder
-from job.data.image_names import ImageNames
 from job.data.images import pixel_digest, resize_image, resize_mask
 from job.errors import InputError, SpecError
 from job.evaluation import candidate as candidates
 from job.evaluation.candidate import Candidate, Prediction
 from job.exchange import Inbox, Outbox, find_folder, find_images, outbox
-from job.inputs import find_segmenter
 from job.logs import Output, ReportedProgress
 from job.measurement import Measurement
 from job.metrics.statistics import Interval, paired_uplift, patient_means, t_interval
 from job.progress import Progress
 from job.publish.local_run import local_run
 from job.reward.terms import METRICS, measure
-from job.segmenters.protocol import Segmenter
 from job.spec.runtime import RuntimeSpec
 from job.storage.local import write_atomic
 from job.storage.uris import parent_and_name
@@ -39,19 +35,6 @@ from job.storage.uris import parent_and_name
 COLUMNS = ("image", "mask", "action", "prompt", "postprocess", "quality", "low", "high", "review", "error")
 """Of predictions.csv; of an image that could not be read, all but the first and the last are empty."""
 PREDICTIONS = "predictions.csv"
-
-
-@dataclass(frozen=True)
-class Opening:
-    """How a candidate's segmenter is opened, where that differs from what its candidate.json says."""
-
-    uri: str | None = None
-    """Where it lies now."""
-    trust_code: str | None = None
-    """Digest of the code that the caller vouches for: what the candidate says of it counts for nothing."""
-
-
-AS_BEFORE = Opening()
 
 
 def evaluate(
@@ -78,6 +61,9 @@ def evaluate(
         machine = machines.prepare(RuntimeSpec.model_validate({"device": device}))
         candidate = _open(place, machine.device)
         at_work = _at_work(candidate, place, opening, machine, inbox, reporting)
+        if candidate.file.today_key is not None:
+            today = open_today(candidate, candidate.file.today_key, place, machine.device, inbox, reporting)
+            at_work = replace(at_work, today=today)
         root = inbox.bring(found)
         labelled = [sample for sample in read_folder(root) if sample.mask is not None][:max_samples]
         if not labelled:
@@ -247,37 +233,8 @@ def _at_work(
     reporting: Output,
 ) -> CandidateAtWork:
     names: dict[str, str] = {}
-    segmenter = _segmenter(candidate, place, opening, machine.device, inbox, reporting, names)
+    segmenter = open_segmenter(candidate, place, opening, machine.device, inbox, reporting, names)
     return CandidateAtWork(candidate, segmenter, names, machine.threads)
-
-
-def _segmenter(
-    candidate: Candidate,
-    place: str,
-    opening: Opening,
-    device: str,
-    inbox: Inbox,
-    reporting: Output,
-    names: Mapping[str, str],
-) -> Segmenter:
-    """Open a candidate's segmenter; `names`, by pixel digest, may grow with the images it is asked for."""
-    spec = trust.vouched_by(candidate.file.segmenter, opening.trust_code)
-    if opening.uri is not None:
-        spec = spec.model_copy(update={"uri": opening.uri})
-    elif candidate.file.segmenter_folder is not None:
-        spec = spec.model_copy(update={"uri": str(candidate.folder / candidate.file.segmenter_folder)})
-    found = find_segmenter(spec.uri, "--segmenter")
-    trust.require_vouched(spec, found, "--trust-code")
-    folder = inbox.bring(found)
-    # Weights of gigabytes are read for their digests once: to compare the key, and for the segmenter's own.
-    with TemporaryDirectory(prefix="digests-") as memory:
-        try:
-            segmenters.require_same(spec, folder, candidate.file.segmenter_key, Path(memory))
-        except InputError as error:
-            raise InputError(f"{place}: {error}", advice=error.advice) from error
-        return segmenters.load(
-            spec, folder, device, reporting.log, memory=Path(memory), names=ImageNames(lambda: names)
-        )
 
 
 def _means(rows: list[dict[str, float]], patients: Sequence[str]) -> dict[str, Interval]:

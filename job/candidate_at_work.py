@@ -39,6 +39,8 @@ class CandidateAtWork:
     segmenter: Segmenter
     names: MutableMapping[str, str]
     threads: int
+    today: Segmenter | None = None
+    """What the user has today, where the candidate's weights were trained: it makes the no-op's masks."""
 
     def each(
         self,
@@ -80,27 +82,35 @@ class CandidateAtWork:
         file = self.candidate.file
         with closing(read_ahead(read, samples, self.threads, _pixels)) as photographs:
             for batch in batches(photographs, file.segmenter.batch_size, _pixels):
-                answers = iter(self._segmented([one for one in batch if isinstance(one, Photograph)]))
+                readable = [one for one in batch if isinstance(one, Photograph)]
+                answers = iter(zip(self._segmented(readable), self._today(readable), strict=True))
                 for one in batch:
                     if isinstance(one, InputError):
                         yield nothing_to_do(one)
                     else:
-                        yield Begun(judges.submit(self._finished, one, next(answers), finish), _pixels(one))
+                        yield Begun(judges.submit(self._finished, one, *next(answers), finish), _pixels(one))
 
     def _segmented(self, photographs: Sequence[Photograph]) -> list[Segmentation]:
         images = [one.loaded.image for one in photographs]
         self.names.update((pixel_digest(one.loaded.image), one.sample.name) for one in photographs)
         return self.segmenter.segment(images, self.candidate.file.prompts) if images else []
 
+    def _today(self, photographs: Sequence[Photograph]) -> Sequence[Segmentation | None]:
+        if self.today is None or not photographs:
+            return [None] * len(photographs)
+        images = [one.loaded.image for one in photographs]
+        return self.today.segment(images, self.candidate.file.prompts[:1])
+
     def _finished(
         self,
         one: Photograph,
         segmentation: Segmentation,
+        today: Segmentation | None,
         finish: Callable[[Photograph, Prediction], R],
         task: Task,
     ) -> R:
         task.advance(0)
-        prediction = self.candidate.predict(one.loaded.image, segmentation, one.loaded.fov)
+        prediction = self.candidate.predict(one.loaded.image, segmentation, one.loaded.fov, today)
         return finish(one, prediction)
 
 

@@ -226,22 +226,22 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from job import apply_candidate
+    from job import apply_candidate, candidate_segmenter
 
     report = apply_candidate.evaluate(
         _place(options), options.data, max_samples=options.max_samples, device=options.device,
-        opening=apply_candidate.Opening(options.segmenter, options.trust_code),
+        opening=candidate_segmenter.Opening(options.segmenter, options.trust_code),
     )  # fmt: skip
     print(json.dumps(report.to_json(), indent=1) if options.format == "json" else report.to_text())
     return EXIT_OK
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from job import apply_candidate
+    from job import apply_candidate, candidate_segmenter
 
     summary = apply_candidate.predict(
         _place(options), options.images, options.output, device=options.device,
-        opening=apply_candidate.Opening(options.segmenter, options.trust_code),
+        opening=candidate_segmenter.Opening(options.segmenter, options.trust_code),
     )  # fmt: skip
     print(summary)
     return EXIT_OK

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from job import apply_candidate
-from job.apply_candidate import Opening, evaluate, predict
+from job.apply_candidate import evaluate, predict
+from job.candidate_segmenter import Opening, open_segmenter
 from job.data.images import read_mask, write_image
 from job.errors import InputError, SpecError
 from job.evaluation.candidate import Candidate, CandidateFile
@@ -80,7 +81,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> None:
     )  # fmt: skip
     shown = Candidate(file, lambda _, masks_BHW: np.full(len(masks_BHW), 0.8))
     monkeypatch.setattr(apply_candidate, "_open", lambda *_: shown)
-    monkeypatch.setattr(apply_candidate, "_segmenter", lambda *_: FakeSegmenter())
+    monkeypatch.setattr(apply_candidate, "open_segmenter", lambda *_: FakeSegmenter())
 
 
 def rows_of(output: Path) -> list[dict[str, Any]]:
@@ -254,8 +255,8 @@ def test_weights_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     spec = ClipsegSpec(kind="clipseg", uri=str(folder))
     key = content_key(spec, folder)
     hashed: list[str] = []
-    sha256 = file_digests._sha256
-    monkeypatch.setattr(file_digests, "_sha256", lambda path: hashed.append(path.name) or sha256(path))
+    sha256 = file_digests.sha256_file
+    monkeypatch.setattr(file_digests, "sha256_file", lambda path: hashed.append(path.name) or sha256(path))
     file = CandidateFile(
         name="noop", verdict="improved", segmenter=spec, segmenter_key=key, width=None, prompts=["vessels"],
         postprocess=[{"threshold": 0.5}], chooser="fixed", action=0, interval_halfwidth=0.1, confidence=0.9,
@@ -264,6 +265,6 @@ def test_weights_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     candidate = Candidate(file, lambda _, masks_BHW: np.full(len(masks_BHW), 0.8))
     reporting = Output(stream=io.StringIO())
     with closing(Inbox(SILENT, reporting.log)) as inbox:
-        segmenter = apply_candidate._segmenter(candidate, "x", Opening(), "cpu", inbox, reporting, {})
+        segmenter = open_segmenter(candidate, "x", Opening(), "cpu", inbox, reporting, {})
     assert segmenter.key == key
     assert sorted(hashed) == sorted(path.name for path in folder.iterdir())

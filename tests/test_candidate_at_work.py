@@ -15,7 +15,7 @@ from job.errors import InputError, Interrupted
 from job.evaluation.candidate import Candidate, CandidateFile, Prediction
 from job.progress import SILENT
 from job.spec.segmenter import PromptableUNetSpec
-from tests.segmenters.fakes import FakeSegmenter, photographs, segmentation_of
+from tests.segmenters.fakes import FakeSegmenter, SociableSegmenter, photographs, segmentation_of
 
 IMAGES = photographs(7)
 SAMPLES = [Sample(str(i), str(i), None, Path(f"{i}.png"), None, None) for i in range(7)]
@@ -117,3 +117,19 @@ def test_a_field_of_view_reaches_the_chooser(monkeypatch: pytest.MonkeyPatch) ->
     each(work, read=with_fov)
     assert len(seen) == 6
     assert all(one is fov for one in seen)
+
+
+def test_the_no_op_is_that_of_the_weights_before_training() -> None:
+    """Of a candidate whose segmenter was trained, "before" is what the user has, not the trained network."""
+    trained, segmenter = at_work()
+    today = SociableSegmenter()
+    plain, beside = each(trained), each(replace(trained, today=today))
+    differing = 0
+    for one, other in zip(plain, beside, strict=True):
+        if not isinstance(one, InputError) and not isinstance(other, InputError):
+            np.testing.assert_array_equal(other[1].mask_HW, one[1].mask_HW)
+            differing += bool((other[1].noop_HW != one[1].noop_HW).any())
+    assert differing
+    assert [n for n, _ in today.calls] == [3, 2, 1]
+    assert {prompts for _, prompts in today.calls} == {("vessels",)}
+    assert {prompts for _, prompts in segmenter.calls} == {("vessels", "major")}

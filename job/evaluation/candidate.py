@@ -1,6 +1,6 @@
 """What ships: a segmenter, a chooser of actions and a judge, loadable from one folder on any machine."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +53,8 @@ class CandidateFile(BaseModel):
     segmenter_folder: str | None = Field(None, pattern=r"^segmenter/[a-z0-9_]+$")
     """Folder beside this file with the checkpoint, where the job changed the segmenter's weights; null: it is
     where `segmenter` says."""
+    today_key: str | None = None
+    """Content key of `segmenter` where `segmenter_folder` takes its place: it makes the no-op's masks."""
     width: int | None = Field(ge=1, le=8192)
     """Width in pixels that images are worked on at; null: their own."""
     prompts: list[Prompt] = Field(min_length=1, max_length=256)
@@ -113,16 +115,19 @@ class Candidate:
         image_HWC: NDArray[np.uint8],
         segmentation: Segmentation,
         fov_HW: NDArray[np.bool_] | None = None,
+        today: Segmentation | None = None,
     ) -> Prediction:
         """Choose an action for an image (at the working width), make its mask and predict the mask's Dice.
 
         `fov_HW` is the field of view where the data set has one, as it had when the chooser was fitted; None
-        has it estimated.
+        has it estimated. `today` is what the segmenter said before its weights were changed, of the first
+        prompt at least: the no-op's mask is made of it, else of `segmentation`.
         """
         space, size = self.file.space, (image_HWC.shape[0], image_HWC.shape[1])
         action = self._choose(image_HWC, segmentation, fov_HW)
         mask_HW = apply(space, action, segmentation.logits_PHW, size)
-        noop_HW = apply(space, 0, segmentation.logits_PHW, size)
+        plain = replace(space, prompts=space.prompts[:1])
+        noop_HW = apply(plain, 0, (today or segmentation).logits_PHW[:1], size)
         quality = float(self._judged(image_HWC, mask_HW[None])[0])
         low, high = quality_interval(quality, self.file.interval_halfwidth)
         return Prediction(mask_HW, noop_HW, action, quality, low, high, quality < self.file.review_below)

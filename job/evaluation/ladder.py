@@ -136,7 +136,9 @@ def build(
     ]
     rungs += [_policy_rung(name, policy) for name, policy in policies.items()]
     rungs += [_tuned_rung(name, rows, labels) for name, rows in (tuned or {}).items()]
-    rungs.append(Rung(ORACLE, "best action per image, with the truth in hand", _oracle, can_ship=False))
+    of_masks = " among the masks before weights were trained" if tuned else ""
+    oracle = f"best action per image{of_masks}, with the truth in hand"
+    rungs.append(Rung(ORACLE, oracle, _oracle, can_ship=False))
     return Ladder(tuple(rungs), observer, ridge, dict(policies))
 
 

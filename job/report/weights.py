@@ -57,7 +57,8 @@ def phase_curves(phases: Sequence[PhaseSummary]) -> list[LineChart]:
                 candidate_name(phase.name),
                 [row["step"] for row in phase.curve],
                 series,
-                note=f"{ENDED.get(phase.ended, phase.ended)}; step {phase.best_step:,} was kept",
+                note=f"{ENDED.get(phase.ended, phase.ended)}; step {phase.best_step:,} was kept,"
+                f" with {figure(phase.best_dice)}",
                 marker=float(phase.best_step),
             )
         )

@@ -80,8 +80,6 @@ class JobSpec(Section):
     @field_validator("finetune", mode="before")
     @classmethod
     def _algorithm_has_a_default(cls, value: object) -> object:
-        if isinstance(value, list):
-            return [cls._algorithm_has_a_default(phase) for phase in value]
         if isinstance(value, dict) and "algorithm" not in value:
             return {"algorithm": "ppo", **value}
         return value
@@ -125,13 +123,13 @@ class JobSpec(Section):
                 f' {self.segmenter.kind}; write {{"algorithm": "ppo"}}',
                 "finetune",
             )
-        prompts = [phase.prompt for _, phase in self.weight_phases if phase.prompt is not None]
-        unknown = [prompt for prompt in prompts if prompt not in self.actions.prompts]
-        if unknown:
-            raise broken_rule(
-                f"the prompt {shorten(unknown[0])!r} of a phase is not in actions.prompts: add it there",
-                "finetune",
-            )
+        for i, phase in enumerate(self._phases):
+            prompt = None if isinstance(phase, FinetuneSpec) else phase.prompt
+            if prompt is not None and prompt not in self.actions.prompts:
+                at = ("finetune", i) if isinstance(self.finetune, list) else ("finetune",)
+                raise broken_rule(
+                    f"{shorten(prompt)!r} is not in actions.prompts: add it there", *at, "prompt"
+                )
         return self
 
     @model_validator(mode="after")

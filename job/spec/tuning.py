@@ -19,7 +19,7 @@ class TuningSpec(Section):
     batch_size: int = Field(4, ge=1, le=1024)
     """Crops a step."""
     crop: int | None = Field(256, ge=32, le=4096)
-    """Side of the square crops in pixels; null: whole images."""
+    """Side of the square crops in pixels, at most the image's; null: whole images."""
     learning_rate: float = Field(1e-3, gt=0.0, le=1.0)
     """Adam's largest step size."""
     weight_decay: float = Field(1e-4, ge=0.0, le=1.0)

@@ -11,8 +11,7 @@ LEARNING: tuple[Stage, ...] = (pull.STAGE, table.STAGE, reward.STAGE, audit.STAG
 def stages_of(spec: JobSpec) -> tuple[Stage, ...]:
     """Return the stages of a job, in order, but for publish, which is never taken over.
 
-    Phases of weights bring a stage, and so does a promotion.
+    Each phase of weights is a stage, and so is a promotion.
     """
-    tuning = (weights.STAGE,) if spec.weight_phases else ()
     promoting = (challenge.STAGE,) if spec.promote.when == "better" else ()
-    return (*LEARNING, *tuning, evaluate.STAGE, *promoting)
+    return (*LEARNING, *weights.stages(spec), evaluate.STAGE, *promoting)

@@ -133,7 +133,7 @@ def _step(
         if not math.isfinite(value):
             raise InvalidResult(
                 f"{name} diverged at step {state.step + 1} of {spec.steps}: {what} is {value}",
-                advice=f"lower finetune.learning_rate of the phase {name} (now {spec.learning_rate:g})",
+                advice=f"lower learning_rate of the phase {name} in finetune (now {spec.learning_rate:g})",
             )
     optimizer.step()
     state.step, state.n_summed = state.step + 1, state.n_summed + 1
@@ -168,7 +168,7 @@ def _look(
     if not all(math.isfinite(value) for value in row.values()):
         raise InvalidResult(
             f"{name} diverged by step {state.step} of {spec.steps}: {row}",
-            advice=f"lower finetune.learning_rate of the phase {name} (now {spec.learning_rate:g})",
+            advice=f"lower learning_rate of the phase {name} in finetune (now {spec.learning_rate:g})",
         )
     looks = state.looks
     looks.gold.append(gold_P)

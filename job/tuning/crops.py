@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from job.data.dataset import Loaded
 
+LEAST_SIDE = 16
+"""Smaller images are padded with black: networks halve them a few times, and normalise what is left."""
 _MEMORY_BYTES = 2**30
 """Decoded images are kept up to this many bytes; what is beyond is decoded again each time."""
 _ROTATION = math.radians(15)
@@ -31,8 +33,8 @@ class Crops:
 class CropSource:
     """Draws crops from images; equal generators give equal crops.
 
-    With `side` null whole images are drawn, which may differ in size: a batch then comes in several parts.
-    A crop that reaches beyond its image is black there, and its truth empty.
+    With `side` null whole images are drawn. Of an image that is smaller, a crop has the size: black borders
+    would teach that, and not vessels. A batch of several sizes comes in several parts.
     """
 
     def __init__(self, images: Sequence[Loaded], side: int | None, *, augment: bool) -> None:
@@ -94,15 +96,14 @@ def relit(pixels_3HW: Tensor, rng: np.random.Generator) -> Tensor:
 def _cut(
     rng: np.random.Generator, pixels: Tensor, truth: Tensor | None, side: int | None
 ) -> tuple[Tensor, Tensor | None]:
-    if side is None:
-        return pixels, truth
     height, width = pixels.shape[-2:]
-    pad = (0, max(0, side - width), 0, max(0, side - height))
-    top = int(rng.integers(max(0, height - side) + 1))
-    left = int(rng.integers(max(0, width - side) + 1))
+    high, wide = _size(pixels, side)
+    pad = (0, max(0, wide - width), 0, max(0, high - height))
+    top = int(rng.integers(max(0, height - high) + 1))
+    left = int(rng.integers(max(0, width - wide) + 1))
 
     def cut(x: Tensor) -> Tensor:
-        return F.pad(x, pad)[..., top : top + side, left : left + side]
+        return F.pad(x, pad)[..., top : top + high, left : left + wide]
 
     return cut(pixels), None if truth is None else cut(truth)
 
@@ -110,27 +111,37 @@ def _cut(
 def _warped(
     rng: np.random.Generator, pixels: Tensor, truth: Tensor | None, side: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Cut a square of `side` pixels after a small rotation and a change of scale, both about its centre."""
+    """Cut a crop of `side` pixels after a small rotation and a change of scale, both about its centre."""
     height, width = pixels.shape[-2:]
+    high, wide = _size(pixels, side)
     angle, scale = rng.uniform(-_ROTATION, _ROTATION), math.exp(rng.uniform(-_SCALE, _SCALE))
-    centre_y = _centre(rng, height, side * scale)
-    centre_x = _centre(rng, width, side * scale)
-    steps = (torch.arange(side, dtype=torch.float32) - (side - 1) / 2) * scale
-    y_HW = centre_y + math.cos(angle) * steps[:, None] + math.sin(angle) * steps[None]
-    x_HW = centre_x - math.sin(angle) * steps[:, None] + math.cos(angle) * steps[None]
+    centre_y = _centre(rng, height, high * scale)
+    centre_x = _centre(rng, width, wide * scale)
+    down = (torch.arange(high, dtype=torch.float32) - (high - 1) / 2)[:, None] * scale
+    right = (torch.arange(wide, dtype=torch.float32) - (wide - 1) / 2)[None] * scale
+    y_HW = centre_y + math.cos(angle) * down + math.sin(angle) * right
+    x_HW = centre_x - math.sin(angle) * down + math.cos(angle) * right
     # Only what is looked at is made float: images may be much larger than crops.
     top, bottom = max(0, int(y_HW.min())), min(height, int(y_HW.max()) + 2)
-    left, right = max(0, int(x_HW.min())), min(width, int(x_HW.max()) + 2)
+    left, end = max(0, int(x_HW.min())), min(width, int(x_HW.max()) + 2)
     grid_HW2 = torch.stack(
-        [(x_HW - left + 0.5) * 2 / (right - left) - 1, (y_HW - top + 0.5) * 2 / (bottom - top) - 1], dim=-1
+        [(x_HW - left + 0.5) * 2 / (end - left) - 1, (y_HW - top + 0.5) * 2 / (bottom - top) - 1], dim=-1
     )
 
     def sampled(x_CHW: Tensor) -> Tensor:
-        part = x_CHW[:, top:bottom, left:right].to(torch.float32)[None]
+        part = x_CHW[:, top:bottom, left:end].to(torch.float32)[None]
         return F.grid_sample(part, grid_HW2[None], mode="bilinear", align_corners=False)[0]
 
     warped = sampled(pixels).round().clamp(0, 255).to(torch.uint8)
     return warped, None if truth is None else sampled(truth[None])[0] > 0.5
+
+
+def _size(pixels: Tensor, side: int | None) -> tuple[int, int]:
+    height, width = pixels.shape[-2:]
+    return (
+        max(LEAST_SIDE, height if side is None else min(side, height)),
+        max(LEAST_SIDE, width if side is None else min(side, width)),
+    )
 
 
 def _centre(rng: np.random.Generator, length: int, seen: float) -> float:

@@ -2,14 +2,18 @@
 
 import csv
 import json
+import shutil
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from job.data.dataset import read_folder
 from job.publish.local_run import local_run
+from job.table import ActionTable
 from tests.e2e.attempts import Attempt
 from tests.e2e.child import TINY, Finished, run_job
 from tests.e2e.survival import start_locally
@@ -84,12 +88,21 @@ def test_what_ships_predicts_with_its_own_weights(tuned: Tuned, tmp_path: Path) 
         )
         assert done.code == 0, done.stderr
         if file["segmenter_folder"] is not None:
-            (moved / file["segmenter_folder"] / "config.json").unlink()
+            config = moved / file["segmenter_folder"] / "config.json"
+            config.rename(tmp_path / "config.json")
             broken = run_job(
                 "predict", str(moved), str(pictures), "--output", str(tmp_path / "none"), cwd=tmp_path
             )
             assert broken.code == 3, broken.stderr
             assert "config.json" in broken.stderr
+            assert "segmenter.kind" not in broken.stderr
+            config.write_text((tmp_path / "config.json").read_text() + "\n")
+            other = run_job(
+                "predict", str(moved), str(pictures), "--output", str(tmp_path / "none"), cwd=tmp_path
+            )
+            assert other.code == 4, other.stderr
+            assert str(config.parent) in other.stderr
+            (tmp_path / "config.json").rename(config)
     finally:
         moved.rename(tuned.folder)
     with (tmp_path / "masks" / "predictions.csv").open() as file_:
@@ -98,19 +111,54 @@ def test_what_ships_predicts_with_its_own_weights(tuned: Tuned, tmp_path: Path) 
     assert {row["error"] for row in rows} == {""}
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
-def test_a_phase_goes_on_where_it_was_interrupted(tuned: Tuned, tmp_path: Path, name: str) -> None:
+def test_evaluate_compares_with_what_the_user_has(tuned: Tuned) -> None:
+    """Not with the trained network's own no-op: on the job's images they score what the job says of them."""
+    file = json.loads((tuned.folder / "candidate.json").read_text())
+    assert file["today_key"] == tuned.done.info["segmenter"]["key"]
+    data = next((tuned.place / "output" / "stages" / "pull").glob("*/dataset"))
+    done = run_job("evaluate", str(tuned.folder), "--data", str(data), "--format", "json", cwd=tuned.place)
+    assert done.code == 0, done.stderr
+    found = json.loads(done.stdout)
+    images = [s.name for s in read_folder(data)]
+    test = tuned.done.info["results"]["images"]
+    assert found["images"] == len(images) == 16
+    # Six of the sixteen are the job's test images; the others' no-op Dice stands in the action table.
+    table = ActionTable.load(tuned.place / tuned.done.stage("table"))
+    dice = {name: float(table.scores["dice"][i, 0]) for i, name in enumerate(table.names)}
+    dice |= {one["name"]: one["before"]["dice"] for one in test}
+    assert found["before"]["dice"]["mean"] == pytest.approx(
+        np.mean([dice[name] for name in images]), abs=2e-3
+    )
+
+
+def test_another_setting_of_a_phase_leaves_the_phases_before_it(tuned: Tuned) -> None:
+    """What they trained is taken over, as any finished stage."""
+    phases = [*PHASES[:2], {**PHASES[2], "steps": 4}]
+    settings = ["--set", "runtime.threads=1", "--set", f"finetune={json.dumps(phases)}"]
+    done = run_job(TINY, "--run-id", "other", *settings, cwd=tuned.place)
+    assert done.code == 0, done.stderr
+    begun = [event["stage"] for event in done.named("stage.started")]
+    assert begun == ["grpo", "evaluate"]
+
+
+@pytest.mark.parametrize(("name", "phase"), [("SIGTERM", "sft"), ("SIGKILL", "grpo")])
+def test_a_phase_goes_on_where_it_was_interrupted(
+    tuned: Tuned, tmp_path: Path, name: str, phase: str
+) -> None:
     """The resumed run has the digest of the one that nobody disturbed."""
+    for stage in ("pull", "table", "reward", "audit", "finetune"):  # what is before the phases is known
+        shutil.copytree(tuned.place / "output" / "stages" / stage, tmp_path / "output" / "stages" / stage)
 
     def start() -> Attempt:
         return start_locally(TINY, tmp_path, *SETTINGS)
 
     first = start()
-    assert first.wait_for("phase.started", phase="grpo")
+    assert first.wait_for("phase.step", phase=phase)
     first.send(signal.Signals[name])
     assert first.end() == (75 if name == "SIGTERM" else -9)
     second = start()
     assert second.end() == 0, second.stderr
+    assert not second.named("stage.started", stage="finetune")
     done = local_run(str(tmp_path / "output" / "runs" / "tiny"))
     wanted = json.loads((tuned.folder / "training_info.json").read_text())["results_digest"]
     assert json.loads((done / "training_info.json").read_text())["results_digest"] == wanted
