@@ -19,6 +19,7 @@ each.
 """
 
 import errno
+import resource
 
 from job import container
 
@@ -166,7 +167,9 @@ def _device_error(error: BaseException) -> DeviceError | None:
 def _memory_error(error: BaseException) -> TryAgain | None:
     is_known = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
     is_told = _has(str(error), _MEMORY_WORDS) or _first_line(str(error)) == _NO_PRIMITIVE
-    if not is_known and not (isinstance(error, _MEMORY_TYPES) and is_told):
+    # Python's own words where an allocation failed and nobody said so; a defect where memory has no limit.
+    is_silent = isinstance(error, SystemError) and "without exception set" in str(error) and _is_limited()
+    if not is_known and not is_silent and not (isinstance(error, _MEMORY_TYPES) and is_told):
         return None
     return TryAgain(
         f"out of memory: {_first_line(str(error)) or 'no more can be had'}",
@@ -174,6 +177,10 @@ def _memory_error(error: BaseException) -> TryAgain | None:
         " segmenter.batch_size, reward.network.batch_size or finetune.batch_size; then run the same command:"
         " it goes on from what is saved",
     )
+
+
+def _is_limited() -> bool:
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def _has(text: str, words: tuple[str, ...]) -> bool:

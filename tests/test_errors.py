@@ -2,6 +2,7 @@
 
 import errno
 import re
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,3 +118,15 @@ def test_the_page_shows_every_error_with_its_code() -> None:
         if isinstance(kind, type) and issubclass(kind, JobError) and kind is not JobError
     }
     assert shown == held
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_python_fails_without_a_word_where_memory_is_limited(
+    limited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An allocation failed within C code that does not say so; without any limit it is a defect."""
+    limit = 60_000_000 if limited else resource.RLIM_INFINITY
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, resource.RLIM_INFINITY))
+    told = meaning(SystemError("error return without exception set"))
+    assert isinstance(told, TryAgain) == limited
+    assert meaning(SystemError("bad argument to internal function")) is None
