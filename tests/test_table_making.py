@@ -304,7 +304,7 @@ def test_a_segmenter_that_fails_ends_the_scoring_too(
 
     def endless(*of_image: object) -> Row:
         begun.set()
-        task = of_image[-1]
+        task = of_image[-2]
         while True:
             task.advance(0)  # type: ignore[attr-defined]
 

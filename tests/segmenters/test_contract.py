@@ -1,5 +1,6 @@
 """What every kind of segmenter promises, held against all of them through the door that a spec uses."""
 
+import io
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,13 +10,13 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-import structlog
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from safetensors.numpy import load_file, save_file
 
 from job import segmenters
 from job.data.image_names import ImageNames, index
+from job.logs import Output
 from job.segmenters import Segmenter
 from job.segmenters.promptable_unet.adapter import EMBEDDED_CHECKPOINT
 from job.segmenters.remote_code import trust_digest
@@ -64,7 +65,7 @@ class Case:
 
     def load(self, **changes: Any) -> Segmenter:
         names = ImageNames(lambda: index(pictures().items()))
-        log = structlog.stdlib.get_logger()
+        log = Output(stream=io.StringIO()).log
         return segmenters.load(self.spec(**changes), self.folder, "cpu", log, names=names)
 
 

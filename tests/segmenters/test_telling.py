@@ -1,13 +1,14 @@
 """What segmenters tell besides masks reaches who asks, through every guard."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import structlog
 
 from job import segmenters
+from job.logs import Output
 from job.segmenters import telling
 from job.segmenters.remote_code import trust_digest
 from job.segmenters.sa2va import reference
@@ -19,7 +20,7 @@ from tests.segmenters.sa2va.stand_in import NONE, SURE, make
 def load(folder: Path, reply: Any = SURE) -> segmenters.Segmenter:
     made = make(folder / "model", reply)
     spec = Sa2vaSpec(kind="sa2va", uri="model", dtype="float32", trust_code=trust_digest(made))
-    return segmenters.load(spec, made, "cpu", structlog.stdlib.get_logger())
+    return segmenters.load(spec, made, "cpu", Output(stream=io.StringIO()).log)
 
 
 def test_a_plain_segmenter_has_nothing_to_tell() -> None:

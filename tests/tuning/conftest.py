@@ -1,14 +1,15 @@
 """Small images, a short course, and rooms for phases."""
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 import torch
 
 from job.data.dataset import Loaded
 from job.data.fundus import sample
+from job.logs import Output
 from job.segmenters.promptable_unet.adapter import EMBEDDED_CHECKPOINT
 from job.segmenters.promptable_unet.trainable import TrainablePromptableUNet, open_trainable
 from job.tuning.phase import PhaseData, PhaseRoom
@@ -43,7 +44,7 @@ def data(images: list[Loaded]) -> PhaseData:
 def room(tmp_path: Path) -> PhaseRoom:
     """A silent room on the CPU."""
     return PhaseRoom(
-        seed=3, device="cpu", log=structlog.stdlib.get_logger(), resume_folder=tmp_path / "resume"
+        seed=3, device="cpu", log=Output(stream=io.StringIO()).log, resume_folder=tmp_path / "resume"
     )
 
 
