@@ -9,11 +9,12 @@ from job import stopping, verbs
 def main() -> int:
     """Run the command line and return its exit code."""
     try:
-        return _run()
+        exit_code = _run()
     except Exception as error:  # an installation that is not whole, a machine without memory
         from job import last_words
 
-        return last_words.say(error)
+        exit_code = last_words.say(error)
+    return stopping.leave(exit_code)
 
 
 def _run() -> int:
@@ -29,7 +30,7 @@ def _run() -> int:
     from job import channels, cli
 
     channels.guard()
-    return stopping.leave(cli.main(sys.argv[1:]))
+    return cli.main(sys.argv[1:])
 
 
 def _open_standard_streams() -> None:

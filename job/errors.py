@@ -146,6 +146,7 @@ _MEMORY_WORDS = (
 )  # fmt: skip
 _NO_PRIMITIVE = "could not create a primitive"
 """All that oneDNN says; what it cannot do at all is "... a primitive descriptor for ..."."""
+_SILENT_WORDS = ("without exception set", "without setting an exception")
 _MEMORY_TYPES = (RuntimeError, OSError, ImportError)
 
 
@@ -168,11 +169,11 @@ def _memory_error(error: BaseException) -> TryAgain | None:
     is_known = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
     is_told = _has(str(error), _MEMORY_WORDS) or _first_line(str(error)) == _NO_PRIMITIVE
     # Python's own words where an allocation failed and nobody said so; a defect where memory has no limit.
-    is_silent = isinstance(error, SystemError) and "without exception set" in str(error) and _is_limited()
+    is_silent = isinstance(error, SystemError) and _has(str(error), _SILENT_WORDS) and _is_limited()
     if not is_known and not is_silent and not (isinstance(error, _MEMORY_TYPES) and is_told):
         return None
     return TryAgain(
-        f"out of memory: {_first_line(str(error)) or 'no more can be had'}",
+        f"out of memory: {_telling_line(str(error)) or 'no more can be had'}",
         advice="raise the memory limit (of a Pod: resources.limits.memory), or lower data.width,"
         " segmenter.batch_size, reward.network.batch_size or finetune.batch_size; then run the same command:"
         " it goes on from what is saved",
@@ -185,6 +186,11 @@ def _is_limited() -> bool:
 
 def _has(text: str, words: tuple[str, ...]) -> bool:
     return any(word.lower() in text.lower() for word in words)
+
+
+def _telling_line(text: str) -> str:
+    """Return the line that says that memory ran out (numpy's errors are pages), else the first."""
+    return next((line.strip() for line in text.splitlines() if _has(line, _MEMORY_WORDS)), _first_line(text))
 
 
 def _first_line(text: str) -> str:

@@ -125,13 +125,14 @@ def failure() -> Exception | None:
 
 
 def leave(exit_code: int) -> int:
-    """Return the exit code, but of a process that was told to stop: that one ends here.
+    """Return the exit code, but of a process that was told to stop or lacks something: that one ends here.
 
-    Its threads may be in requests that a silent store does not answer, and nobody waits for them.
+    Its threads may be in requests that a silent store does not answer, and nobody waits for them. Without
+    memory, or with a broken device, Python would crash as it takes itself down, and the exit code be lost.
     """
-    from job.errors import DeadlineReached, Interrupted
+    from job.errors import DeadlineReached, DeviceError, Interrupted, TryAgain
 
-    if exit_code in (Interrupted.exit_code, DeadlineReached.exit_code):
+    if exit_code in {kind.exit_code for kind in (Interrupted, DeadlineReached, TryAgain, DeviceError)}:
         _exit(exit_code)
     # Python restores the default handlers some time before it ends: a signal would then kill a process that
     # has done its work.
@@ -222,7 +223,7 @@ def _exit(exit_code: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError):  # nobody reads it
+        except (OSError, ValueError, MemoryError):  # nobody reads it, or nothing is left to write it with
             continue
     os._exit(exit_code)
 

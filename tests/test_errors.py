@@ -127,6 +127,13 @@ def test_python_fails_without_a_word_where_memory_is_limited(
     """An allocation failed within C code that does not say so; without any limit it is a defect."""
     limit = 60_000_000 if limited else resource.RLIM_INFINITY
     monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, resource.RLIM_INFINITY))
-    told = meaning(SystemError("error return without exception set"))
-    assert isinstance(told, TryAgain) == limited
+    for silence in ("error return without exception set", "f returned NULL without setting an exception"):
+        assert isinstance(meaning(SystemError(silence)), TryAgain) == limited
     assert meaning(SystemError("bad argument to internal function")) is None
+
+
+def test_of_a_page_about_memory_the_line_that_says_so_is_told() -> None:
+    """numpy's errors of import open with advice that has nothing to do with it."""
+    page = "\nIMPORTANT: PLEASE READ\n\nOriginal error was: x.so: failed to map segment from shared object\n"
+    told = str(meaning(ImportError(page)))
+    assert told == "out of memory: Original error was: x.so: failed to map segment from shared object"
