@@ -27,7 +27,7 @@ from job.segmenters.promptable_unet.adapter import EMBEDDED_CHECKPOINT
 from job.segmenters.promptable_unet.trainable import TrainablePromptableUNet, open_trainable
 from job.spec.actions import DEFAULT_PROMPTS
 from job.spec.tuning import GrpoSpec, SftSpec
-from job.tuning.gold import patients_dice
+from job.tuning.gold import patients_scores
 from job.tuning.grpo import train_grpo
 from job.tuning.phase import PhaseData, PhaseResult, PhaseRoom
 from job.tuning.sft import train_sft
@@ -66,7 +66,7 @@ def main() -> None:
             row = f"{name:<24} seed {seed}  {steps:>5} steps of {step_s:.2f} s  {result.ended:<15}"
             row += f"validation {result.start_gold:.4f} -> {result.best_gold:.4f}"
             if options.test:
-                test = patients_dice(model, _data(options, options.test), 0.0, SILENT_TASK)
+                test = patients_scores(model, _data(options, options.test), SILENT_TASK, ["dice"])["dice"]
                 row += f"  test {test.mean():.4f}"
             print(f"{row}  ({time.process_time() - started:.0f} s with looks)", flush=True)
             found.append(result.best_gold)

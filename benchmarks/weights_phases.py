@@ -8,7 +8,6 @@ from job.data.dataset import Loaded
 from job.progress import Task
 from job.segmenters.trainable import Trainable
 from job.spec.tuning import GrpoSpec, SftSpec
-from job.training_state import Arrays
 from job.tuning import course
 from job.tuning.crops import Crops, CropSource
 from job.tuning.grpo import _Reinforced
@@ -39,7 +38,7 @@ def train_unguarded(spec: GrpoSpec, model: Trainable, data: PhaseData, room: Pha
     return course.run(spec, blind, _Reinforced(spec, model, data, room), model, data, room, "unguarded")
 
 
-class _Student:
+class _Student(course.Supervised):
     """A `course.Learner`."""
 
     def __init__(
@@ -69,15 +68,6 @@ class _Student:
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return {"loss": total}
-
-    def look(self, task: Task) -> course.Seen:
-        return course.Seen(np.zeros(0), {})
-
-    def state(self) -> Arrays:
-        return {}
-
-    def restore(self, arrays: Arrays) -> None:
-        pass
 
     def _loss(self, crops: Crops, where_BHW: Tensor | None) -> Tensor:
         assert crops.truths_BHW is not None

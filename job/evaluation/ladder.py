@@ -29,8 +29,8 @@ EXACT = "exact"
 PPO = "ppo"
 ORACLE = "oracle"
 TUNED = {
-    "sft": "supervised fine-tuning of the segmenter, then ",
-    "grpo": "GRPO on the segmenter's weights, then ",
+    "sft": "weights trained on masks, and for all images: ",
+    "grpo": "weights trained by reward, and for all images: ",
 }
 """Algorithm of a phase that changes weights -> what its candidate does, before the action's label."""
 OTHER_STARTS = {"prior": "ppo_random_start", "random": "ppo_prior_start"}

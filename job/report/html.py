@@ -59,7 +59,7 @@ def render_html(info: TrainingInfo, panels: Mapping[str, Panel]) -> str:
             words=VERDICTS[results.verdict.verdict],
             ships=summary.ships(info),
             to_decide=summary.what_would_decide(results.verdict),
-            learned=summary.learned(results.verdict, significance),
+            learned=summary.learned(info),
             experiments=summary.experiments(info),
             contest=contest(info),
             drift=drift_view(info),

@@ -42,8 +42,9 @@ class ExperimentAnswer:
 
 @dataclass(frozen=True)
 class Learned:
-    """Answer (b) in figures: the policy against the best fixed action."""
+    """Answer (b) in figures: what was learned against the best fixed action."""
 
+    name: str
     judgement: Judgement
     mean: str
     images: str
@@ -152,12 +153,11 @@ def what_would_decide(verdict: Verdict) -> str | None:
     )
 
 
-def learned(verdict: Verdict, significance: float = SIGNIFICANCE) -> Learned | None:
-    """Return what learning added over the best fixed action; None where nothing was learned."""
-    uplift = verdict.vs_best_fixed
-    if uplift is None:
-        return None
-    return Learned(judge(uplift, uplift.p_value, significance), signed(uplift.mean), wins_and_losses(uplift))
+def learned(info: TrainingInfo) -> list[Learned]:
+    """Return what the policy, and each phase of weights, added over the best fixed action."""
+    names = ["ppo", *(phase.name for phase in info.weights)]
+    rows = [row for row in info.results.ladder if row.candidate in names]
+    return [_learned(row, significance(info)) for row in rows]
 
 
 def experiments(info: TrainingInfo) -> list[ExperimentAnswer]:
@@ -188,6 +188,16 @@ def significance(info: TrainingInfo) -> float:
     """Return the largest p value that counts as shown: what the run's intervals leave out."""
     confidence = info.spec.get("evaluate", {}).get("confidence")
     return SIGNIFICANCE if confidence is None else round(1 - confidence, 9)
+
+
+def _learned(row: LadderRow, significance: float) -> Learned:
+    uplift = row.vs_best_fixed
+    return Learned(
+        candidate_name(row.candidate),
+        judge(uplift, uplift.p_value, significance),
+        signed(uplift.mean),
+        wins_and_losses(uplift),
+    )
 
 
 def _answer(name: Experiment, row: LadderRow | None, significance: float) -> ExperimentAnswer:

@@ -31,7 +31,7 @@ def phases_sentence(phases: Sequence[PhaseSummary]) -> str:
     if not phases:
         return ""
     prompts = list(dict.fromkeys(phase.prompt for phase in phases))
-    asked = " and ".join(f"“{prompt}”" for prompt in prompts)
+    asked = " and ".join(f"“{prompt.rstrip('.')}”" for prompt in prompts)
     hacked = [candidate_name(phase.name) for phase in phases if phase.ended == "reward_hacking"]
     told = f"Weights were trained for {asked}. {NOTE}"
     if hacked:

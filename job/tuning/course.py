@@ -18,7 +18,7 @@ from job.storage.digests import tensors_digest
 from job.training_state import Arrays
 from job.tuning import guards
 from job.tuning.gold import patients_scores
-from job.tuning.phase import PhaseData, PhaseResult, PhaseRoom
+from job.tuning.phase import DEFAULT_TERMS, PhaseData, PhaseResult, PhaseRoom
 from job.tuning.resume import PhaseFile, State
 
 _RISING = 0.05
@@ -57,6 +57,24 @@ class Learner(Protocol):
         """Put back what `state` returned."""
 
 
+class Supervised:
+    """What a `Learner` without an objective beside its loss has: true Dice alone says how it goes."""
+
+    worth: Mapping[str, float] = DEFAULT_TERMS
+    slack = 0.0
+
+    def look(self, task: Task) -> Seen:
+        """See nothing."""
+        return Seen(np.zeros(0), {})
+
+    def state(self) -> Arrays:
+        """Keep nothing."""
+        return {}
+
+    def restore(self, arrays: Arrays) -> None:
+        """Put nothing back."""
+
+
 def run(
     spec: TuningSpec,
     limits: guards.Limits,
@@ -71,37 +89,120 @@ def run(
     A call that goes on from what an interrupted one left in `room.resume_folder` ends with the same bits on
     a CPU. Raises InvalidResult when training diverges, and what `room.progress` raises.
     """
-    parameters = list(model.parameters().values())
-    optimizer = torch.optim.AdamW(parameters, spec.learning_rate, weight_decay=spec.weight_decay)
-    state = State(best=model.state())
-    file = PhaseFile(room.resume_folder, _key(spec, state, data, room, name))
-    state.looks.slack = learner.slack
-    if (own := file.load(state, model, optimizer)) is not None:
-        learner.restore(own)
-    with room.progress.task(f"{name} of the segmenter", spec.steps, "step") as task:
-        try:
-            task.advance(state.step)
-            while state.ended is None:
-                if _is_look_due(state, spec):
-                    _look(state, spec, limits, learner, model, data, room, task, name)
-                    file.save(state, model, optimizer, learner.state())
-                if state.ended is None:
-                    figures = _step(state, spec, learner, optimizer, parameters, task, name)
-                    task.advance(1, **figures)
-        except (Interrupted, DeadlineReached):
-            file.save(state, model, optimizer, learner.state())
-            raise
-    model.load_state(state.best)
-    gold = [float(gold_P.mean()) for gold_P in state.looks.gold]
-    best = state.looks.best
-    return PhaseResult(
-        steps=state.step,
-        best_step=int(state.curve[best]["step"]),
-        start_gold=gold[0],
-        best_gold=gold[best],
-        ended=state.ended,
-        curve=state.curve,
-    )
+    return _Course(spec, limits, learner, model, data, room, name).run()
+
+
+@dataclass(frozen=True)
+class _Course:
+    spec: TuningSpec
+    limits: guards.Limits
+    learner: Learner
+    model: Trainable
+    data: PhaseData
+    room: PhaseRoom
+    name: str
+
+    def run(self) -> PhaseResult:
+        spec, model, learner = self.spec, self.model, self.learner
+        parameters = list(model.parameters().values())
+        optimizer = torch.optim.AdamW(parameters, spec.learning_rate, weight_decay=spec.weight_decay)
+        state = State(best=model.state())
+        file = PhaseFile(self.room.resume_folder, self._key(state))
+        state.looks.slack = learner.slack
+        if (own := file.load(state, model, optimizer)) is not None:
+            learner.restore(own)
+        with self.room.progress.task(f"{self.name} of the segmenter", spec.steps, "step") as task:
+            try:
+                task.advance(state.step)
+                while state.ended is None:
+                    if _is_look_due(state, spec):
+                        self._look(state, task)
+                        file.save(state, model, optimizer, learner.state())
+                    if state.ended is None:
+                        figures = self._step(state, optimizer, parameters, task)
+                        task.advance(1, **figures)
+            except (Interrupted, DeadlineReached):
+                file.save(state, model, optimizer, learner.state())
+                raise
+        model.load_state(state.best)
+        gold = [float(gold_P.mean()) for gold_P in state.looks.gold]
+        best = state.looks.best
+        return PhaseResult(
+            steps=state.step,
+            best_step=int(state.curve[best]["step"]),
+            start_gold=gold[0],
+            best_gold=gold[best],
+            ended=state.ended,
+            curve=state.curve,
+        )
+
+    def _step(
+        self,
+        state: State,
+        optimizer: torch.optim.Optimizer,
+        parameters: list[torch.nn.Parameter],
+        task: Task,
+    ) -> dict[str, float]:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(state.step, self.spec)
+        optimizer.zero_grad()
+        figures = self.learner.step(state.step, task)
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.spec.max_grad_norm))
+        for what, value in (("the loss", figures["loss"]), ("the gradient's norm", norm)):
+            if not math.isfinite(value):
+                raise self._diverged(f"at step {state.step + 1} of {self.spec.steps}: {what} is {value}")
+        optimizer.step()
+        state.step, state.n_summed = state.step + 1, state.n_summed + 1
+        for key, value in figures.items():
+            state.sums[key] = state.sums.get(key, 0.0) + value
+        return figures
+
+    def _look(self, state: State, task: Task) -> None:
+        learner = self.learner
+        terms = list(dict.fromkeys(["dice", *learner.worth]))
+        scores = patients_scores(self.model, self.data, task, terms)
+        gold_P = scores["dice"]
+        worth = float(combine({term: scores[term].mean() for term in learner.worth}, learner.worth))
+        seen = learner.look(task)
+        row = {"step": float(state.step), "gold": float(gold_P.mean())}
+        if len(seen.proxy):
+            row["proxy"] = float(seen.proxy.mean())
+        if learner.slack:
+            row["worth"] = worth
+        row |= seen.figures
+        row |= {key: value / state.n_summed for key, value in state.sums.items()}
+        if not all(math.isfinite(value) for value in row.values()):
+            raise self._diverged(f"by step {state.step} of {self.spec.steps}: {row}")
+        looks = state.looks
+        looks.gold.append(gold_P)
+        looks.worth.append(worth)
+        looks.kl.append(float(seen.figures.get("kl", 0.0)))
+        if len(seen.proxy):
+            looks.proxy.append(seen.proxy)
+        state.curve.append(row)
+        state.sums, state.n_summed = {}, 0
+        if looks.best == len(looks.gold) - 1:
+            state.best = self.model.state()
+        ending = guards.ending(looks, self.limits)
+        state.ended = ending or ("steps" if state.step >= self.spec.steps else None)
+        self.room.log.info("phase.step", **row)
+
+    def _diverged(self, how: str) -> InvalidResult:
+        return InvalidResult(
+            f"{self.name} diverged {how}",
+            advice=f"lower learning_rate of the phase {self.name} in finetune"
+            f" (now {self.spec.learning_rate:g})",
+        )
+
+    def _key(self, state: State) -> str:
+        """Return what tells phases apart; images are the caller's: a folder serves one data set."""
+        weights: dict[str, NDArray[Any]] = {key: values.numpy() for key, values in state.best.items()}
+        data, room = self.data, self.room
+        facts = [
+            torch.__version__, self.name, self.spec.model_dump(mode="json"), data.prompt,
+            list(data.validation_patients), len(data.labelled), len(data.unlabelled), room.seed, room.device,
+        ]  # fmt: skip
+        return tensors_digest(weights, facts)
 
 
 def learning_rate(step: int, spec: TuningSpec) -> float:
@@ -113,82 +214,3 @@ def learning_rate(step: int, spec: TuningSpec) -> float:
 def _is_look_due(state: State, spec: TuningSpec) -> bool:
     seen = state.curve[-1]["step"] if state.curve else -1
     return state.step > seen and (state.step % spec.validate_every == 0 or state.step == spec.steps)
-
-
-def _step(
-    state: State,
-    spec: TuningSpec,
-    learner: Learner,
-    optimizer: torch.optim.Optimizer,
-    parameters: list[torch.nn.Parameter],
-    task: Task,
-    name: str,
-) -> dict[str, float]:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(state.step, spec)
-    optimizer.zero_grad()
-    figures = learner.step(state.step, task)
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm))
-    for what, value in (("the loss", figures["loss"]), ("the gradient's norm", norm)):
-        if not math.isfinite(value):
-            raise InvalidResult(
-                f"{name} diverged at step {state.step + 1} of {spec.steps}: {what} is {value}",
-                advice=f"lower learning_rate of the phase {name} in finetune (now {spec.learning_rate:g})",
-            )
-    optimizer.step()
-    state.step, state.n_summed = state.step + 1, state.n_summed + 1
-    for key, value in figures.items():
-        state.sums[key] = state.sums.get(key, 0.0) + value
-    return figures
-
-
-def _look(
-    state: State,
-    spec: TuningSpec,
-    limits: guards.Limits,
-    learner: Learner,
-    model: Trainable,
-    data: PhaseData,
-    room: PhaseRoom,
-    task: Task,
-    name: str,
-) -> None:
-    terms = list(dict.fromkeys(["dice", *learner.worth]))
-    scores = patients_scores(model, data, room.threshold_logit, task, terms)
-    gold_P = scores["dice"]
-    worth = float(combine({term: scores[term].mean() for term in learner.worth}, learner.worth))
-    seen = learner.look(task)
-    row = {"step": float(state.step), "gold": float(gold_P.mean())}
-    if len(seen.proxy):
-        row["proxy"] = float(seen.proxy.mean())
-    if learner.slack:
-        row["worth"] = worth
-    row |= seen.figures
-    row |= {key: value / state.n_summed for key, value in state.sums.items()}
-    if not all(math.isfinite(value) for value in row.values()):
-        raise InvalidResult(
-            f"{name} diverged by step {state.step} of {spec.steps}: {row}",
-            advice=f"lower learning_rate of the phase {name} in finetune (now {spec.learning_rate:g})",
-        )
-    looks = state.looks
-    looks.gold.append(gold_P)
-    looks.worth.append(worth)
-    looks.kl.append(float(seen.figures.get("kl", 0.0)))
-    if len(seen.proxy):
-        looks.proxy.append(seen.proxy)
-    state.curve.append(row)
-    state.sums, state.n_summed = {}, 0
-    if looks.best == len(looks.gold) - 1:
-        state.best = model.state()
-    state.ended = guards.ending(looks, limits) or ("steps" if state.step >= spec.steps else None)
-    room.log.info("phase.step", **row)
-
-
-def _key(spec: TuningSpec, state: State, data: PhaseData, room: PhaseRoom, name: str) -> str:
-    """Return what tells phases apart; images are the caller's: a folder serves one data set."""
-    weights: dict[str, NDArray[Any]] = {key: values.numpy() for key, values in state.best.items()}
-    facts = [
-        torch.__version__, name, spec.model_dump(mode="json"), data.prompt, list(data.validation_patients),
-        len(data.labelled), len(data.unlabelled), room.seed, room.device, room.threshold_logit,
-    ]  # fmt: skip
-    return tensors_digest(weights, facts)

@@ -1,6 +1,5 @@
 """Gold: the true Dice of the validation images, which no phase maximises."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,24 +15,16 @@ from job.segmenters.trainable import Trainable
 from job.tuning.phase import PhaseData
 
 
-def patients_dice(
-    model: Trainable, data: PhaseData, threshold_logit: float, task: Task
-) -> NDArray[np.float64]:
-    """Return the mean true Dice of each validation patient `[P]`, as `patients_scores` does."""
-    return patients_scores(model, data, threshold_logit, task, ["dice"])["dice"]
-
-
 @torch.no_grad()
 def patients_scores(
-    model: Trainable, data: PhaseData, threshold_logit: float, task: Task, terms: Sequence[str]
+    model: Trainable, data: PhaseData, task: Task, terms: Sequence[str]
 ) -> dict[str, NDArray[np.float64]]:
     """Return the mean true terms of each validation patient `[P]`, in the order of their sorted names.
 
-    The mask is what the action of the trained prompt and this threshold gives. Raises InvalidResult where the
-    model gives no numbers, and what `task` raises.
+    The mask is what the action of the trained prompt and the threshold 0.5 gives. Raises InvalidResult where
+    the model gives no numbers, and what `task` raises.
     """
-    threshold = PostProcess(threshold=1 / (1 + math.exp(-threshold_logit)))
-    space = ActionSpace((data.prompt,), (threshold,))
+    space = ActionSpace((data.prompt,), (PostProcess(threshold=0.5),))
     model.train(False)
     scores: dict[str, list[float]] = {term: [] for term in terms}
     for loaded in data.validation:

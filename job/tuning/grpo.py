@@ -23,9 +23,9 @@ from job.tuning import course
 from job.tuning.crops import Crops
 from job.tuning.ensemble import Ensemble
 from job.tuning.guards import Limits
-from job.tuning.phase import PhaseData, PhaseResult, PhaseRoom
+from job.tuning.phase import DEFAULT_TERMS, PhaseData, PhaseResult, PhaseRoom
 from job.tuning.sampling import bernoulli_kl, correlated_noise, log_probability, sample_masks
-from job.tuning.sources import DEFAULT_TERMS, Source, sources, terms_of
+from job.tuning.sources import Source, sources, terms_of
 
 NAME = "grpo"
 _TINY = 1e-12
@@ -137,7 +137,7 @@ class _Reinforced:
         live = self._logits(crops, with_gradient=is_live)
         logits = live.detach()
         masks = self._masks(logits, rng)
-        masks_BKHW, bases_BHW = masks.cpu().numpy(), (logits > self._room.threshold_logit).cpu().numpy()
+        masks_BKHW, bases_BHW = masks.cpu().numpy(), (logits > 0).cpu().numpy()
         found = source.advantages(crops, masks_BKHW, bases_BHW, self._spec.credit, self._spec.window, rng)
         advantages = torch.from_numpy(np.stack(found)).to(logits.device, torch.float32)
         start = self._logits_of_start(crops) if self._spec.kl_weight else None

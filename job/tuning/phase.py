@@ -1,6 +1,6 @@
 """What a phase is given, and what it leaves: the trained weights in the model, figures, and why it ended."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,9 @@ from job.data.dataset import Loaded
 from job.logs import Log
 from job.progress import SILENT, Progress
 from job.reward.network import RewardNetwork
+
+DEFAULT_TERMS: Mapping[str, float] = {"dice": 1.0}
+"""True terms, with their weights, where a phase names none."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,6 @@ class PhaseRoom:
     progress: Progress = SILENT
     networks: Sequence[RewardNetwork] = ()
     """The reward networks of the job, none of which saw the validation images; grpo copies them."""
-    threshold_logit: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,3 @@ class PhaseResult:
     curve: list[dict[str, float]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     """Further figures for the record, plain JSON."""
-
-
-Train = Callable[..., PhaseResult]

@@ -7,13 +7,11 @@ from job.errors import InputError
 from job.progress import Task
 from job.segmenters.trainable import Trainable
 from job.spec.tuning import SftSpec
-from job.training_state import Arrays
 from job.tuning import course
 from job.tuning.crops import CropSource
 from job.tuning.guards import Limits
 from job.tuning.losses import supervised_loss
 from job.tuning.phase import PhaseData, PhaseResult, PhaseRoom
-from job.tuning.sources import DEFAULT_TERMS
 
 NAME = "sft"
 
@@ -34,10 +32,9 @@ def train_sft(spec: SftSpec, model: Trainable, data: PhaseData, room: PhaseRoom)
     return course.run(spec, limits, _Supervised(spec, model, data, room), model, data, room, NAME)
 
 
-class _Supervised:
+class _Supervised(course.Supervised):
     def __init__(self, spec: SftSpec, model: Trainable, data: PhaseData, room: PhaseRoom) -> None:
         self._spec, self._model, self._prompt, self._room = spec, model, data.prompt, room
-        self.worth, self.slack = DEFAULT_TERMS, 0.0
         self._source = CropSource(data.labelled, spec.crop, augment=True)
 
     def step(self, step: int, task: Task) -> dict[str, float]:
@@ -56,12 +53,3 @@ class _Supervised:
             (loss * share).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach()) * share
         return {"loss": total}
-
-    def look(self, task: Task) -> course.Seen:
-        return course.Seen(np.zeros(0), {})
-
-    def state(self) -> Arrays:
-        return {}
-
-    def restore(self, arrays: Arrays) -> None:
-        pass

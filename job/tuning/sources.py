@@ -21,8 +21,8 @@ from job.tuning.estimators import (
     overlap_advantages,
     window_advantages,
 )
+from job.tuning.phase import DEFAULT_TERMS
 
-DEFAULT_TERMS: Mapping[str, float] = {"dice": 1.0}
 _WINDOWS_A_SIDE = 8
 _WATCHED_CROPS = 16
 _WATCHED_IMAGES = 4
@@ -111,8 +111,9 @@ def sources(
         found.append(Source(labelled, crops, spec.batch_size, _WATCHED_CROPS, terms_of(spec), ensemble))
     if unlabelled:
         n_drawn = spec.batch_size
-        if spec.crop is not None:  # as many pixels as in a batch of crops
-            n_drawn = max(1, round(n_drawn * spec.crop**2 / unlabelled[0].image[..., 0].size))
+        if spec.crop is not None:  # as many pixels as in a batch of crops, which end at their image
+            share = min(1.0, spec.crop**2 / unlabelled[0].image[..., 0].size)
+            n_drawn = max(1, round(n_drawn * share))
         crops = CropSource(unlabelled, None, augment=True)
         watched = min(_WATCHED_IMAGES, len(unlabelled))
         found.append(Source(unlabelled, crops, n_drawn, watched, None, ensemble))

@@ -1,5 +1,7 @@
 """The parts of the weights' benchmarks that a wrong figure could come from."""
 
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,17 @@ from torch import nn
 
 from benchmarks import label_efficiency, specialist, specialist_augmentation, weights_folds
 from benchmarks.specialist import SpecialistSpec
+from benchmarks.weights_phases import train_student
 from benchmarks.weights_report import Arm, best_on_validation
 from job.data.dataset import Loaded, Sample
+from job.data.fundus import sample
+from job.logs import Output
 from job.progress import SILENT_TASK
 from job.reward.terms import METRICS
+from job.segmenters.promptable_unet.adapter import EMBEDDED_CHECKPOINT
+from job.segmenters.promptable_unet.trainable import open_trainable
+from job.spec.tuning import SftSpec
+from job.tuning.phase import PhaseData, PhaseRoom
 
 TINY = SpecialistSpec(steps=4, patch=16, batch_size=3, base_width=4, most_width=8, validate_every=2)
 
@@ -141,3 +150,22 @@ def test_a_specialist_that_was_interrupted_ends_with_the_same_weights(tmp_path: 
     assert parts.curve == whole.curve
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, parts.network.state_dict()[name]), name
+
+
+def test_a_student_learns_from_what_its_teacher_is_sure_of(tmp_path: Path) -> None:
+    """Without a mask of the unlabelled images, and as any phase it ends no worse than it began."""
+    pictures = [sample(index, seed=21, size=48, annotation="all") for index in range(4)]
+    images = [Loaded(picture.image_HWC, picture.mask_HW, None) for picture in pictures]
+    unlabelled = [replace(image, truth=None) for image in images[1:3]]
+    data = PhaseData("Segment the major vessels.", images[:1], unlabelled, images[3:], ["p"])
+    room = PhaseRoom(seed=0, device="cpu", log=Output(stream=io.StringIO()).log, resume_folder=tmp_path)
+    model = open_trainable(EMBEDDED_CHECKPOINT, "cpu")
+    before = model.state()
+    spec = SftSpec.model_validate(
+        {"algorithm": "sft", "steps": 6, "crop": 48, "batch_size": 2, "validate_every": 3}
+    )
+    result = train_student(spec, 0.9, model, data, room)
+    assert [row["step"] for row in result.curve] == [0, 3, 6]
+    assert result.best_gold >= result.start_gold
+    assert result.best_step > 0
+    assert any(not torch.equal(before[name], value) for name, value in model.state().items())

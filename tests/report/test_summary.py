@@ -6,8 +6,10 @@ import pytest
 from rich.console import Console
 
 from job.evaluation.results import VerdictName
-from job.report.summary import answer_table, experiments, ladder, print_answer, what_would_decide
+from job.report.numbers import signed
+from job.report.summary import answer_table, experiments, ladder, learned, print_answer, what_would_decide
 from tests.report.factory import make_info
+from tests.report.test_weights import phase
 
 
 @pytest.mark.parametrize("verdict", get_args(VerdictName))
@@ -90,3 +92,18 @@ def test_print_answer_reads_the_finished_run(tmp_path: Path) -> None:
     print_answer(Console(file=screen, width=240), tmp_path, str(tmp_path))
     assert "Improved: [red]better[/red]" in screen.getvalue()
     assert str(tmp_path / "report.html") in screen.getvalue()
+
+
+def test_what_each_phase_learned_stands_beside_the_policy() -> None:
+    """Against the best fixed action, in the order of the ladder; nothing that was not learned."""
+    info = make_info("improved")
+    assert [one.name for one in learned(info)] == ["PPO policy"]
+    row = next(row for row in info.results.ladder if row.candidate == "ppo")
+    tuned = row.model_copy(update={"candidate": "sft"})
+    results = info.results.model_copy(update={"ladder": [*info.results.ladder, tuned]})
+    assert [one.name for one in learned(info.model_copy(update={"results": results}))] == ["PPO policy"]
+    with_phase = info.model_copy(update={"results": results, "weights": [phase("sft")]})
+    policy, weights = learned(with_phase)
+    assert (policy.name, weights.name) == ("PPO policy", "Supervised fine-tuning")
+    assert (policy.mean, policy.images) == (weights.mean, weights.images)
+    assert policy.mean == signed(row.vs_best_fixed.mean)

@@ -11,7 +11,7 @@ from job.errors import InputError, InvalidResult
 from job.progress import SILENT_TASK
 from job.segmenters.promptable_unet.trainable import TrainablePromptableUNet
 from job.spec.tuning import SftSpec
-from job.tuning.gold import patients_dice
+from job.tuning.gold import patients_scores
 from job.tuning.phase import PhaseData, PhaseRoom
 from job.tuning.sft import train_sft
 
@@ -33,7 +33,7 @@ def test_dice_rises_on_validation(
     assert result.best_gold > result.start_gold + 0.3
     assert [row["step"] for row in result.curve] == [0, 10, 20, 30]
     assert result.curve[result.best_step // 10]["gold"] == result.best_gold
-    gold = patients_dice(model, data, room.threshold_logit, SILENT_TASK)
+    gold = patients_scores(model, data, SILENT_TASK, ["dice"])["dice"]
     assert float(gold.mean()) == result.best_gold
 
 

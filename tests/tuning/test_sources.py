@@ -39,6 +39,15 @@ def test_unlabelled_images_are_drawn_whole(data: PhaseData, ensemble: Ensemble) 
     assert np.array_equal(whole.rewards(images)[1](masks), ensemble.score(image, masks))
 
 
+@pytest.mark.parametrize("crop", [64, 96, 4096, None])
+def test_a_batch_has_no_more_unlabelled_images_than_crops(
+    data: PhaseData, ensemble: Ensemble, crop: int | None
+) -> None:
+    """However much larger than an image a crop may be: it ends at the image."""
+    (whole,) = sources(spec(crop=crop), [], [replace(one, truth=None) for one in data.validation], ensemble)
+    assert whole.n_drawn == 8
+
+
 def test_true_terms_reward_labelled_crops(data: PhaseData, ensemble: Ensemble) -> None:
     """The reward is the weighted sum of the named terms; Dice where none is named."""
     rng = np.random.default_rng(1)
