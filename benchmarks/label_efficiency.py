@@ -69,7 +69,8 @@ def drawn(samples: Sequence[Sample], pool: Sequence[str], n: int, seed: int) -> 
 def runs_of(arguments: argparse.Namespace, samples: Sequence[Sample]) -> list[Run]:
     """Return every training, in an order in which each comes after what it needs."""
     sft, networks = sft_of(arguments), RewardNetworkSpec.model_validate(arguments.network)
-    grpo = grpo_of(arguments, terms={"dice": 1.0})
+    again = sft_of(arguments, after_sft=True)
+    grpo = grpo_of(arguments, after_sft=True, terms={"dice": 1.0})
     runs = []
     for fold, whole in enumerate(_folds(arguments, samples)):
         base = Run(f"fold{fold}/base", Base(), whole)
@@ -86,10 +87,10 @@ def runs_of(arguments: argparse.Namespace, samples: Sequence[Sample]) -> list[Ru
                     Run(f"{at}/base", Base(), replace(sides, test=())),  # for its prompt alone
                     Run(first, sft, sides, seed, f"{at}/base"),
                     Run(f"{at}/networks", networks, sides, seed),
-                    Run(f"{at}/sft_again", sft, sides, seed, first),
+                    Run(f"{at}/sft_again", again, sides, seed, first),
                     Run(f"{at}/grpo", grpo, sides, seed, first, f"{at}/networks"),
                     *(
-                        Run(_student(at, confidence), SelfTraining(sft, confidence), sides, seed, first)
+                        Run(_student(at, confidence), SelfTraining(again, confidence), sides, seed, first)
                         for confidence in arguments.confidence
                     ),
                 ]

@@ -55,7 +55,8 @@ SECOND_OBSERVER = "masks_second_observer"
 def runs_of(arguments: argparse.Namespace, sides: Sides) -> list[Run]:
     """Return every training, in an order in which each comes after what it needs."""
     sft, dice = sft_of(arguments), grpo_of(arguments, terms={"dice": 1.0})
-    topology = grpo_of(arguments, terms=arguments.topology, dice_slack=MOST_DICE_LOST)
+    more_dice = grpo_of(arguments, after_sft=True, terms={"dice": 1.0})
+    topology = grpo_of(arguments, after_sft=True, terms=arguments.topology, dice_slack=MOST_DICE_LOST)
     runs = [Run("base", Base(), sides)]
     for seed in range(arguments.seeds):
         at = f"seed{seed}"
@@ -63,7 +64,7 @@ def runs_of(arguments: argparse.Namespace, sides: Sides) -> list[Run]:
             Run(f"{at}/sft", sft, sides, seed, "base"),
             Run(f"{at}/specialist", SpecialistSpec(**arguments.specialist), sides, seed),
             Run(f"{at}/grpo", dice, sides, seed, "base"),
-            Run(f"{at}/sft_grpo", dice, sides, seed, f"{at}/sft"),
+            Run(f"{at}/sft_grpo", more_dice, sides, seed, f"{at}/sft"),
             Run(f"{at}/sft_grpo_topology", topology, sides, seed, f"{at}/sft"),
         ]
     return [run for run in runs if run.name == "base" or run.name.partition("/")[2] in arguments.arms]
@@ -151,6 +152,7 @@ def _curves(arguments: argparse.Namespace, results: Mapping[str, Result]) -> Sec
     used = {
         "sft": facts(sft_of(arguments)),
         "grpo": facts(grpo_of(arguments, terms={"dice": 1.0})),
+        "after_sft": arguments.after_sft,
         "topology": arguments.topology,
         "specialist": facts(SpecialistSpec(**arguments.specialist)),
     }

@@ -43,13 +43,15 @@ SFT, SOFT, AGAIN, DICE = "SFT", "SFT with soft clDice", "SFT, SFT", "SFT, GRPO (
 
 def phases(arguments: argparse.Namespace) -> dict[str, What]:
     """Return the last phase of each arm, by the arm's name."""
-    sft = sft_of(arguments)
-    found: dict[str, What] = {SFT: sft}
+    found: dict[str, What] = {SFT: sft_of(arguments)}
     if arguments.controls:
-        found |= {SOFT: sft_of(arguments, cldice_weight=arguments.soft_cldice), AGAIN: sft}
-        found[DICE] = grpo_of(arguments, terms={"dice": 1.0})
+        found[SOFT] = sft_of(arguments, cldice_weight=arguments.soft_cldice)
+        found[AGAIN] = sft_of(arguments, after_sft=True)
+        found[DICE] = grpo_of(arguments, after_sft=True, terms={"dice": 1.0})
     for name, terms in arguments.rewards.items():
-        found[f"SFT, GRPO ({name})"] = grpo_of(arguments, terms=terms, dice_slack=arguments.slack)
+        found[f"SFT, GRPO ({name})"] = grpo_of(
+            arguments, after_sft=True, terms=terms, dice_slack=arguments.slack
+        )
     return found
 
 

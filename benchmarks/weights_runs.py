@@ -124,6 +124,11 @@ def parser(description: str | None, *, seeds: int) -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, help="of each phase; default: that of the phases' settings")
     made.add_argument("--sft", type=settings, default={}, help="settings of the phase sft, JSON")
     made.add_argument("--grpo", type=settings, default={}, help="settings of every phase grpo, JSON")
+    made.add_argument(
+        "--after-sft", type=settings, default={"learning_rate": 2e-4},
+        help='settings of phases that go on from sft, over --sft and --grpo, JSON;'
+        ' default {"learning_rate": 2e-4}',
+    )  # fmt: skip
     made.add_argument("--workers", type=int, help="processes; default: one for each CPU")
     made.add_argument("--minutes", type=float, default=1e6, help="stop by then; the same command goes on")
     made.add_argument("--output", type=Path, required=True, help="folder of runs, tables and the report")
@@ -139,14 +144,16 @@ def setting_of(arguments: argparse.Namespace) -> Setting:
     return Setting(str(arguments.data.resolve()), arguments.width, arguments.device)
 
 
-def sft_of(arguments: argparse.Namespace, **others: Any) -> SftSpec:
+def sft_of(arguments: argparse.Namespace, *, after_sft: bool = False, **others: Any) -> SftSpec:
     """Return the settings of `sft` that the arguments ask for."""
-    return SftSpec.model_validate({"algorithm": "sft", **_steps(arguments), **others, **arguments.sft})
+    asked = arguments.sft | (arguments.after_sft if after_sft else {})
+    return SftSpec.model_validate({"algorithm": "sft", **_steps(arguments), **others, **asked})
 
 
-def grpo_of(arguments: argparse.Namespace, **others: Any) -> GrpoSpec:
+def grpo_of(arguments: argparse.Namespace, *, after_sft: bool = False, **others: Any) -> GrpoSpec:
     """Return the settings of `grpo` that the arguments ask for; `others` are the benchmark's own."""
-    return GrpoSpec.model_validate({"algorithm": "grpo", **_steps(arguments), **arguments.grpo, **others})
+    asked = arguments.grpo | (arguments.after_sft if after_sft else {})
+    return GrpoSpec.model_validate({"algorithm": "grpo", **_steps(arguments), **asked, **others})
 
 
 def project_sides(samples: Sequence[Sample]) -> Sides:
