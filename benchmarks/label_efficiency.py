@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.weights_pool import run_all
 from benchmarks.weights_report import Arm, Section, arms_table, differences_table, write
 from benchmarks.weights_runs import (
     Base,
@@ -36,7 +37,6 @@ from benchmarks.weights_runs import (
     labelled_samples,
     parser,
     project_sides,
-    run_all,
     setting_of,
     settings,
     sft_of,

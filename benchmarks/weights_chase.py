@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.specialist import SpecialistSpec
+from benchmarks.weights_pool import run_all
 from benchmarks.weights_report import Arm, Section, arms_table, best_on_validation, differences_table, write
 from benchmarks.weights_runs import (
     Base,
@@ -26,7 +27,6 @@ from benchmarks.weights_runs import (
     labelled_samples,
     parser,
     project_sides,
-    run_all,
     setting_of,
     settings,
     sft_of,

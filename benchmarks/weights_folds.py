@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.weights_pool import run_all
 from benchmarks.weights_report import Arm, Section, arms_table, differences_table, write
 from benchmarks.weights_runs import (
     Base,
@@ -23,7 +24,6 @@ from benchmarks.weights_runs import (
     grpo_of,
     labelled_samples,
     parser,
-    run_all,
     setting_of,
     settings,
     sft_of,

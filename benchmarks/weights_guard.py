@@ -19,6 +19,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from benchmarks.weights_pool import run_all
 from benchmarks.weights_report import Arm, Section, arms_table, write
 from benchmarks.weights_runs import (
     Base,
@@ -30,7 +31,6 @@ from benchmarks.weights_runs import (
     labelled_samples,
     parser,
     project_sides,
-    run_all,
     setting_of,
     settings,
 )

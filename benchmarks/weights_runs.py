@@ -1,17 +1,8 @@
-"""Trainings of a benchmark: what each is, run side by side in processes, every finished one kept in a folder.
-
-A benchmark that is cut short goes on: finished runs are read, others resume from where they were saved.
-"""
+"""Trainings of a benchmark: what each is, on which images, by which settings."""
 
 import argparse
 import json
-import multiprocessing
-import shutil
-import sys
-import time
-import traceback
-from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +12,11 @@ from pydantic import BaseModel
 from benchmarks.specialist import SpecialistSpec
 from job.data.dataset import Sample, read_folder
 from job.data.folds import deal
-from job.device import available_cpus
 from job.spec.data import PatientSplit
 from job.spec.loading import load
 from job.spec.reward import RewardNetworkSpec
 from job.spec.tuning import GrpoSpec, SftSpec
-from job.storage import strict_json
-from job.storage.local import sha256_json, write_atomic
+from job.storage.local import sha256_json
 
 RESULT = "result.json"
 CHECKPOINT = "checkpoint"
@@ -182,56 +171,6 @@ def labelled_samples(folder: Path) -> list[Sample]:
     return [sample for sample in read_folder(folder) if sample.mask is not None]
 
 
-def run_all(runs: Sequence[Run], setting: Setting, arguments: argparse.Namespace) -> dict[str, Result]:
-    """Return the result of every run, by name; exits where some are unfinished or failed, and says which."""
-    from benchmarks.weights_work import prepare, work
-
-    root, deadline = arguments.output, time.time() + 60 * arguments.minutes
-    workers = arguments.workers or available_cpus()
-    keys = _keys(runs, setting)
-    done = {run.name: known for run in runs if (known := _known(root, run, keys[run.name])) is not None}
-    todo = [run for run in runs if run.name not in done]
-    for run in todo:
-        _claim(root / run.name, keys[run.name])
-    print(f"{len(done)} of {len(runs)} runs are known; {workers} processes on {setting.device}", flush=True)
-    failed: list[str] = []
-    threads = max(1, available_cpus() // workers)
-    with ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), prepare, (setting, threads)
-    ) as pool:
-        running: dict[Future[Result | None], Run] = {}
-        while True:
-            ready = [run for run in todo if all(name in done for name in run.needs)]
-            todo = [run for run in todo if run not in ready]
-            running |= {pool.submit(work, run, setting, root, deadline): run for run in ready}
-            if not running:
-                break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                run = running.pop(future)
-                try:
-                    result = future.result()
-                except Exception:
-                    failed.append(run.name)
-                    print(f"{run.name} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
-                    continue
-                if result is not None:
-                    result["key"] = keys[run.name]
-                    write_atomic(root / run.name / RESULT, strict_json.dumps(result))
-                    shutil.rmtree(root / run.name / RESUME, ignore_errors=True)
-                    done[run.name] = result
-                    print(f"{run.name}: {_in_words(result)}", flush=True)
-    if failed:
-        sys.exit(f"{len(failed)} runs failed: {', '.join(failed)}")
-    if len(done) < len(runs):
-        print(f"{len(done)} of {len(runs)} runs are done; the same command goes on")
-        sys.exit(UNFINISHED)
-    if arguments.blind:
-        for run in runs:
-            print(f"{run.name}: {_in_words(done[run.name])}")
-        sys.exit()
-    return done
-
-
 def facts(value: Any) -> Any:
     """Return settings as plain JSON."""
     if isinstance(value, BaseModel):
@@ -241,7 +180,7 @@ def facts(value: Any) -> Any:
     return value
 
 
-def _keys(runs: Sequence[Run], setting: Setting) -> dict[str, str]:
+def keys_of(runs: Sequence[Run], setting: Setting) -> dict[str, str]:
     """Return what a result rests on: its own settings and those of the runs it goes on from."""
     keys: dict[str, str] = {}
     for run in runs:
@@ -249,34 +188,6 @@ def _keys(runs: Sequence[Run], setting: Setting) -> dict[str, str]:
         about = [asdict(setting), run.seed, asdict(run.sides), facts(run.what), [keys[n] for n in run.needs]]
         keys[run.name] = sha256_json(about)
     return keys
-
-
-def _claim(folder: Path, key: str) -> None:
-    """Empty a run's folder of what other settings left there."""
-    if folder.is_dir() and (not (folder / KEY).is_file() or (folder / KEY).read_text() != key):
-        shutil.rmtree(folder)
-    (folder / RESUME).mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / KEY, key)
-
-
-def _known(root: Path, run: Run, key: str) -> Result | None:
-    path = root / run.name / RESULT
-    if not path.is_file():
-        return None
-    result: Result = strict_json.loads(path.read_text())
-    return result if result["key"] == key else None
-
-
-def _in_words(result: Mapping[str, Any]) -> str:
-    told = f"{result['seconds']:.0f} s"
-    if "validation" in result:
-        told += f", validation Dice {result['validation']:.4f}"
-    if "ended" in result:
-        told += f", {result['steps']} steps, kept {result['best_step']}, ended by {result['ended']}"
-        worths = {row["step"]: row["worth"] for row in result["curve"] if "worth" in row}
-        if worths:
-            told += f", its terms {worths[0]:.4f} at the start, {worths[result['best_step']]:.4f} kept"
-    return told
 
 
 def _steps(arguments: argparse.Namespace) -> dict[str, int]:
