@@ -74,6 +74,13 @@ def passed(context: StageContext) -> bool:
     return not any(check.failed for check in load_checks(context) if check.severity == "validity")
 
 
+def skipped(context: StageContext) -> list[str]:
+    """Return the names of the phases that a failed validity check keeps from running."""
+    if passed(context):
+        return []
+    return [*(["ppo"] if context.spec.has_policy else []), *(name for name, _ in context.spec.weight_phases)]
+
+
 def tell(context: StageContext, results: list[CheckResult]) -> None:
     """Log what checks said."""
     for result in results:
