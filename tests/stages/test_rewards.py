@@ -67,7 +67,7 @@ TRUE = {"dice": 0.25, "recall": 0.5}
         ([PPO], {**TRUE, "reward_net": 0.0}, TRUE, False, True),
         ([SFT], TERMS, {}, False, False),
         ([SFT, GRPO], TERMS, TRUE, False, True),
-        ([GRPO], {"reward_net": 1.0}, {"dice": 1.0}, False, True),
+        ([GRPO], {"reward_net": 1.0, "recall": 0.0}, {"dice": 1.0}, False, True),
         ([{**GRPO, "terms": {"cldice": 1.0}}], TERMS, {}, False, True),
         ([{**GRPO, "hide_labels": True}], TERMS, {}, True, True),
     ],
