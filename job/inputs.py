@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from job.data.dataset import listing_digest, require_readable
 from job.errors import InputError, SpecError
 from job.places import Places
-from job.publish.local_run import champion_run
+from job.publish.local_run import champion_run, require_part_as_sealed
 from job.publish.pointers import CHAMPION, MODELS
 from job.publish.published import PublishedRun, newest_run
 from job.spec.job import JobSpec
@@ -30,6 +30,8 @@ EMBEDDED_SEGMENTER = "embedded:promptable_unet"
 EMBEDDED_ROOT = Path(__file__).parent
 REWARD_NETWORK = "reward/best_reward_net.safetensors"
 POLICY = "policy.safetensors"
+TRAINED = "segmenter"
+"""Folder of a run with the checkpoints that its phases of weights made."""
 IDENTITIES = "identities"
 """Folder of the cache that remembers digests of large files and folders."""
 TENSORS = ".safetensors"
@@ -260,7 +262,10 @@ def find_segmenter(uri: str, setting: str = "segmenter.uri") -> Folder:
     `setting` is the field, or the option, with which the user names another one.
     """
     if not uri.startswith("embedded:"):
-        return _folder(uri, setting)
+        folder = _folder(uri, setting)
+        if isinstance(folder, Path) and folder.parent.name == TRAINED:
+            require_part_as_sealed(folder.parents[1], f"{TRAINED}/{folder.name}")
+        return folder
     if uri != EMBEDDED_SEGMENTER:
         raise SpecError(
             f"segmenter.uri {uri!r} is not embedded in this program", advice=f"there is {EMBEDDED_SEGMENTER}"

@@ -35,11 +35,12 @@ class ValidityEvidence:
     dice_NK: Scores
     """True Dice in the action table."""
     rewards_NK: Scores
-    """The reward as the policy would get it."""
+    """The reward as it is learned by; zeros where nothing learns by one."""
     terms: Mapping[str, Scores]
     """Each reward term of non-zero weight, `[N, K]` as scored: neither weighted nor normalised."""
     weights: Mapping[str, float]
-    """What each term is multiplied by: its weight, divided by its scale where terms are normalised."""
+    """What each term is multiplied by: its weight, divided by its scale where terms are normalised. Empty
+    where nothing learns by a reward."""
     diversity_N: Scores
     """Mean pairwise 1 - Dice between the masks of an image's actions."""
     replayed_dice_N: Scores
@@ -58,6 +59,8 @@ class ValidityEvidence:
     """Its scores of the same masks shown with another patient's image."""
     leaks: tuple[Leak, ...] = ()
     """Pairs that look alike across splits; those at or below the threshold do not count."""
+    network_rewards: bool = True
+    """Whether anything learns by the network's scores; else only its own pick, and forecasts, rest on it."""
 
 
 @dataclass(frozen=True)

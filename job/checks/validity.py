@@ -7,11 +7,13 @@ import numpy as np
 
 from job.checks.evidence import Leak, Scores, ValidityEvidence
 from job.checks.missing import Missing, broken, first_missing
-from job.checks.result import CheckResult, Thresholds, advise, unmeasured
+from job.checks.result import CheckResult, Severity, Thresholds, advise, unmeasured
 from job.checks.variation import two_way, within_image
 from job.metrics.statistics import TIE, argmax_regret, within_image_spearman
 
 FREE_JUDGES = {"confidence": "the segmenter's own confidence", "consensus": "agreement between the actions"}
+
+NO_REWARD = "no phase learns by the job's reward"
 
 HOPELESS_R2 = -5.0
 """An R2 below it is no want of training: truths and images do not belong together."""
@@ -73,6 +75,8 @@ def reward_variance(evidence: ValidityEvidence, thresholds: Thresholds) -> Check
     details are in that unit, from `job.checks.variation.two_way`.
     """
     name, threshold = "reward_variance", thresholds.min_reward_spread
+    if not evidence.terms:
+        return unmeasured(name, threshold, "validity", NO_REWARD)
     missing = first_missing({"reward": evidence.rewards_NK, "Dice": evidence.dice_NK}, evidence.names)
     if missing:
         return broken(name, threshold, "validity", missing)
@@ -115,6 +119,8 @@ def term_audit(evidence: ValidityEvidence, thresholds: Thresholds) -> CheckResul
     every action has none: it teaches nothing and does no harm.
     """
     name, threshold = "term_audit", thresholds.min_term_correlation
+    if not evidence.terms:
+        return unmeasured(name, threshold, "validity", NO_REWARD)
     measured = {"reward": evidence.rewards_NK, "Dice": evidence.dice_NK} | dict(evidence.terms)
     missing = first_missing(measured, evidence.names)
     if missing:
@@ -160,6 +166,9 @@ def proxy_quality(evidence: ValidityEvidence, thresholds: Thresholds) -> CheckRe
     R2 is against predicting the mean Dice of all these masks. A network that scores masks alike when they
     are shown with another patient's image judges shapes, not segmentations. Free judges choose without a
     network: where one has less regret, the network is not worth its training.
+
+    Where nothing learns by the network, only its own pick rests on it, which validation judges: a failure
+    is advice then.
     """
     name, threshold = "proxy_quality", thresholds.min_proxy_r2
     true_NK = evidence.dice_NK
@@ -191,8 +200,9 @@ def proxy_quality(evidence: ValidityEvidence, thresholds: Thresholds) -> CheckRe
             f"{judge}.regret": regret[judge],
         }
     worthless, blind = r2 <= threshold, swap < thresholds.min_swap_effect
+    severity: Severity = "validity" if evidence.network_rewards else "advice"
     if math.isnan(r2) and not blind:
-        return unmeasured(name, threshold, "validity", "true Dice is the same for all masks")
+        return unmeasured(name, threshold, severity, "true Dice is the same for all masks")
     free = min(FREE_JUDGES, key=lambda judge: regret[judge])
     beaten = regret[free] < regret["reward_net"] - TIE
     regrets = f"regret {regret[free]:.4f} against {regret['reward_net']:.4f}"
@@ -201,10 +211,11 @@ def proxy_quality(evidence: ValidityEvidence, thresholds: Thresholds) -> CheckRe
         name,
         r2,
         threshold,
-        "validity",
+        severity,
         "failed" if worthless or blind else "passed",
         f"the reward network's R2 is {r2:.2f}, {moved} (at least {thresholds.min_swap_effect:g}), and "
-        f"choosing by it loses {regret['reward_net']:.4f} Dice to the best action",
+        f"choosing by it loses {regret['reward_net']:.4f} Dice to the best action"
+        + ("" if evidence.network_rewards else "; nothing learns by it, only its own pick rests on it"),
         advise(
             (
                 r2 < HOPELESS_R2,
@@ -217,6 +228,10 @@ def proxy_quality(evidence: ValidityEvidence, thresholds: Thresholds) -> CheckRe
             ),
             (blind, "the network hardly looks at the image: train it on masks shown with other images"),
             (beaten, f"{FREE_JUDGES[free]} chooses better than the network ({regrets})"),
+            (
+                (worthless or blind) and not evidence.network_rewards,
+                "rely on neither its predicted quality nor its flags for review",
+            ),
         ),
         details,
     )

@@ -7,9 +7,18 @@ from pathlib import Path
 from job.errors import InputError, IntegrityError
 from job.places import default_cache
 from job.publish import pointers
-from job.publish.published import PublishedRun, newest_run, open_run, require_unbroken, trusted_run
+from job.publish.published import (
+    PublishedRun,
+    differences,
+    files_within,
+    newest_run,
+    open_run,
+    require_unbroken,
+    trusted_run,
+)
 from job.storage.local import local_path, private_folder
 from job.storage.local_store import LocalStore
+from job.storage.manifest import MANIFEST
 from job.storage.store import ObjectStore
 from job.storage.uris import S3, is_remote, open_store, split_s3
 
@@ -57,6 +66,23 @@ def champion_run(store: ObjectStore, name: str) -> PublishedRun:
             f"{run.uri} is not the run that became champion: its manifest is another one", advice=advice
         )
     return run
+
+
+def require_part_as_sealed(run: Path, part: str) -> None:
+    """Raise `IntegrityError` that names a file of a folder in a run which is not what the manifest says.
+
+    Nothing is known, and nothing raised, of a run that is not finished, or lies in other folders.
+    """
+    if not (run / MANIFEST).is_file():
+        return
+    store = LocalStore(run.parent)
+    found = open_run(store, run.name)
+    files = {} if found is None else files_within(found.manifest.files, [part])
+    for problem in differences(store, run.name, files).values():
+        raise IntegrityError(
+            f"{run}: {problem}",
+            advice="bring an undamaged copy, or run its spec again, which publishes it anew",
+        )
 
 
 def _run(store: ObjectStore, kind: str, tail: Sequence[str]) -> PublishedRun:

@@ -185,6 +185,8 @@ class FoldSummary(Record):
     """No-op on its test patients."""
     dice_after: float
     """What it shipped, on its test patients."""
+    weights: list[PhaseSummary] = []
+    """Its phases that changed the segmenter's weights."""
 
 
 class DriftStatistic(Record):
@@ -269,7 +271,10 @@ class TrainingInfo(Record):
     reward: RewardSummary
     finetune: FinetuneSummary
     weights: list[PhaseSummary] = []
-    """The phases that changed the segmenter's weights."""
+    """The phases that changed the segmenter's weights; with folds each fold has its own."""
+    skipped: list[str] = []
+    """The phases that a failed validity check kept from running, such as `ppo` and `sft`; with folds those
+    of any fold."""
     results: EvaluationResults
     sweep: list[SweepPoint]
     """Every setting that was tried; empty without a `sweep` section."""

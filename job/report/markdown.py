@@ -50,8 +50,8 @@ def render_markdown(info: TrainingInfo) -> str:
         *_section("Sweep", CHOSEN if info.sweep else "", _drawn(sweep_table(info.sweep))),
         *_section(
             "Weights",
-            escape(phases_sentence(info.weights)),
-            _drawn(phases_table(info.weights, results.verdict.ships)),
+            escape(phases_sentence(info)),
+            _drawn(phases_table(info)),
         ),
         *_section("Seeds", escape(seeds_sentence(info.finetune.seeds)), _seeds(info)),
         "## Images",

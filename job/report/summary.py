@@ -63,6 +63,8 @@ def answer_table(info: TrainingInfo) -> list[tuple[str, str]]:
     ]
     if champion := champion_line(info):
         rows.insert(1, ("Champion", champion))
+    if phases := skipped(info):
+        rows.append(("Skipped", phases))
     if needed := what_would_decide(verdict):
         rows.append(("To decide", needed))
     rows += [(capitalised(answer.experiment), experiment_line(answer)) for answer in experiments(info)]
@@ -102,6 +104,16 @@ def ships(info: TrainingInfo) -> str:
     row = next((row for row in info.results.ladder if row.candidate == verdict.ships), None)
     more = detail(row) if row is not None else ""
     return f"{name}: {more}" if more else name
+
+
+def skipped(info: TrainingInfo) -> str | None:
+    """Say which phases a failed validity check kept from running, and in which folds; None without any."""
+    if not info.skipped:
+        return None
+    invalid = [str(fold.fold) for fold in info.folds if fold.verdict == "invalid"]
+    where = f" in fold{'s' if len(invalid) > 1 else ''} {', '.join(invalid)}" if invalid else ""
+    phases = ", ".join(candidate_name(name) for name in info.skipped)
+    return f"{phases}: not trained{where}, because a validity check failed"
 
 
 def champion_line(info: TrainingInfo) -> str | None:
@@ -155,7 +167,8 @@ def what_would_decide(verdict: Verdict) -> str | None:
 
 def learned(info: TrainingInfo) -> list[Learned]:
     """Return what the policy, and each phase of weights, added over the best fixed action."""
-    names = ["ppo", *(phase.name for phase in info.weights)]
+    of_folds = [phase for fold in info.folds for phase in fold.weights]
+    names = {"ppo", *(phase.name for phase in (*info.weights, *of_folds))}
     rows = [row for row in info.results.ladder if row.candidate in names]
     return [_learned(row, significance(info)) for row in rows]
 

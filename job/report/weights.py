@@ -1,12 +1,13 @@
 """Phases that changed the segmenter's weights: what they gained, why they ended, reward and Dice by step."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
-from job.publish.training_info import PhaseSummary
+from job.publish.training_info import PhaseSummary, TrainingInfo
 from job.report.charts import LineChart, line_chart
 from job.report.numbers import count, figure, signed
+from job.report.summary import change, significance, skipped
 from job.report.tables import Row, Table, table
-from job.report.words import candidate_name
+from job.report.words import JUDGED, candidate_name, judge_row
 
 HEAD = ("Phase", "Ended", "Steps", "Kept", "Dice before", "Dice after", "Change")
 NOTE = (
@@ -21,31 +22,33 @@ ENDED = {
 }
 
 
-def phases_table(phases: Sequence[PhaseSummary], ships: str) -> Table | None:
-    """Set the phases one below the other; None without any."""
-    return table(HEAD, [_row(phase, is_marked=phase.name == ships) for phase in phases], n_text=2)
+def phases_table(info: TrainingInfo) -> Table | None:
+    """Set the phases one below the other, those of folds side by side; None without any."""
+    return table(HEAD, [_row(course) for course in _courses(info)], n_text=2)
 
 
-def phases_sentence(phases: Sequence[PhaseSummary]) -> str:
-    """Say what was trained, and which guard stopped it; empty without phases."""
-    if not phases:
-        return ""
-    prompts = list(dict.fromkeys(phase.prompt for phase in phases))
-    asked = " and ".join(f"“{prompt.rstrip('.')}”" for prompt in prompts)
-    hacked = [candidate_name(phase.name) for phase in phases if phase.ended == "reward_hacking"]
-    told = f"Weights were trained for {asked}. {NOTE}"
-    if hacked:
-        told += (
-            f" {' and '.join(hacked)} was stopped because the reward went on rising while true Dice fell:"
+def phases_sentence(info: TrainingInfo) -> str:
+    """Say what was trained, which guard stopped it, and what a check skipped; empty without phases."""
+    courses, told = _courses(info), []
+    if courses:
+        prompts = dict.fromkeys(course.phase.prompt for course in courses)
+        asked = " and ".join(f"“{prompt.rstrip('.')}”" for prompt in prompts)
+        told += [_over_folds(info), f"Weights were trained for {asked}. {NOTE}"]
+    if hacked := [course.title for course in courses if course.phase.ended == "reward_hacking"]:
+        told.append(
+            f"{' and '.join(hacked)} was stopped because the reward went on rising while true Dice fell:"
             " the reward was being played, and the best step before that was restored."
         )
-    return told
+    if set(info.skipped) - {"ppo"}:
+        told.append(f"{skipped(info)}.")
+    return " ".join(filter(None, told))
 
 
-def phase_curves(phases: Sequence[PhaseSummary]) -> list[LineChart]:
+def phase_curves(info: TrainingInfo) -> list[LineChart]:
     """Lay out true Dice beside what the phase maximises, for every phase with a curve."""
     charts = []
-    for phase in phases:
+    for course in _courses(info):
+        phase = course.phase
         known = {key for row in phase.curve for key in row}
         series = {
             name: [row.get(key) for row in phase.curve]
@@ -54,7 +57,7 @@ def phase_curves(phases: Sequence[PhaseSummary]) -> list[LineChart]:
         }
         charts.append(
             line_chart(
-                candidate_name(phase.name),
+                course.title,
                 [row["step"] for row in phase.curve],
                 series,
                 note=f"{ENDED.get(phase.ended, phase.ended)}; step {phase.best_step:,} was kept,"
@@ -65,11 +68,46 @@ def phase_curves(phases: Sequence[PhaseSummary]) -> list[LineChart]:
     return [chart for chart in charts if chart is not None]
 
 
-def _row(phase: PhaseSummary, *, is_marked: bool) -> Row:
+@dataclass(frozen=True)
+class _Course:
+    """A phase as it went in the run, or in one of its folds."""
+
+    title: str
+    phase: PhaseSummary
+    ships: bool
+
+
+def _courses(info: TrainingInfo) -> list[_Course]:
+    """Return every phase in order; with folds all of one phase, then all of the next."""
+    if not info.folds:
+        ships = info.results.verdict.ships
+        return [_Course(candidate_name(phase.name), phase, phase.name == ships) for phase in info.weights]
+    courses = [
+        _Course(f"{candidate_name(phase.name)}, fold {fold.fold}", phase, phase.name == fold.ships)
+        for fold in info.folds
+        for phase in fold.weights
+    ]
+    names = [course.phase.name for course in courses]
+    return sorted(courses, key=lambda course: names.index(course.phase.name))
+
+
+def _over_folds(info: TrainingInfo) -> str:
+    """Say what the joined ladder shows of each phase; empty without folds."""
+    names = {phase.name for fold in info.folds for phase in fold.weights}
+    judged = [
+        f"{candidate_name(row.candidate)} {change(row.vs_noop)}, {JUDGED[judge_row(row, significance(info))]}"
+        for row in info.results.ladder
+        if row.candidate in names
+    ]
+    return f"Over all folds, against today on test images: {'; '.join(judged)}." if judged else ""
+
+
+def _row(course: _Course) -> Row:
+    phase = course.phase
     kept = f"step {phase.best_step:,}" if phase.best_step else "its start"
     return Row(
         (
-            candidate_name(phase.name),
+            course.title,
             ENDED.get(phase.ended, phase.ended),
             count(phase.steps, "step"),
             kept,
@@ -77,6 +115,6 @@ def _row(phase: PhaseSummary, *, is_marked: bool) -> Row:
             figure(phase.best_dice),
             signed(phase.best_dice - phase.start_dice),
         ),
-        "ships" if is_marked else "",
-        is_marked=is_marked,
+        "ships" if course.ships else "",
+        is_marked=course.ships,
     )

@@ -17,9 +17,10 @@ from job.finetune.observation import Observer
 from job.metrics import overlap
 from job.progress import track
 from job.reward.probes import ACTIONS_TO_SWAP, swap_effect
-from job.stages import pull, reward, table
+from job.reward.terms import combine
+from job.stages import pull, reward, rewards
 from job.stages.pull import open_dataset
-from job.stages.rewards import formula, scored_table
+from job.stages.rewards import scored_table
 from job.stages.stage import Stage, StageContext
 from job.storage import strict_json
 from job.storage.local import sha256_json, write_atomic
@@ -31,14 +32,14 @@ IMAGES_TO_SWAP = 8
 
 
 def reads(context: StageContext) -> Mapping[str, Any]:
-    """The thresholds, the table, the reward, and which images look alike."""
+    """The thresholds, the table, the reward and who learns by it, and which images look alike."""
     done, spec = context.done, context.spec
     return {
         "checks": spec.checks.model_dump(),
         "table": done["table"].outputs["table"],
         "reward": dict(done["reward"].outputs),
-        "terms": table.reward_weights(context),
-        "normalise": spec.reward.normalise,
+        "terms": rewards.learned_by(context),
+        "network_rewards": rewards.network_rewards(context),
         "segmenter": context.segmentations.key,
         "leaks": done["pull"].outputs["leaks"],
         "test_patients": _test_patients(context),
@@ -59,7 +60,7 @@ def run(context: StageContext) -> Mapping[str, str]:
     return {"checks": sha256_json(strict_json.plain(document))}
 
 
-STAGE = Stage("audit", 3, reads, ("numpy", "scipy", "gymnasium", "torch"), run)
+STAGE = Stage("audit", 4, reads, ("numpy", "scipy", "gymnasium", "torch"), run)
 
 
 def load_checks(context: StageContext) -> list[CheckResult]:
@@ -73,6 +74,13 @@ def passed(context: StageContext) -> bool:
     return not any(check.failed for check in load_checks(context) if check.severity == "validity")
 
 
+def skipped(context: StageContext) -> list[str]:
+    """Return the names of the phases that a failed validity check keeps from running."""
+    if passed(context):
+        return []
+    return [*(["ppo"] if context.spec.has_policy else []), *(name for name, _ in context.spec.weight_phases)]
+
+
 def tell(context: StageContext, results: list[CheckResult]) -> None:
     """Log what checks said."""
     for result in results:
@@ -84,15 +92,15 @@ def tell(context: StageContext, results: list[CheckResult]) -> None:
 
 
 def _evidence(context: StageContext, rows: ActionTable) -> ValidityEvidence:
-    reward_formula = formula(context)
+    weights = rewards.learned_by(context)
     own_M, swapped_M = _swapped(context, rows)
     return ValidityEvidence(
         names=rows.names,
         patients=rows.patients,
         dice_NK=rows.scores["dice"],
-        rewards_NK=reward_formula.of(rows),
-        terms={term: rows.scores[term] for term in reward_formula.weights},
-        weights=reward_formula.weights,
+        rewards_NK=combine(rows.scores, weights) if weights else np.zeros_like(rows.scores["dice"]),
+        terms={term: rows.scores[term] for term in weights},
+        weights=weights,
         diversity_N=rows.diversity_N,
         replayed_dice_N=_replayed(context, rows),
         baseline_dice_N=_baseline(context, rows),
@@ -102,6 +110,7 @@ def _evidence(context: StageContext, rows: ActionTable) -> ValidityEvidence:
         own_M=own_M,
         swapped_M=swapped_M,
         leaks=tuple(pull.load_leaks(context)),
+        network_rewards=rewards.network_rewards(context),
     )
 
 

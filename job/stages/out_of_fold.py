@@ -223,19 +223,17 @@ def _training_info(
             checkpoints=[],
             seeds=[],
         ),
+        skipped=list(dict.fromkeys(name for info in infos for name in info.skipped)),
         results=results,
         sweep=[],
-        folds=[
-            _summary(fold, one, next((point.label for point in info.sweep if point.chosen), ""))
-            for fold, one, info in zip(folds, found, infos, strict=True)
-        ],
+        folds=[_summary(*parts) for parts in zip(folds, found, infos, strict=True)],
         results_digest=sha256_json(
             [[info.results_digest for info in infos], json.loads(results.model_dump_json())]
         ),
     )
 
 
-def _summary(fold: Fold, results: EvaluationResults, setting: str) -> FoldSummary:
+def _summary(fold: Fold, results: EvaluationResults, info: TrainingInfo) -> FoldSummary:
     verdict = results.verdict
     row = next(row for row in results.ladder if row.candidate == verdict.ships)
     arms = _arms(fold)
@@ -244,12 +242,13 @@ def _summary(fold: Fold, results: EvaluationResults, setting: str) -> FoldSummar
         fold=fold.number,
         run=f"folds/{fold.number}",
         patients=sorted(set(arms.patients)),
-        setting=setting,
+        setting=next((point.label for point in info.sweep if point.chosen), ""),
         ships=verdict.ships,
         verdict=verdict.verdict,
         validation_dice=row.validation_dice.mean,
         dice_before=before,
         dice_after=row.test["dice"].mean,
+        weights=info.weights,
     )
 
 

@@ -160,6 +160,7 @@ def _training_info(context: StageContext, record: Record, results: EvaluationRes
         ),
         finetune=FinetuneSummary(**finetune.load_figures(context)),
         weights=weights.load_phases(context),
+        skipped=audit.skipped(context),
         results=results,
         sweep=record.sweep,
         folds=[],

@@ -1,4 +1,7 @@
-"""The reward as the policy gets it: the table's terms, weighted, in units of their spread if asked for."""
+"""The reward as the policy gets it: the table's terms, weighted, in units of their spread if asked for.
+
+And who learns by it: `grpo` takes its terms too, `sft` none.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +11,7 @@ from numpy.typing import NDArray
 
 from job.reward import normalisation
 from job.reward.terms import combine
+from job.spec.tuning import GrpoSpec
 from job.stages import reward, table
 from job.stages.stage import StageContext
 from job.table import ActionTable
@@ -48,6 +52,32 @@ def formula(context: StageContext) -> RewardFormula:
     of_network = _scales(context, {"reward_net": 1.0})["reward_net"]
     effective = normalisation.effective_weights(weights, _scales(context, weights))
     return RewardFormula(effective, sum(weights.values()) / of_network)
+
+
+def true_terms(context: StageContext) -> dict[str, float]:
+    """Return what rewards masks of labelled images in a phase of `grpo` that names no terms itself."""
+    weights = table.reward_weights(context).items()
+    return {term: weight for term, weight in weights if weight and term != "reward_net"} or {"dice": 1.0}
+
+
+def learned_by(context: StageContext) -> Mapping[str, float]:
+    """Return the weights of the terms, as scored, by which something learns; empty where nothing does."""
+    if context.spec.has_policy:
+        return formula(context).weights
+    takes_them = any(not (phase.terms or phase.hide_labels) for phase in _grpo(context))
+    return true_terms(context) if takes_them else {}
+
+
+def network_rewards(context: StageContext) -> bool:
+    """Return whether something learns by the network's scores: by their weight, or without a truth."""
+    has_weight = bool(table.reward_weights(context).get("reward_net"))
+    is_unlabelled = "unlabelled" in table.load(context).splits
+    by_policy = context.spec.has_policy and (has_weight or is_unlabelled)
+    return by_policy or any(is_unlabelled or phase.hide_labels for phase in _grpo(context))
+
+
+def _grpo(context: StageContext) -> list[GrpoSpec]:
+    return [phase for _, phase in context.spec.weight_phases if isinstance(phase, GrpoSpec)]
 
 
 def _scales(context: StageContext, weights: Mapping[str, float]) -> dict[str, float]:

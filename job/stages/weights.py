@@ -20,7 +20,7 @@ from job.spec.finetune import WeightPhase
 from job.spec.job import JobSpec
 from job.spec.segmenter import PromptableUNetSpec
 from job.spec.tuning import SftSpec
-from job.stages import audit, reward, table
+from job.stages import audit, reward, rewards, table
 from job.stages.judged import judge
 from job.stages.pull import open_dataset
 from job.stages.stage import Stage, StageContext
@@ -156,8 +156,7 @@ def _train(context: StageContext, name: str, phase: WeightPhase, data: PhaseData
     if isinstance(phase, SftSpec):
         result = train_sft(phase, model, data, room)
     else:
-        of_job = {term: w for term, w in context.spec.reward.terms.items() if term != "reward_net"}
-        terms = phase.terms or of_job or {"dice": 1.0}
+        terms = phase.terms or rewards.true_terms(context)
         result = train_grpo(phase.model_copy(update={"terms": terms}), model, data, room)
     folder = context.folder / SEGMENTER
     model.save(folder)

@@ -271,6 +271,30 @@ def test_a_network_that_does_not_look_at_the_image_fails() -> None:
     assert proxy_quality(at, replace(HELD, min_swap_effect=0.26)).failed
 
 
+def test_a_network_that_rewards_nothing_is_only_warned_of() -> None:
+    """Its own pick is judged on validation: the same network, which a reward rests on, fails the run."""
+    worthless = sound_validity(reward_net_NK=1 - dice_table())
+    blind = sound_validity(swapped_M=sound_validity().own_M)
+    for evidence in (worthless, blind):
+        found, idle = (proxy_quality(replace(evidence, network_rewards=used), HELD) for used in (True, False))
+        assert (found.severity, found.outcome) == ("validity", "failed")
+        assert (idle.severity, idle.outcome) == ("advice", "failed")
+        assert idle.finding == f"{found.finding}; nothing learns by it, only its own pick rests on it"
+        assert idle.advice == (
+            f"{found.advice}; rely on neither its predicted quality nor its flags for review"
+        )
+    sound = proxy_quality(sound_validity(network_rewards=False), HELD)
+    assert (sound.severity, sound.outcome, sound.advice) == ("advice", "passed", "")
+
+
+def test_a_reward_by_which_nothing_learns_is_not_measured() -> None:
+    """Where the only phase is supervised, terms that mislead, or tell nothing apart, mislead nobody."""
+    without = sound_validity(rewards_NK=np.zeros((N_IMAGES, N_ACTIONS)), terms={}, weights={})
+    for check in (reward_variance, term_audit):
+        result = check(without, HELD)
+        assert (result.outcome, result.finding) == ("unmeasured", "no phase learns by the job's reward")
+
+
 def test_what_cannot_be_swapped_or_does_not_vary_is_not_held_against_the_network() -> None:
     """A single image has no partner, and R2 needs Dice that varies."""
     none = np.zeros(0)

@@ -21,6 +21,8 @@ SMALL: dict[str, Any] = {
     "finetune": {"total_timesteps": 256, "n_steps": 32, "batch_size": 32, "seeds": 1},
 }
 
+PPO = {"algorithm": "ppo", **SMALL["finetune"]}
+
 
 def run(job: Job, folder: Path, **sections: Any) -> tuple[int, dict[str, Any]]:
     """Run a small job with changed sections; return its exit code and its training_info."""
@@ -72,11 +74,33 @@ def test_a_collapsed_reward_is_found_by_its_variance(job: Job, tmp_path: Path) -
     assert not list(tmp_path.glob("output/runs/fault/*/_SUCCESS"))
 
 
+def test_a_worthless_network_by_which_nothing_learns_is_advice(job: Job, tmp_path: Path) -> None:
+    """The network that the reward may not rest on: a supervised phase is trained all the same."""
+    network = network_file.load(network_file.EMBEDDED)
+    with torch.no_grad():
+        network.correction[-1].bias += 30.0
+    network_file.save(network, tmp_path / "collapsed.safetensors")
+    reward = {"network": {"uri": "collapsed.safetensors", "epochs": 0}}
+    sft = {"algorithm": "sft", "steps": 2, "crop": 64, "batch_size": 2}
+    code, info = run(job, tmp_path, reward=reward, finetune=[sft])
+    assert code == 0
+    assert [phase["name"] for phase in info["weights"]] == ["sft"]
+    assert info["skipped"] == []
+    (check,) = [check for check in info["checks"] if check["name"] == "proxy_quality"]
+    assert (check["outcome"], check["severity"]) == ("failed", "advice")
+    assert_invalid(*run(job, tmp_path, reward=reward, finetune=[PPO, sft]), "proxy_quality")
+
+
 def test_inert_actions_are_found_by_mask_diversity(job: Job, tmp_path: Path) -> None:
-    """Actions that make the same masks are no choice."""
+    """Actions that make the same masks are no choice, and what would be trained is told as skipped."""
     postprocess = [{"threshold": 0.5}, {"threshold": 0.5001}, {"threshold": 0.5002}]
     actions = {"prompts": SMALL["actions"]["prompts"][:1], "postprocess": postprocess}
-    assert_invalid(*run(job, tmp_path, actions=actions), "mask_diversity")
+    finetune = [PPO, {"algorithm": "sft"}]
+    code, info = run(job, tmp_path, actions=actions, finetune=finetune)
+    assert_invalid(code, info, "mask_diversity")
+    assert (info["weights"], info["skipped"]) == ([], ["ppo", "sft"])
+    report = Path(info["run_uri"], "report.md").read_text()
+    assert "\n## Weights\n\nPPO policy, Supervised fine-tuning: not trained" in report
 
 
 def test_swapped_images_are_found_by_the_proxys_quality(job: Job, tmp_path: Path, dataset: Path) -> None:

@@ -53,7 +53,20 @@ def folded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
     return place, done
 
 
-FOLDS = (*ONE_THREAD, "--set", "data.uri=data", "--set", 'data.split={"kind":"folds","k":3}')
+PHASES = [
+    {"algorithm": "ppo", "total_timesteps": 64, "n_steps": 16, "batch_size": 16, "seeds": 1},
+    {"algorithm": "sft", "steps": 4, "crop": 64, "batch_size": 2, "validate_every": 2},
+]
+FOLDS = (
+    "--set",
+    "runtime.threads=1",
+    "--set",
+    f"finetune={json.dumps(PHASES)}",
+    "--set",
+    "data.uri=data",
+    "--set",
+    'data.split={"kind":"folds","k":3}',
+)
 
 
 def test_status_names_the_fold_in_which_a_run_was_stopped(folded: tuple[Path, Finished]) -> None:
@@ -84,6 +97,19 @@ def test_folds_test_every_image_once_and_are_judged_together(folded: tuple[Path,
     assert mean_dice(info, "selected") == pytest.approx(np.mean(dice_after))
     assert info["results"]["verdict"]["vs_noop"]["n_patients"] == 10
     assert not (folded[1].run / "candidate.json").exists()
+
+
+def test_folds_tell_how_each_trained_its_weights(folded: tuple[Path, Finished]) -> None:
+    """As their own records do; what the phase is worth stands in the joined ladder, and in the report."""
+    info, run = folded[1].info, folded[1].run
+    for fold in info["folds"]:
+        (phase,) = fold["weights"]
+        assert [phase] == json.loads((run / fold["run"] / "training_info.json").read_text())["weights"]
+    sft = next(row for row in info["results"]["ladder"] if row["candidate"] == "sft")
+    assert sft["vs_noop"]["n_patients"] == 10
+    report = (run / "report.md").read_text()
+    assert "Over all folds, against today on test images: Supervised fine-tuning " in report
+    assert len(re.findall(r"^\| \**Supervised fine-tuning, fold [123]\b", report, re.MULTILINE)) == 3
 
 
 def test_a_finished_run_of_folds_is_not_run_again(folded: tuple[Path, Finished], job: Job) -> None:

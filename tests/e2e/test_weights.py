@@ -101,7 +101,7 @@ def test_what_ships_predicts_with_its_own_weights(tuned: Tuned, tmp_path: Path) 
                 "predict", str(moved), str(pictures), "--output", str(tmp_path / "none"), cwd=tmp_path
             )
             assert other.code == 4, other.stderr
-            assert str(config.parent) in other.stderr
+            assert f"{file['segmenter_folder']}/config.json has" in other.stderr
             (tmp_path / "config.json").rename(config)
     finally:
         moved.rename(tuned.folder)
@@ -109,6 +109,31 @@ def test_what_ships_predicts_with_its_own_weights(tuned: Tuned, tmp_path: Path) 
         rows = list(csv.DictReader(file_))
     assert len(rows) == 16
     assert {row["error"] for row in rows} == {""}
+
+
+def test_damaged_weights_are_used_by_nobody(tuned: Tuned, tmp_path: Path) -> None:
+    """One bit of one of them: every verb that would take them ends with 4 and names the file."""
+    ships = json.loads((tuned.folder / "candidate.json").read_text())["segmenter_folder"]
+    assert ships is not None
+    shutil.copytree(tuned.place / "output" / "runs", tmp_path / "output" / "runs")
+    run = tmp_path / "output" / "runs" / "tiny" / "r"
+    pictures = next((tuned.place / "output" / "stages" / "pull").glob("*/dataset"))
+    with (run / ships / "model.safetensors").open("r+b") as file:
+        file.seek(-1000, 2)
+        byte = file.read(1)[0]
+        file.seek(-1000, 2)
+        file.write(bytes([byte ^ 1]))
+    for words in (
+        ("predict", str(run), str(pictures / "images"), "--output", "masks"),
+        ("evaluate", str(run), "--data", str(pictures)),
+        ("status", "output", "--verify"),
+        ("promote", "output/models/tiny", "--to", "r"),
+        ("plan", TINY, "--set", f"segmenter.uri={run / ships}"),
+    ):
+        done = run_job(*words, cwd=tmp_path)
+        assert done.code == 4, (words, done.stderr)
+        assert f"{ships}/model.safetensors has other content" in done.stdout + done.stderr, words
+    assert not (tmp_path / "masks").exists()
 
 
 def test_evaluate_compares_with_what_the_user_has(tuned: Tuned) -> None:

@@ -1,5 +1,9 @@
-from job.publish.training_info import PhaseSummary
+from job.publish.training_info import FoldSummary, PhaseSummary, TrainingInfo
+from job.report.html import render_html
+from job.report.markdown import render_markdown
+from job.report.summary import answer_table, learned
 from job.report.weights import phase_curves, phases_sentence, phases_table
+from tests.report.factory import make_info
 
 CURVE = [{"step": 0.0, "gold": 0.5, "proxy": 0.6}, {"step": 50.0, "gold": 0.7, "proxy": 0.8}]
 
@@ -12,28 +16,96 @@ def phase(name: str = "sft", **more: object) -> PhaseSummary:
     return PhaseSummary.model_validate(facts | more)
 
 
+def run_of(*phases: PhaseSummary, ships: str = "noop") -> TrainingInfo:
+    """A run with these phases."""
+    info = make_info()
+    verdict = info.results.verdict.model_copy(update={"ships": ships})
+    results = info.results.model_copy(update={"verdict": verdict})
+    return info.model_copy(update={"weights": list(phases), "results": results})
+
+
+def fold(number: int, *phases: PhaseSummary, ships: str = "noop", verdict: str = "improved") -> FoldSummary:
+    return FoldSummary(
+        fold=number, run=f"folds/{number}", patients=[f"p{number}"], setting="", ships=ships,
+        verdict=verdict, validation_dice=0.7, dice_before=0.5, dice_after=0.7, weights=list(phases),
+    )  # fmt: skip
+
+
+def run_of_folds(*folds: FoldSummary) -> TrainingInfo:
+    """A run of folds whose joined ladder has a rung for `sft`: PPO's, by another name."""
+    info = make_info(n_images=29, seed=1)
+    rows = [
+        row.model_copy(update={"candidate": "sft"}) if row.candidate == "ppo" else row
+        for row in info.results.ladder
+    ]
+    results = info.results.model_copy(update={"ladder": rows})
+    return info.model_copy(update={"folds": list(folds), "results": results})
+
+
 def test_phases_stand_one_below_the_other() -> None:
     """With what each gained on validation; the one that ships is marked."""
-    table = phases_table([phase(), phase("grpo", best_step=0, best_dice=0.5)], ships="sft")
+    table = phases_table(run_of(phase(), phase("grpo", best_step=0, best_dice=0.5), ships="sft"))
     assert table is not None
     assert table.rows[0].cells[3:] == ("step 50", "0.500", "0.700", "+0.200")
     assert table.rows[1].cells[3:] == ("its start", "0.500", "0.500", "±0.000")
     assert [row.tag for row in table.rows] == ["ships", ""]
-    assert phases_table([], ships="noop") is None
+    assert phases_table(run_of()) is None
 
 
 def test_a_reward_that_was_played_is_named() -> None:
     """Before anybody looks at the curves."""
-    told = phases_sentence([phase(), phase("grpo", ended="reward_hacking")])
+    told = phases_sentence(run_of(phase(), phase("grpo", ended="reward_hacking")))
     assert "GRPO on the weights was stopped because the reward went on rising while true Dice fell" in told
-    assert "stopped" not in phases_sentence([phase()])
-    assert phases_sentence([]) == ""
+    assert "stopped" not in phases_sentence(run_of(phase()))
+    assert phases_sentence(run_of()) == ""
 
 
 def test_true_dice_is_drawn_beside_what_is_maximised() -> None:
     """On one scale, with the step that was kept marked; a phase without looks has no chart."""
-    charts = phase_curves([phase(), phase("grpo", curve=[])])
+    charts = phase_curves(run_of(phase(), phase("grpo", curve=[])))
     assert len(charts) == 1
     assert [line.name for line in charts[0].lines] == ["true Dice", "what it maximises"]
     assert charts[0].marker is not None
     assert "step 50 was kept" in charts[0].note
+
+
+def test_folds_stand_phase_by_phase_below_what_all_of_them_show() -> None:
+    """The joined ladder judges against today; each fold has its row, its chart, and its own that ships."""
+    info = run_of_folds(
+        fold(1, phase(), phase("grpo"), ships="sft"), fold(2, phase(ended="reward_hacking"), phase("grpo"))
+    )
+    row = next(row for row in info.results.ladder if row.candidate == "sft")
+    told = phases_sentence(info)
+    gained = f"Supervised fine-tuning +{row.vs_noop.mean:.3f} Dice (interval +{row.vs_noop.low:.3f} to "
+    assert told.startswith(f"Over all folds, against today on test images: {gained}")
+    assert "29 patients, 29 images), better." in told
+    assert "Supervised fine-tuning, fold 2 was stopped" in told
+    table = phases_table(info)
+    assert table is not None
+    assert [one.cells[0].replace("Supervised fine-tuning", "SFT") for one in table.rows] == [
+        "SFT, fold 1", "SFT, fold 2", "GRPO on the weights, fold 1", "GRPO on the weights, fold 2",
+    ]  # fmt: skip
+    assert [one.is_marked for one in table.rows] == [True, False, False, False]
+    assert [chart.title for chart in phase_curves(info)] == [one.cells[0] for one in table.rows]
+    assert [one.name for one in learned(info)] == ["Supervised fine-tuning"]
+    for report in (render_markdown(info), render_html(info, {})):
+        assert "GRPO on the weights, fold 2" in report
+
+
+def test_what_a_failed_check_skipped_is_told_where_one_looks() -> None:
+    """Beside the verdict and where the weights would be; with folds the invalid ones are named."""
+    skipped = {"skipped": ["ppo", "sft"]}
+    told = "PPO policy, Supervised fine-tuning: not trained, because a validity check failed"
+    info = make_info("invalid").model_copy(update=skipped)
+    assert dict(answer_table(info))["Skipped"] == told
+    assert f"\n## Weights\n\n{told}.\n" in render_markdown(info)
+    page = render_html(info, {})
+    assert page.index(told) < page.index("The ladder") < page.index(f"<p>{told}.</p>")
+    assert 'href="#weights"' in page
+    folds = run_of_folds(fold(1, phase()), fold(2, verdict="invalid"), fold(3, verdict="invalid"))
+    assert phases_sentence(folds.model_copy(update=skipped)).endswith(
+        "PPO policy, Supervised fine-tuning: not trained in folds 2, 3, because a validity check failed."
+    )
+    policy = make_info("invalid").model_copy(update={"skipped": ["ppo"]})
+    assert "## Weights" not in render_markdown(policy)
+    assert "Skipped" not in dict(answer_table(make_info()))

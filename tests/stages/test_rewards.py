@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from job.stages.rewards import formula, scales, scored_table
+from job.stages.rewards import formula, learned_by, network_rewards, scales, scored_table
 from tests.stages.made_up_stages import finished, make_table, spec_of
 
 TERMS = {"dice": 0.25, "recall": 0.5, "reward_net": 1.0}
@@ -53,3 +53,37 @@ def test_unlabelled_images_need_the_network_s_scale_whatever_its_weight(tmp_path
     deviation = np.sqrt(network_NK[:6].var(axis=1).mean())
     rewards_NK = formula(context).of(scored_table(context))
     np.testing.assert_allclose(rewards_NK[12:], 0.75 * network_NK[12:] / deviation)
+
+
+PPO, SFT, GRPO = ({"algorithm": name} for name in ("ppo", "sft", "grpo"))
+TRUE = {"dice": 0.25, "recall": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("phases", "terms", "learned", "rewards_labelled", "rewards_unlabelled"),
+    [
+        ([PPO], TERMS, TERMS, True, True),
+        ([PPO, SFT], TRUE, TRUE, False, True),
+        ([PPO], {**TRUE, "reward_net": 0.0}, TRUE, False, True),
+        ([SFT], TERMS, {}, False, False),
+        ([SFT, GRPO], TERMS, TRUE, False, True),
+        ([GRPO], {"reward_net": 1.0, "recall": 0.0}, {"dice": 1.0}, False, True),
+        ([{**GRPO, "terms": {"cldice": 1.0}}], TERMS, {}, False, True),
+        ([{**GRPO, "hide_labels": True}], TERMS, {}, True, True),
+    ],
+)
+def test_who_learns_by_the_reward_and_by_the_network(
+    tmp_path: Path,
+    phases: list[dict[str, object]],
+    terms: dict[str, float],
+    learned: dict[str, float],
+    rewards_labelled: bool,
+    rewards_unlabelled: bool,
+) -> None:
+    """A policy by all terms, grpo by the true ones that it takes; unlabelled images by the network alone."""
+    spec = spec_of(reward={"terms": terms}, finetune=phases)
+    unlabelled = finished(tmp_path / "unlabelled", spec)
+    labelled = finished(tmp_path / "labelled", spec, table=make_table().of("train", "validation"))
+    assert learned_by(unlabelled) == learned
+    assert network_rewards(labelled) == rewards_labelled
+    assert network_rewards(unlabelled) == rewards_unlabelled
