@@ -12,7 +12,7 @@ from job.evaluation.candidate import Candidate
 from job.exchange import Inbox
 from job.inputs import find_segmenter
 from job.logs import Output
-from job.publish.local_run import require_part_as_sealed
+from job.publish.local_run import require_as_sealed
 from job.segmenters.protocol import Segmenter
 from job.spec.segmenter import AnySegmenterSpec
 
@@ -69,7 +69,7 @@ def _trained(candidate: Candidate, spec: AnySegmenterSpec, device: str, reportin
     except InputError as error:
         raise InputError(str(error).removeprefix("segmenter.uri: "), advice=advice) from error
     if key != candidate.file.segmenter_key:
-        require_part_as_sealed(candidate.folder.resolve(), candidate.file.segmenter_folder)
+        require_as_sealed(candidate.folder.resolve(), [candidate.file.segmenter_folder])
         raise IntegrityError(
             f"{folder}: not the weights that the run trained: a file there was changed, or this is another"
             " version of the program",

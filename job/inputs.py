@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from job.data.dataset import listing_digest, require_readable
 from job.errors import InputError, SpecError
 from job.places import Places
-from job.publish.local_run import champion_run, require_part_as_sealed
+from job.publish.local_run import champion_run, require_as_sealed
 from job.publish.pointers import CHAMPION, MODELS
 from job.publish.published import PublishedRun, newest_run
 from job.spec.job import JobSpec
@@ -264,7 +264,7 @@ def find_segmenter(uri: str, setting: str = "segmenter.uri") -> Folder:
     if not uri.startswith("embedded:"):
         folder = _folder(uri, setting)
         if isinstance(folder, Path) and folder.parent.name == TRAINED:
-            require_part_as_sealed(folder.parents[1], f"{TRAINED}/{folder.name}")
+            require_as_sealed(folder.parents[1], [f"{TRAINED}/{folder.name}"])
         return folder
     if uri != EMBEDDED_SEGMENTER:
         raise SpecError(

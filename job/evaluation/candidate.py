@@ -15,7 +15,7 @@ from job.evaluation.ladder import Ladder, Rung
 from job.finetune.choosers import RidgeChooser
 from job.finetune.observation import Observer
 from job.finetune.policy import Policy
-from job.publish.local_run import local_run
+from job.publish.local_run import local_run, require_as_sealed
 from job.reward import network_file
 from job.reward.calibration import quality_interval
 from job.reward.network import NetworkJudge
@@ -203,8 +203,8 @@ def find(place: Path) -> Path:
 def load(place: Path, device: str) -> Candidate:
     """Load the candidate that a path names.
 
-    Raises InputError for what is missing, IntegrityError for parts that are damaged or made for other actions
-    or statistics than candidate.json lists.
+    Raises InputError for what is missing, IntegrityError for parts that are damaged, not those that the run
+    published, or made for other actions or statistics than candidate.json lists.
     """
     path = find(place)
     file = parse_as(
@@ -215,6 +215,7 @@ def load(place: Path, device: str) -> Candidate:
         advice="fetch an undamaged copy of the run folder",
     )
     folder = path.parent
+    require_as_sealed(folder.resolve(), [CANDIDATE, NETWORK, *filter(None, [decisive_file(file)])])
     judge = NetworkJudge([network_file.load(_there(folder / NETWORK))], device)
     if file.chooser in ("ppo", "exact"):
         place = folder / (POLICY if file.chooser == "ppo" else EXACT_POLICY)

@@ -68,16 +68,20 @@ def champion_run(store: ObjectStore, name: str) -> PublishedRun:
     return run
 
 
-def require_part_as_sealed(run: Path, part: str) -> None:
-    """Raise `IntegrityError` that names a file of a folder in a run which is not what the manifest says.
+def require_as_sealed(folder: Path, parts: Sequence[str]) -> None:
+    """Raise `IntegrityError` that names a file which is not what the manifest of its run says.
 
-    Nothing is known, and nothing raised, of a run that is not finished, or lies in other folders.
+    `parts` are files and folders in `folder`: a run, its attempt or one of its folds. Nothing is known, and
+    nothing raised, of a run that is not finished, or lies in other folders.
     """
-    if not (run / MANIFEST).is_file():
+    run = next((one for one in (folder, *folder.parents[:2]) if (one / MANIFEST).is_file()), None)
+    if run is None:
         return
     store = LocalStore(run.parent)
-    found = open_run(store, run.name)
-    files = {} if found is None else files_within(found.manifest.files, [part])
+    found = open_run(store, run.name, or_invalid=True)
+    within = [(folder.relative_to(run) / part).as_posix() for part in parts]
+    by_place = {} if found is None else {facts.key: facts for facts in found.manifest.files.values()}
+    files = files_within(by_place, within)
     for problem in differences(store, run.name, files).values():
         raise IntegrityError(
             f"{run}: {problem}",

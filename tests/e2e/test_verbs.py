@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -54,6 +55,24 @@ def test_plan_counts_actions_and_warns_of_too_few_steps(job: Job) -> None:
     assert "K = 6: 2 prompts x 3 post-processings" in done.stdout
     assert "64 steps" in done.stdout
     assert "total_timesteps 64 is under 50 per action" in done.stdout
+
+
+def test_a_candidate_that_somebody_edited_is_not_used(
+    tiny: tuple[Path, Finished], tmp_path: Path, job: Job
+) -> None:
+    """Its file and its reward network are those of the manifest, or the verb ends with 4 and names them."""
+    run = tiny[0] / "output" / "runs" / "tiny" / tiny[1].info["run_id"]
+    pictures = next((tiny[0] / "output" / "stages" / "pull").glob("*/dataset"))
+    for number, name in enumerate(("candidate.json", "reward/best_reward_net.safetensors")):
+        copy = tmp_path / str(number)
+        shutil.copytree(run, copy)
+        content = (copy / name).read_bytes()
+        last = b" " if name == "candidate.json" else bytes([content[-1] ^ 1])
+        (copy / name).write_bytes(content[:-1] + last)
+        done = job("evaluate", str(copy), "--data", str(pictures))
+        assert done.code == 4, (name, done.stderr)
+        assert f"{name} has other content" in done.stderr
+    assert job("evaluate", str(run), "--data", str(pictures)).code == 0
 
 
 def test_evaluate_measures_a_candidate_and_warns_of_images_it_knows(

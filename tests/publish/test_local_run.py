@@ -9,7 +9,7 @@ import structlog
 
 from job.errors import InputError, IntegrityError
 from job.publish import local_run as local_runs
-from job.publish.local_run import local_run, require_part_as_sealed
+from job.publish.local_run import local_run, require_as_sealed
 from job.publish.published import PublishedRun, open_run
 from job.publish.publishing import publish
 from job.storage.local_store import LocalStore
@@ -54,14 +54,27 @@ def test_a_copy_of_a_store_is_read_as_it_lies(tmp_path: Path) -> None:
 def test_a_changed_byte_in_a_part_of_a_run_is_named(tmp_path: Path) -> None:
     """In that part alone; of a folder that is no run, the root of a disk too, nothing is said."""
     run = sealed(tmp_path, **{"segmenter/grpo/model.safetensors": "weights", "report.html": "page"}).path
-    require_part_as_sealed(run, "segmenter/grpo")
+    require_as_sealed(run, ["segmenter/grpo"])
     (run / "report.html").write_text("PAGE")
-    require_part_as_sealed(run, "segmenter/grpo")
+    require_as_sealed(run, ["segmenter/grpo"])
     (run / "segmenter" / "grpo" / "model.safetensors").write_text("Weights")
     with pytest.raises(IntegrityError, match=r"segmenter/grpo/model\.safetensors has other content"):
-        require_part_as_sealed(run, "segmenter/grpo")
+        require_as_sealed(run, ["segmenter/grpo"])
     for other in (tmp_path / "nowhere", tmp_path, Path("/")):
-        require_part_as_sealed(other, "segmenter/grpo")
+        require_as_sealed(other, ["segmenter/grpo"])
+
+
+def test_a_changed_byte_in_an_attempt_of_a_copied_store_is_named(tmp_path: Path) -> None:
+    """Its manifest lies above it."""
+    store = FarStore(tmp_path / "store")
+    published(store, tmp_path)
+    shutil.copytree(store.folder, tmp_path / "copy")
+    attempt = tmp_path / "copy" / "runs" / "vessels" / "r1" / "attempt-2"
+    require_as_sealed(attempt, ["candidate.json"])
+    with (attempt / "candidate.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(IntegrityError, match=r"candidate\.json"):
+        require_as_sealed(attempt, ["candidate.json"])
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
