@@ -219,12 +219,20 @@ class _Context(nn.Module):
         return x + F.relu(self.norm(self.mix(wide)))
 
 
+class _Words(nn.Embedding):
+    """Drawn anew only where there is memory for it: for shapes alone torch would import its compiler."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class _TextEncoder(nn.Module):
     """Words, weighed by a learned importance, then a small perceptron; the order of words plays no part."""
 
     def __init__(self, vocab_size: int, width: int) -> None:
         super().__init__()
-        self.words = nn.Embedding(vocab_size, width)
+        self.words = _Words(vocab_size, width)
         self.importance = nn.Linear(width, 1)
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.Tanh())
 
