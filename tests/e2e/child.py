@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
-from job import cli
+from job import cli, stopping
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = str(ROOT / "specs" / "tiny.json")
@@ -70,11 +71,16 @@ def run_here(*arguments: str, cwd: Path) -> Finished:
     stdout, stderr = io.StringIO(), io.StringIO()
     with (
         contextlib.chdir(cwd), contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr),
-        warnings.catch_warnings(), _torch_as_it_was(),
+        warnings.catch_warnings(), _torch_as_it_was(), _not_stopped(),
     ):  # fmt: skip
         warnings.simplefilter("default")
         code = cli.main(arguments)
     return Finished(code, stdout.getvalue(), stderr.getvalue())
+
+
+def _not_stopped() -> contextlib.AbstractContextManager[object]:
+    """What makes a process stop is kept until its end."""
+    return mock.patch.multiple(stopping, _received=[], _failures=[], _limits=stopping._Limits())
 
 
 @contextlib.contextmanager
