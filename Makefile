@@ -36,9 +36,9 @@ run: setup ## Run SPEC=... with ARGS="--set ..."
 	@$(BIN)/python -m job $(SPEC) $(ARGS)
 
 # A file's tests share what is slow (nights, servers, runs), so they go to one worker; the files in their order, for
-# xdist would put those with few tests, the slowest, last.
+# xdist would put those with few tests, the slowest, last. Hundreds of processes start: none compiles what one has.
 test: setup ## Run the tests that need Python packages alone
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not system" $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not system" $(ARGS)
 
 test-system: setup ## Run the tests that need Debian packages (Chromium, Prometheus), and say what is missing
 	SYSTEM_TESTS=1 $(BIN)/python -m pytest -m system $(ARGS)

@@ -35,7 +35,8 @@ def prepare(runtime: RuntimeSpec) -> Machine:
     device = "cuda" if cuda and runtime.device != "cpu" else "cpu"
     threads = runtime.threads or available_cpus()
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # As use_deterministic_algorithms does, which imports torch's compiler: seconds, and nothing is compiled.
+    torch.set_deterministic_debug_mode("warn")
     # Nothing here reads memory that it did not write: filling it first costs a GPU 6 % of the table.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     name = torch.cuda.get_device_name() if device == "cuda" else processor_name()

@@ -250,10 +250,9 @@ def _confusion(tp: NDArray[np.int64], n: NDArray[np.int64], n_truth: int, size: 
 @contextmanager
 def _in_any_order() -> Iterator[None]:
     """Within: sums of integers may be made in any order, which changes none of them."""
-    wanted = torch.are_deterministic_algorithms_enabled()
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(False)
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("default")
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(wanted, warn_only=warns)
+        torch.set_deterministic_debug_mode(mode)

@@ -14,9 +14,17 @@ from tests.s3_server import NOBODYS_OWN, Server, find_weed, serve
 
 ROOT = Path(__file__).parent.parent
 
+# As the program does, before torch is imported: threads that spin while they wait take others' time.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # An example's time by the clock says how busy the machine is; what must be quick has a test that measures it.
 settings.register_profile("by the clock of nobody", deadline=None)
 settings.load_profile("by the clock of nobody")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slowest files first: with many small ones at the end, all workers end together."""
+    items.sort(key=lambda item: "e2e" not in item.path.parts)
 
 
 @pytest.fixture(autouse=True)

@@ -27,8 +27,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from job.data import fundus
-from job.segmenters.promptable_unet.modelling import PromptableUNet, PromptableUNetConfig
-from job.segmenters.promptable_unet.processing import build_tokenizer
+from job.segmenters.promptable_unet.pretrained import (
+    PretrainedPromptableUNet,
+    PretrainedPromptableUNetConfig,
+    build_tokenizer,
+)
 
 SEED = 10**9
 HELD_OUT_SEED = 2 * 10**9
@@ -45,12 +48,12 @@ def main() -> None:
         torch.manual_seed(options.seed)
         device = torch.device(options.device)
         tokenizer = build_tokenizer(vocabulary())
-        config = PromptableUNetConfig(
+        config = PretrainedPromptableUNetConfig(
             vocab_size=len(tokenizer),
             widths=tuple(options.widths),
             decoder_widths=tuple(options.decoder_widths),
         )
-        network = PromptableUNet(config).to(device)
+        network = PretrainedPromptableUNet(config).to(device)
         print(f"{sum(p.numel() for p in network.parameters()):,} parameters", flush=True)
         train(network, scenes, options, tokenizer)
     network.eval()
@@ -94,7 +97,9 @@ class Scenes:
         return (crops.flip(3), labels.flip(2)) if rng.integers(2) else (crops, labels)
 
 
-def train(network: PromptableUNet, scenes: Scenes, options: argparse.Namespace, tokenizer: Any) -> None:
+def train(
+    network: PretrainedPromptableUNet, scenes: Scenes, options: argparse.Namespace, tokenizer: Any
+) -> None:
     """Minimise binary cross-entropy plus a share of soft Dice, one prompt of each meaning an image."""
     device = next(network.parameters()).device
     rng = np.random.default_rng([options.seed, 1])
@@ -139,7 +144,7 @@ def train(network: PromptableUNet, scenes: Scenes, options: argparse.Namespace, 
             running.zero_()
 
 
-def save(network: PromptableUNet, tokenizer: Any, folder: Path) -> None:
+def save(network: PretrainedPromptableUNet, tokenizer: Any, folder: Path) -> None:
     """Write config.json, model.safetensors (float16) and the tokenizer's files; keep others, as README.md."""
     folder.mkdir(parents=True, exist_ok=True)
     network.half().save_pretrained(folder)
@@ -149,7 +154,7 @@ def save(network: PromptableUNet, tokenizer: Any, folder: Path) -> None:
     print(f"wrote {folder}: {size:,} bytes")
 
 
-def report_held_out(network: PromptableUNet, tokenizer: Any, device: torch.device) -> None:
+def report_held_out(network: PretrainedPromptableUNet, tokenizer: Any, device: torch.device) -> None:
     """Print Dice of each meaning at threshold 0.5 on 48 unseen images of the data set's own distribution."""
     texts = [
         "Please segment the retinal blood vessels.",

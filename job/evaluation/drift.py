@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from job.errors import IntegrityError
 from job.metrics.statistics import Interval, patient_interval
@@ -142,7 +142,7 @@ def noticeable_shift(n_known: int, n_new: int, n_statistics: int) -> float:
     the more statistics there are: the threshold leaves false alarms to `FALSE_ALARMS` of the nights
     (Bonferroni), and is never below `LARGEST_SHIFT_SD`.
     """
-    critical = float(scipy.stats.norm.ppf(1 - FALSE_ALARMS / (2 * n_statistics)))
+    critical = float(ndtri(1 - FALSE_ALARMS / (2 * n_statistics)))
     return max(LARGEST_SHIFT_SD, critical * math.sqrt(1 / n_known + 1 / n_new))
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import scipy
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import ncfdtr, ndtri
 
 from job.metrics.mean_intervals import critical_t, studentised_bootstrap, widened_t
 from job.metrics.sign_flip import sign_flip_p
@@ -150,7 +150,7 @@ def patients_needed(sd: float, effect: float, power: float = 0.8, confidence: fl
     if sd == 0:
         return 2
     standardised = abs(effect) / sd
-    z_sum = float(scipy.stats.norm.ppf((1 + confidence) / 2) + scipy.stats.norm.ppf(power))
+    z_sum = float(ndtri((1 + confidence) / 2) + ndtri(power))
     estimate = (z_sum / standardised) ** 2
     if estimate > 1e6:
         # The exact answer is larger by about two patients, which is nothing here.
@@ -175,20 +175,23 @@ def smallest_detectable(sd: float, n: int, power: float = 0.8, confidence: float
     _check_test(sd, power, confidence)
     if n < 2:
         return math.inf
-    upper = 1.0
-    while _power(upper, n, confidence) < power:
-        upper *= 2
-    standardised = scipy.optimize.brentq(
-        lambda effect: _power(effect, n, confidence) - power, 0.0, upper, xtol=1e-12
-    )
-    return sd * float(standardised)
+    low, high = 0.0, 1.0
+    while _power(high, n, confidence) < power:
+        low, high = high, 2 * high
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        if _power(middle, n, confidence) < power:
+            low = middle
+        else:
+            high = middle
+    return sd * high
 
 
 def within_image_spearman(predicted_NK: ArrayLike, true_NK: ArrayLike) -> Floats:
     """Correlate the ranks of K actions within each image: `[N]`, NaN where either row is constant."""
     predicted, true = _paired_rows(predicted_NK, true_NK)
-    ranks_a = _centred(scipy.stats.rankdata(predicted, axis=1))
-    ranks_b = _centred(scipy.stats.rankdata(true, axis=1))
+    ranks_a = _centred(_ranks(predicted))
+    ranks_b = _centred(_ranks(true))
     scale = np.sqrt((ranks_a**2).sum(axis=1) * (ranks_b**2).sum(axis=1))
     covariance = (ranks_a * ranks_b).sum(axis=1)
     correlation: Floats = np.divide(covariance, scale, out=np.full(len(scale), np.nan), where=scale > 0)
@@ -222,7 +225,16 @@ def _power(standardised: float, n: int, confidence: float) -> float:
         return 1 - confidence
     # T squared is noncentral F with 1 and n - 1 degrees. scipy's noncentral t is NaN for some large shifts.
     critical_f = critical_t(n - 1, confidence) ** 2
-    return float(scipy.stats.ncf.sf(critical_f, 1, n - 1, n * standardised**2))
+    return float(1 - ncfdtr(1, n - 1, n * standardised**2, critical_f))
+
+
+def _ranks(values_NK: Floats) -> Floats:
+    """Rank each row's values from 1; equal ones share the mean of their ranks."""
+    ranks_NK = np.empty(values_NK.shape)
+    for values_K, ranks_K in zip(values_NK, ranks_NK, strict=True):
+        _, kinds_K, counts = np.unique(values_K, return_inverse=True, return_counts=True)
+        ranks_K[:] = (counts.cumsum() - (counts - 1) / 2)[kinds_K]
+    return ranks_NK
 
 
 def _centred(ranks_NK: Floats) -> Floats:

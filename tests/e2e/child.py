@@ -1,13 +1,21 @@
-"""The real program as a child process."""
+"""The real program: as a child process, or in this one."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import torch
+
+from job import cli, stopping
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = str(ROOT / "specs" / "tiny.json")
@@ -17,7 +25,7 @@ PATIENCE_S = 300.0
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished child process."""
+    """How the program ended, and what it said."""
 
     code: int
     stdout: str
@@ -56,3 +64,30 @@ def run_job(*arguments: str, cwd: Path, python: tuple[str, ...] = (), site: Path
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
     )
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def run_here(*arguments: str, cwd: Path) -> Finished:
+    """Do in this process what `run_job` does: without seconds of imports, where no process is asked for."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd), contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr),
+        warnings.catch_warnings(), _torch_as_it_was(), _not_stopped(),
+    ):  # fmt: skip
+        warnings.simplefilter("default")
+        code = cli.main(arguments)
+    return Finished(code, stdout.getvalue(), stderr.getvalue())
+
+
+def _not_stopped() -> contextlib.AbstractContextManager[object]:
+    """What makes a process stop is kept until its end."""
+    return mock.patch.multiple(stopping, _received=[], _failures=[], _limits=stopping._Limits())
+
+
+@contextlib.contextmanager
+def _torch_as_it_was() -> Iterator[None]:
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(mode)

@@ -1,10 +1,10 @@
-"""The real program as a child process, on specs/tiny.json."""
+"""The real program, on specs/tiny.json."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.child import PATIENCE_S, TINY, Finished, Job, run_job
+from tests.e2e.child import PATIENCE_S, TINY, Finished, Job, run_here, run_job
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,10 +16,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    """Run `python -m job ARGUMENTS` in a folder of the test's own, on one thread."""
+    """Run the program in a folder of the test's own; given options of `python`, as a process of its own."""
 
     def run(*arguments: str, cwd: Path = tmp_path, python: tuple[str, ...] = ()) -> Finished:
-        return run_job(*arguments, cwd=cwd, python=python)
+        return run_job(*arguments, cwd=cwd, python=python) if python else run_here(*arguments, cwd=cwd)
 
     return run
 

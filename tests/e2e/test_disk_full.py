@@ -21,7 +21,7 @@ from job import cli
 from job.publish.published import open_run
 from job.storage.local import UNFINISHED
 from job.storage.uris import open_store
-from tests.e2e.child import PATIENCE_S, ROOT, TINY, Finished, run_job
+from tests.e2e.child import PATIENCE_S, ROOT, TINY, Finished, run_here
 
 pytestmark = pytest.mark.timeout(600)  # a test is several runs, one after the other
 
@@ -192,10 +192,10 @@ def test_with_the_output_in_a_store_the_disk_of_the_working_copy_is_named(
     """What is on it and in the store serves the next attempt, on a larger disk."""
     disk = make_disk("disk", 5 * MB)
     places = ("--set", f"output.uri={s3_prefix}", "--set", f"cache.uri={disk.path}")
-    first = run_job(TINY, "--set", "runtime.threads=1", *places, cwd=tmp_path)
+    first = run_here(TINY, "--set", "runtime.threads=1", *places, cwd=tmp_path)
     require_one_readable_message(Ended(first.code, first.events, first.stderr), disk)
     subprocess.run(["mount", "-o", "remount,size=64m", str(disk.path)], check=True)
-    again = run_job(TINY, "--set", "runtime.threads=1", *places, cwd=tmp_path)
+    again = run_here(TINY, "--set", "runtime.threads=1", *places, cwd=tmp_path)
     assert again.code == 0, again.stderr
     run_of = open_run(open_store(s3_prefix), f"runs/tiny/{again.named('job.started')[-1]['run_id']}")
     assert run_of is not None

@@ -81,6 +81,7 @@ def test_a_finished_run_again_imports_no_torch_and_computes_nothing(tiny: tuple[
 def test_the_same_spec_elsewhere_has_the_same_results_digest(tiny: tuple[Path, Finished], job: Job) -> None:
     """Two runs from nothing, same seed and threads: equal bits in everything that counts."""
     again = job(TINY, *ONE_THREAD)
+    assert again.code == 0, again.stderr
     assert again.info["results_digest"] == tiny[1].info["results_digest"]
     assert again.info["segmentations"]["computed"] > 0
 

@@ -11,7 +11,7 @@ import pytest
 
 from job.publish.published import open_run
 from job.storage.uris import open_store
-from tests.e2e.child import PATIENCE_S, ROOT, TINY, Finished, run_job
+from tests.e2e.child import PATIENCE_S, ROOT, TINY, Finished, run_here
 
 pytestmark = [
     pytest.mark.timeout(600),  # a test is several runs, one after the other
@@ -50,7 +50,7 @@ def test_a_run_goes_on_where_memory_ran_out(tiny: tuple[Path, Finished], tmp_pat
         (failed,) = ended.named("job.failed")
         assert failed["exit_code"] == 10
         assert [event["stage"] for event in ended.named("stage.reused")] == finished_before
-    again = run_job(*COMMAND, cwd=tmp_path)
+    again = run_here(*COMMAND, cwd=tmp_path)
     assert again.code == 0, again.stderr
     assert [event["stage"] for event in again.named("stage.reused")][:2] == ["pull", "table"]
     assert again.info["results_digest"] == tiny[1].info["results_digest"]

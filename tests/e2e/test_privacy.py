@@ -9,7 +9,7 @@ from PIL import Image
 from job.data.annotations import ANNOTATIONS
 from job.data.synthetic import make_dataset
 from job.progress import SILENT
-from tests.e2e.child import TINY, Finished, Job
+from tests.e2e.child import TINY, Finished, Job, run_job
 
 EXIF = "canary-exif-operator"
 IMAGE, PATIENT = "canary-image", "canary-patient"
@@ -41,20 +41,21 @@ def private(tmp_path: Path) -> Path:
     return folder
 
 
-def folded(job: Job, data: Path, *more: str) -> Finished:
+def folded(place: Path, data: Path, *more: str) -> Finished:
+    """Run a process of its own, of which all is read that it writes anywhere."""
     split = json.dumps({"kind": "folds", "k": 3})
-    return job(
+    return run_job(
         TINY, "--set", f"data.uri={data}", "--set", f"data.split={split}", "--set", "runtime.threads=1",
-        "--set", "finetune.total_timesteps=16", "--set", "finetune.seeds=1", *more,
+        "--set", "finetune.total_timesteps=16", "--set", "finetune.seeds=1", *more, cwd=place,
     )  # fmt: skip
 
 
-def test_a_run_that_shows_no_images_has_none_and_its_log_names_nobody(job: Job, private: Path) -> None:
+def test_a_run_that_shows_no_images_has_none_and_its_log_names_nobody(tmp_path: Path, private: Path) -> None:
     """In folds and in the whole: no picture file, none within a page, no EXIF; the report says why.
 
     At level info no line has an image's or a patient's name; those are what the report's tables are for.
     """
-    done = folded(job, private, "--set", "report.images=false")
+    done = folded(tmp_path, private, "--set", "report.images=false")
     assert done.code == 0, done.stderr
     run = done.run
     files = [path for path in run.rglob("*") if path.is_file()]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from job.segmenters.precomputed.layout import slug
-from tests.e2e.child import TINY, Finished, run_job
+from tests.e2e.child import TINY, Finished, run_here, run_job
 from tests.segmenters import plugin_package, precomputed_files
 from tests.segmenters.sa2va import stand_in
 from tests.segmenters.text_prompted import tiny
@@ -25,15 +25,20 @@ def spec_with(folder: Path, segmenter: dict[str, Any], **sections: Any) -> str:
     return str(path)
 
 
+def run(*words: str, cwd: Path, site: Path | None = None) -> Finished:
+    """Run the program; packages are installed for a process of its own alone."""
+    return run_job(*words, cwd=cwd, site=site) if site else run_here(*words, cwd=cwd)
+
+
 def finished(spec: str, folder: Path, site: Path | None = None) -> Finished:
-    done = run_job(spec, cwd=folder, site=site)
+    done = run(spec, cwd=folder, site=site)
     assert done.code == 0, done.stderr
     return done
 
 
 def dataset(folder: Path, name: str, *, seed: int, **counts: int) -> None:
     sizes = [word for split, n in counts.items() for word in (f"--{split}", str(n))]
-    made = run_job("dataset", "make", name, *sizes, "--size", "64", "--seed", str(seed), cwd=folder)
+    made = run("dataset", "make", name, *sizes, "--size", "64", "--seed", str(seed), cwd=folder)
     assert made.code == 0, made.stderr
 
 
@@ -42,11 +47,11 @@ def require_at_work(done: Finished, folder: Path, *more: str, site: Path | None 
     if not (folder / "fresh").exists():
         dataset(folder, "fresh", seed=77, train=0, validation=0, test=3)
     words = ("--data", "fresh", "--format", "json", *more)
-    measured = run_job("evaluate", str(done.run), *words, cwd=folder, site=site)
+    measured = run("evaluate", str(done.run), *words, cwd=folder, site=site)
     assert measured.code == 0, measured.stderr
     assert json.loads(measured.stdout)["images"] == 3
     words = ("fresh/images", "--output", "masks", *more)
-    predicted = run_job("predict", str(done.run), *words, cwd=folder, site=site)
+    predicted = run("predict", str(done.run), *words, cwd=folder, site=site)
     assert predicted.code == 0, predicted.stderr
     assert len(list((folder / "masks").glob("*.png"))) == 3
 
@@ -59,10 +64,10 @@ def test_sa2va_is_vouched_for_compared_and_reported(tmp_path: Path) -> None:
     """Refused without a digest, naming the command that gives one; then the whole job by that digest."""
     stand_in.make(tmp_path / "model")
     segmenter = {"kind": "sa2va", "uri": "model", "dtype": "float32", "verify_pairs": 3}
-    refused = run_job(spec_with(tmp_path, segmenter), cwd=tmp_path)
+    refused = run(spec_with(tmp_path, segmenter), cwd=tmp_path)
     assert refused.code == 4
     assert "python -m job trust model" in refused.stderr
-    told = json.loads(run_job("trust", "model", "--format", "json", cwd=tmp_path).stdout)
+    told = json.loads(run("trust", "model", "--format", "json", cwd=tmp_path).stdout)
     spec = spec_with(tmp_path, {**segmenter, "trust_code": told["trust_code"]})
     done = finished(spec, tmp_path)
     (verified,) = done.named("segmenter.verified")
@@ -74,7 +79,7 @@ def test_sa2va_is_vouched_for_compared_and_reported(tmp_path: Path) -> None:
     assert "0 replies without seg" in report
     # A candidate cannot vouch for itself: whoever may write one could have any code run.
     require_at_work(done, tmp_path, "--trust-code", told["trust_code"])
-    alone = run_job("predict", str(done.run), "fresh/images", "--output", "others", cwd=tmp_path)
+    alone = run("predict", str(done.run), "fresh/images", "--output", "others", cwd=tmp_path)
     assert alone.code == 4
     assert f'set --trust-code to "{told["trust_code"]}"' in alone.stderr
     assert not (tmp_path / "others").exists()
@@ -95,7 +100,7 @@ def test_a_plug_in_of_another_package_is_found_by_its_entry_point(tmp_path: Path
     plugin_package.checkpoint(tmp_path / "model")
     segmenter = {"kind": "plugin", "name": "darkness", "uri": "model", "options": {"level": 0.45}}
     spec = spec_with(tmp_path, segmenter)
-    missing = run_job(spec, cwd=tmp_path)
+    missing = run(spec, cwd=tmp_path)
     assert missing.code == 2
     assert "no installed package offers a segmenter called 'darkness'" in missing.stderr
     done = finished(spec, tmp_path, site)
@@ -109,7 +114,7 @@ def test_options_that_a_plug_in_refuses_end_with_2(tmp_path: Path, options: dict
     site = plugin_package.install(tmp_path / "site")
     plugin_package.checkpoint(tmp_path / "model")
     segmenter = {"kind": "plugin", "name": "darkness", "uri": "model", "options": options}
-    done = run_job(spec_with(tmp_path, segmenter), cwd=tmp_path, site=site)
+    done = run(spec_with(tmp_path, segmenter), cwd=tmp_path, site=site)
     assert done.code == 2
     assert "between 0 and 1" in done.stderr
     assert not done.named("stage.started")
@@ -124,11 +129,11 @@ def test_probabilities_of_another_program_are_enough(tmp_path: Path) -> None:
     spec = spec_with(tmp_path, {"kind": "precomputed", "uri": "maps"}, data={"uri": "data", "width": 56})
     whole = (first / stem).read_bytes()
     (first / stem).rename(tmp_path / "away")
-    missing = run_job(spec, cwd=tmp_path)
+    missing = run(spec, cwd=tmp_path)
     assert missing.code == 3
     assert f"maps/{first.name}/{stem.removesuffix('.png')}" in missing.stderr
     (first / stem).write_bytes(whole[:100])
-    damaged = run_job(spec, cwd=tmp_path)
+    damaged = run(spec, cwd=tmp_path)
     assert damaged.code == 4
     assert f"maps/{first.name}/{stem}" in damaged.stderr
     (first / stem).write_bytes(whole)

@@ -91,10 +91,10 @@ def begin_to_write(pipe: Path) -> int:
     return opened[0]
 
 
-def assert_stopped(stops: Stops, attempt: Attempt, asked: float) -> None:
+def assert_stopped(stops: Stops, attempt: Attempt, asked: float, within_s: float = ENDS_WITHIN_S) -> None:
     """It ended with 75, soon, and said so once everywhere."""
     assert attempt.end() == 75, attempt.stderr
-    assert time.monotonic() - asked < ENDS_WITHIN_S
+    assert time.monotonic() - asked < within_s
     assert "Traceback" not in attempt.stderr
     assert attempt.stderr.startswith("error: stopped by SIG")
     assert attempt.stderr.count("error:") == 1
@@ -111,7 +111,9 @@ def test_stopped_before_the_first_stage_it_ends_with_75(stops: Stops) -> None:
     until_first_stage_s = time.monotonic() - started
     asked = time.monotonic()
     whole.send(signal.SIGTERM)
-    assert_stopped(stops, whole, asked)
+    # Where others want the machine, imports took longer, and so do those that a stop waits for.
+    within_s = max(ENDS_WITHIN_S, 2 * until_first_stage_s)
+    assert_stopped(stops, whole, asked, within_s)
     rng = random.Random(SEED)
     for number in range(MOMENTS):
         moment = (number + rng.random()) / MOMENTS * until_first_stage_s if number else 0.0
@@ -123,7 +125,7 @@ def test_stopped_before_the_first_stage_it_ends_with_75(stops: Stops) -> None:
             attempt.send(signal.SIGTERM)  # schedulers repeat themselves
         if number == 1:
             attempt.send(signal.SIGINT)  # who presses Ctrl-C twice means now, and is told why all the same
-        assert_stopped(stops, attempt, asked)
+        assert_stopped(stops, attempt, asked, within_s)
 
 
 def test_stopped_while_the_spec_is_read_it_ends_at_once(stops: Stops) -> None:

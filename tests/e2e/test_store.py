@@ -22,11 +22,11 @@ from tests.s3_server import Server
 pytestmark = pytest.mark.timeout(600)  # each test is several runs, one after the other
 
 TTL_S = 3.0
-PULL_S, PUBLISH_S = 4.0, 2.0
+PULL_S, PUBLISH_S = 2.5, 2.0
 """What pull, with its imports, and publish take at least behind the slow proxy."""
 COURSES = 3
 """Where this process got its turn so late that the training was over, another run is stopped."""
-SLOW = (Fault(Delay(0.25), "GetObject", "data/*", None), Fault(Delay(0.15), "*", "*/runs/*", None))
+SLOW = (Fault(Delay(0.75), "GetObject", "data/*", None), Fault(Delay(0.15), "*", "*/runs/*", None))
 
 
 @pytest.fixture(scope="module")

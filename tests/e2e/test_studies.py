@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.attempts import Attempt
-from tests.e2e.child import ROOT, TINY, Finished, Job, run_job
+from tests.e2e.child import ROOT, TINY, Finished, Job, run_here
 
 ONE_THREAD = ("--set", "runtime.threads=1", "--set", "finetune.seeds=1")
 COUNTS = ("--train", "4", "--validation", "3", "--test", "3", "--size", "64")
@@ -47,8 +47,8 @@ def test_a_sweep_trains_its_points_and_judges_the_best_alone(tmp_path: Path, job
 def folded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
     """A finished run of three folds over ten photographs."""
     place = tmp_path_factory.mktemp("folds")
-    assert run_job("dataset", "make", "data", *COUNTS, cwd=place).code == 0
-    done = run_job(TINY, *FOLDS, cwd=place)
+    assert run_here("dataset", "make", "data", *COUNTS, cwd=place).code == 0
+    done = run_here(TINY, *FOLDS, cwd=place)
     assert done.code == 0, done.stderr
     return place, done
 
@@ -78,7 +78,7 @@ def test_status_names_the_fold_in_which_a_run_was_stopped(folded: tuple[Path, Fi
     assert attempt.wait_for("stage.started", stage="table"), attempt.stderr
     attempt.send(signal.SIGTERM)
     assert attempt.end() == 75, attempt.stderr
-    run = json.loads(run_job("status", "stopped", "--json", cwd=place).stdout)
+    run = json.loads(run_here("status", "stopped", "--json", cwd=place).stdout)
     assert (run["state"], run["exit_code"]) == ("interrupted", 75)
     assert re.fullmatch("fold [123] of 3: [a-z]+", run["stage"])
 

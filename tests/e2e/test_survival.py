@@ -115,7 +115,8 @@ def test_a_stage_goes_on_with_another_number_of_threads_and_says_so(tmp_path: Pa
     assert threads == {**before, "finetune": ["1", "2"], "evaluate": ["2"]}
     report = (root / "output" / PATH / "report.md").read_text()
     assert "threads: 1 (pull, table, reward, audit, finetune)" in report
-    assert again.named("progress", **training)[0]["done"] > 64  # it went on behind its first rollout
+    # Behind its first rollout of 32: of the three that were made, the last was not learned from yet.
+    assert again.named("progress", **training)[0]["done"] >= 64
 
 
 def test_a_log_that_nobody_reads_stops_no_run(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from job.data.dataset import read_folder
 from job.publish.local_run import local_run
 from job.table import ActionTable
 from tests.e2e.attempts import Attempt
-from tests.e2e.child import TINY, Finished, run_job
+from tests.e2e.child import TINY, Finished, run_here
 from tests.e2e.survival import start_locally
 
 pytestmark = pytest.mark.timeout(900)
@@ -44,7 +44,7 @@ class Tuned:
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
     place = tmp_path_factory.mktemp("tuned")
-    done = run_job(TINY, *RUN, cwd=place)
+    done = run_here(TINY, *RUN, cwd=place)
     assert done.code == 0, done.stderr
     return Tuned(place, done)
 
@@ -71,7 +71,7 @@ def test_each_phase_is_a_candidate_with_its_own_masks(tuned: Tuned) -> None:
 
 
 def test_the_same_command_again_does_nothing(tuned: Tuned) -> None:
-    again = run_job(TINY, *RUN, cwd=tuned.place)
+    again = run_here(TINY, *RUN, cwd=tuned.place)
     assert again.code == 0
     assert again.named("stage.started") == []
 
@@ -83,21 +83,21 @@ def test_what_ships_predicts_with_its_own_weights(tuned: Tuned, tmp_path: Path) 
     try:
         file = json.loads((moved / "candidate.json").read_text())
         pictures = next((tuned.place / "output" / "stages" / "pull").glob("*/dataset/images"))
-        done = run_job(
+        done = run_here(
             "predict", str(moved), str(pictures), "--output", str(tmp_path / "masks"), cwd=tmp_path
         )
         assert done.code == 0, done.stderr
         if file["segmenter_folder"] is not None:
             config = moved / file["segmenter_folder"] / "config.json"
             config.rename(tmp_path / "config.json")
-            broken = run_job(
+            broken = run_here(
                 "predict", str(moved), str(pictures), "--output", str(tmp_path / "none"), cwd=tmp_path
             )
             assert broken.code == 3, broken.stderr
             assert "config.json" in broken.stderr
             assert "segmenter.kind" not in broken.stderr
             config.write_text((tmp_path / "config.json").read_text() + "\n")
-            other = run_job(
+            other = run_here(
                 "predict", str(moved), str(pictures), "--output", str(tmp_path / "none"), cwd=tmp_path
             )
             assert other.code == 4, other.stderr
@@ -141,7 +141,7 @@ def test_evaluate_compares_with_what_the_user_has(tuned: Tuned) -> None:
     file = json.loads((tuned.folder / "candidate.json").read_text())
     assert file["today_key"] == tuned.done.info["segmenter"]["key"]
     data = next((tuned.place / "output" / "stages" / "pull").glob("*/dataset"))
-    done = run_job("evaluate", str(tuned.folder), "--data", str(data), "--format", "json", cwd=tuned.place)
+    done = run_here("evaluate", str(tuned.folder), "--data", str(data), "--format", "json", cwd=tuned.place)
     assert done.code == 0, done.stderr
     found = json.loads(done.stdout)
     images = [s.name for s in read_folder(data)]
@@ -160,7 +160,7 @@ def test_another_setting_of_a_phase_leaves_the_phases_before_it(tuned: Tuned) ->
     """What they trained is taken over, as any finished stage."""
     phases = [*PHASES[:2], {**PHASES[2], "steps": 4}]
     settings = ["--set", "runtime.threads=1", "--set", f"finetune={json.dumps(phases)}"]
-    done = run_job(TINY, "--run-id", "other", *settings, cwd=tuned.place)
+    done = run_here(TINY, "--run-id", "other", *settings, cwd=tuned.place)
     assert done.code == 0, done.stderr
     begun = [event["stage"] for event in done.named("stage.started")]
     assert begun == ["grpo", "evaluate"]

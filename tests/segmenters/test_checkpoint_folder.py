@@ -12,7 +12,7 @@ from job.errors import IntegrityError
 from job.segmenters.checkpoint_files import CODE
 from job.segmenters.promptable_unet.adapter import EMBEDDED_CHECKPOINT, content_key
 from job.segmenters.promptable_unet.checkpoint_folder import load
-from job.segmenters.promptable_unet.modelling import PromptableUNet
+from job.segmenters.promptable_unet.pretrained import PretrainedPromptableUNet
 from tests.hostile import valid
 
 PROMPTS = ["Segment the vessels!", "", "[PAD] veins, 动脉 and " + "arteries " * 80]
@@ -21,16 +21,16 @@ PROMPTS = ["Segment the vessels!", "", "[PAD] veins, 动脉 and " + "arteries " 
 def test_it_reads_what_the_library_reads() -> None:
     """Equal weights, equal buffers, equal tokens; ready for evaluation, in float32."""
     network, tokenizer = load(EMBEDDED_CHECKPOINT)
-    theirs = PromptableUNet.from_pretrained(EMBEDDED_CHECKPOINT, dtype=torch.float32)
+    theirs = PretrainedPromptableUNet.from_pretrained(EMBEDDED_CHECKPOINT, dtype=torch.float32)
     assert not network.training
     ours, wanted = network.state_dict(), theirs.state_dict()
     assert ours.keys() == wanted.keys()
     assert all(ours[name].dtype == wanted[name].dtype for name in wanted)
     assert all(torch.equal(ours[name], wanted[name]) for name in wanted)
-    assert network.config.widths == theirs.config.widths
+    assert list(network.config.widths) == theirs.config.widths
     words = PreTrainedTokenizerFast.from_pretrained(EMBEDDED_CHECKPOINT)
     options = {"padding": True, "truncation": True, "max_length": 64}
-    assert tokenizer(PROMPTS, **options)["input_ids"] == words(PROMPTS, **options)["input_ids"]
+    assert [one.ids for one in tokenizer.encode_batch(PROMPTS)] == words(PROMPTS, **options)["input_ids"]
 
 
 def test_loading_leaves_the_random_state_alone() -> None:

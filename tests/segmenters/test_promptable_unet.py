@@ -17,7 +17,12 @@ from job.segmenters.promptable_unet.adapter import (
     content_key,
 )
 from job.segmenters.promptable_unet.modelling import PromptableUNet, PromptableUNetConfig
-from job.segmenters.promptable_unet.processing import N_CHANNELS, build_tokenizer, channels
+from job.segmenters.promptable_unet.pretrained import (
+    PretrainedPromptableUNet,
+    PretrainedPromptableUNetConfig,
+    build_tokenizer,
+)
+from job.segmenters.promptable_unet.processing import N_CHANNELS, channels
 
 ALL = "Please segment the retinal blood vessels."
 MAJOR = "Segment the major vessels."
@@ -43,8 +48,8 @@ def tiny_checkpoint(folder: Path, seed: int = 0) -> Path:
     """A user's own checkpoint of this kind: random weights, other widths, another vocabulary."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(["segment", "vessels", "veins"])
-    config = PromptableUNetConfig(widths=(8, 12), decoder_widths=(8,), vocab_size=len(tokenizer))
-    PromptableUNet(config).eval().half().save_pretrained(folder)
+    config = PretrainedPromptableUNetConfig(widths=(8, 12), decoder_widths=(8,), vocab_size=len(tokenizer))
+    PretrainedPromptableUNet(config).eval().half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from job.data.fundus import sample
 from job.segmenters.promptable_unet.adapter import (
@@ -12,7 +13,7 @@ from job.segmenters.promptable_unet.adapter import (
     PromptableUNetSegmenter,
     content_key,
 )
-from job.segmenters.promptable_unet.modelling import PromptableUNet
+from job.segmenters.promptable_unet.pretrained import PretrainedPromptableUNet
 from job.segmenters.promptable_unet.trainable import TrainablePromptableUNet, open_trainable
 
 PROMPTS = ["Please segment the retinal blood vessels.", "Segment the fine vessels."]
@@ -63,9 +64,10 @@ def test_a_saved_checkpoint_is_read_by_this_program_and_by_transformers(
     trainable.save(tmp_path / "saved")
     (answer,) = PromptableUNetSegmenter.load(tmp_path / "saved").segment([image], PROMPTS)
     assert np.array_equal(answer.logits_PHW, after[0].to(torch.float16).numpy())
-    network = PromptableUNet.from_pretrained(tmp_path / "saved").eval()
+    network = PretrainedPromptableUNet.from_pretrained(tmp_path / "saved").eval()
     assert network.dtype == torch.float32
-    tokens = trainable._tokenizer(PROMPTS, padding=True, return_tensors="pt")["input_ids"]
+    words = PreTrainedTokenizerFast.from_pretrained(tmp_path / "saved")
+    tokens = words(PROMPTS, padding=True, return_tensors="pt")["input_ids"]
     with torch.inference_mode():
         assert torch.allclose(network(pixels_of(image), tokens).logits, after, atol=1e-4)
     assert (after - before).abs().max() > 0.01

@@ -1,7 +1,5 @@
 """The embedded network, or a user's own checkpoint of its kind, as a segmenter."""
 
-import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,20 +7,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from job.segmenters.promptable_unet import checkpoint_folder
+from job.segmenters.promptable_unet.content import content_key
 from job.segmenters.promptable_unet.modelling import PromptableUNet
 from job.segmenters.protocol import Segmentation
-from job.storage.documents import open_plain
 
-REVISION = 1
 EMBEDDED_CHECKPOINT = Path(__file__).parent / "checkpoint"
 
-_CODE_FILES = ("adapter.py", "modelling.py", "processing.py")
-_BLOCK_BYTES = 1 << 20
-_MAX_TOKENS = 64
 _PIXELS_PER_BATCH = 512 * 512
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -34,9 +28,7 @@ class PromptableUNetSegmenter:
     depend on its company beyond rounding (one step of float16 in a logit), and equal batches give equal bits.
     """
 
-    def __init__(
-        self, network: PromptableUNet, tokenizer: PreTrainedTokenizerFast, key: str, device: str
-    ) -> None:
+    def __init__(self, network: PromptableUNet, tokenizer: Tokenizer, key: str, device: str) -> None:
         self._network = network
         self._tokenizer = tokenizer
         self._key = key
@@ -51,7 +43,7 @@ class PromptableUNetSegmenter:
         """
         network, tokenizer = checkpoint_folder.load(folder)
         # Channels last: a fifth faster on CPUs.
-        network = network.to(device).eval().to(memory_format=torch.channels_last)
+        network.to(device).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(network, tokenizer, content_key(folder), device)
 
     @property
@@ -84,32 +76,12 @@ class PromptableUNetSegmenter:
         return [Segmentation(l_PHW, e_D) for l_PHW, e_D in zip(logits, embeddings, strict=True)]
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], pad_token_id: int) -> Tensor:
-    """Return token ids `[P, T]` of prompts, each of 64 tokens at most."""
-    encoded = tokenizer(
-        list(prompts), padding=True, truncation=True, max_length=_MAX_TOKENS, return_tensors="pt"
-    )
-    ids: Tensor = encoded["input_ids"]
+def encode(tokenizer: Tokenizer, prompts: Sequence[str], pad_token_id: int) -> Tensor:
+    """Return token ids `[P, T]` of prompts, as many a prompt as the tokenizer lets it have."""
+    ids = torch.tensor([words.ids for words in tokenizer.encode_batch(list(prompts))], dtype=torch.int64)
     if not ids.shape[1]:  # nothing but punctuation: one padding token stands for "no words"
         ids = torch.full((len(prompts), 1), pad_token_id, dtype=torch.int64)
     return ids
-
-
-def content_key(folder: Path) -> str:
-    """Return the sha256 that names what a checkpoint computes: its files, this code, revision and dtype.
-
-    Raises FileNotFoundError when the folder is no checkpoint of this kind, `IntegrityError` when it holds
-    code, which nothing of the folder's content is worth.
-    """
-    checkpoint_folder.require_usable(folder)
-    digest = hashlib.sha256(f"promptable_unet revision {REVISION} float32\n".encode())
-    code = [Path(__file__).with_name(name) for name in _CODE_FILES]
-    for path in [*(folder / name for name in checkpoint_folder.FILES), *code]:
-        with open_plain(path) as file:
-            digest.update(f"{path.name} {os.fstat(file.fileno()).st_size}\n".encode())
-            while block := file.read(_BLOCK_BYTES):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _batches(images: Sequence[NDArray[np.uint8]]) -> list[list[int]]:

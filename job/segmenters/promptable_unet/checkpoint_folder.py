@@ -10,28 +10,30 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
-from job.segmenters.checkpoint_files import MOST_BYTES_OF_JSON, read_json, refused, require_no_code
-from job.segmenters.promptable_unet.modelling import PromptableUNet, PromptableUNetConfig
+from job.segmenters.checkpoint_files import MOST_BYTES_OF_JSON, read_json, refused
+from job.segmenters.promptable_unet.content import (
+    CONFIG,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    WEIGHTS,
+    require_usable,
+)
+from job.segmenters.promptable_unet.modelling import MODEL_TYPE, PromptableUNet, PromptableUNetConfig
 from job.storage.documents import open_plain, read_bytes
 from job.storage.tensor_header import Header, UnsafeFile, read_array, read_header
-
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-TOKENIZER = "tokenizer.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
-FILES = (CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG)
 
 _MOST_LEVELS = 8
 _WIDEST = 1024
 _MOST_WORDS = 1_000_000
+_MOST_TOKENS = 64
+"""Of a prompt."""
 _MOST_HEADER_BYTES = 8 << 20
 _FLOATS = ("F16", "F32", "F64")
 
 
-def load(folder: Path) -> tuple[PromptableUNet, PreTrainedTokenizerFast]:
-    """Return network (float32, on the CPU, for evaluation) and tokenizer.
+def load(folder: Path) -> tuple[PromptableUNet, Tokenizer]:
+    """Return network (float32, on the CPU, for evaluation) and tokenizer, which pads prompts to one length.
 
     Raises FileNotFoundError naming what the folder lacks, `IntegrityError` for a folder that holds code, and
     for files that are damaged, not finite, of other tensors than the configuration needs, or out of bounds.
@@ -42,20 +44,12 @@ def load(folder: Path) -> tuple[PromptableUNet, PreTrainedTokenizerFast]:
     return _network(folder / WEIGHTS, config), tokenizer
 
 
-def require_usable(folder: Path) -> None:
-    """Raise FileNotFoundError naming what the folder lacks, `IntegrityError` when it holds code."""
-    require_no_code(folder)  # first: weights in a pickle are no missing file
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}")
-
-
 def _config(path: Path) -> PromptableUNetConfig:
     kinds: dict[str, type] = {"widths": list, "decoder_widths": list}
     kinds |= {"vocab_size": int, "text_width": int, "pad_token_id": int, "model_type": str}
     found = read_json(path, kinds)
-    if found.pop("model_type", PromptableUNetConfig.model_type) != PromptableUNetConfig.model_type:
-        raise refused(path, f"its model_type is not {PromptableUNetConfig.model_type}")
+    if found.pop("model_type", MODEL_TYPE) != MODEL_TYPE:
+        raise refused(path, f"its model_type is not {MODEL_TYPE}")
     config = PromptableUNetConfig(**found)
     for widths in (config.widths, config.decoder_widths):
         if len(widths) > _MOST_LEVELS or not all(type(w) is int and 1 <= w <= _WIDEST for w in widths):
@@ -104,7 +98,7 @@ def _check_shapes(header: Header, wanted: dict[str, Tensor]) -> None:
             raise UnsafeFile(f"{name} is {facts.dtype}, and {' or '.join(allowed)} is expected")
 
 
-def _tokenizer(folder: Path, config: PromptableUNetConfig) -> PreTrainedTokenizerFast:
+def _tokenizer(folder: Path, config: PromptableUNetConfig) -> Tokenizer:
     path = folder / TOKENIZER
     named: dict[str, Any] = {"pad_token": str, "unk_token": str}
     words = read_json(folder / TOKENIZER_CONFIG, named)
@@ -122,4 +116,8 @@ def _tokenizer(folder: Path, config: PromptableUNetConfig) -> PreTrainedTokenize
     absent = [word for word in words.values() if word not in vocabulary]
     if "pad_token" not in words or absent:
         raise refused(folder / TOKENIZER_CONFIG, f"{absent or 'pad_token'} is not in the vocabulary")
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **words)
+    tokenizer.add_special_tokens(list(words.values()))
+    pad = words["pad_token"]
+    tokenizer.enable_padding(pad_id=vocabulary[pad], pad_token=pad)
+    tokenizer.enable_truncation(_MOST_TOKENS)
+    return tokenizer

@@ -1,13 +1,12 @@
 """A U-Net whose decoder is modulated by the encoded prompt: the embedded promptable segmentation network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
 
 from job.segmenters.promptable_unet.processing import N_CHANNELS, channels
 
@@ -17,48 +16,38 @@ _REACH = 2
 """Rows that two 3x3 convolutions look beyond their output."""
 
 
-class PromptableUNetConfig(PretrainedConfig):  # type: ignore[misc]
+MODEL_TYPE = "promptable_unet"
+
+
+@dataclass(frozen=True)
+class PromptableUNetConfig:
     """Shape of the network: `widths` are the encoder's channels a level, the last is the bottleneck."""
 
-    model_type = "promptable_unet"
-
-    def __init__(
-        self,
-        widths: tuple[int, ...] = (16, 32, 64, 80),
-        decoder_widths: tuple[int, ...] = (16, 24, 40),
-        vocab_size: int = 128,
-        text_width: int = 32,
-        pad_token_id: int = 0,
-        **kwargs: object,
-    ) -> None:
-        super().__init__(pad_token_id=pad_token_id, **kwargs)
-        self.widths = list(widths)
-        self.decoder_widths = list(decoder_widths)
-        self.vocab_size = vocab_size
-        self.text_width = text_width
+    widths: Sequence[int] = (16, 32, 64, 80)
+    decoder_widths: Sequence[int] = (16, 24, 40)
+    vocab_size: int = 128
+    text_width: int = 32
+    pad_token_id: int = 0
 
 
-@dataclass
-class PromptableUNetOutput(ModelOutput):  # type: ignore[misc]
+class PromptableUNetOutput(NamedTuple):
     """`logits` `[B, P, H, W]` at the input's size; `embeddings` `[B, D]`, which no prompt changes."""
 
-    logits: Tensor | None = None
-    embeddings: Tensor | None = None
+    logits: Tensor
+    embeddings: Tensor
 
 
-class PromptableUNet(PreTrainedModel):  # type: ignore[misc]
+class PromptableUNet(nn.Module):
     """Fully convolutional network from bytes and prompt tokens to logits.
 
     The encoder never sees the prompt, so an image is encoded once however many prompts are asked of it; the
-    decoder's blocks are scaled and shifted by the prompt (FiLM, Perez et al. 2018).
+    decoder's blocks are scaled and shifted by the prompt (FiLM, Perez et al. 2018). `pretrained` shows it to
+    `transformers`, which takes seconds to import.
     """
 
-    config_class = PromptableUNetConfig
-    base_model_prefix = "promptable_unet"
-    main_input_name = "pixels_B3HW"
-
-    def __init__(self, config: PromptableUNetConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: PromptableUNetConfig, *of_the_next_class: Any) -> None:
+        super().__init__(*of_the_next_class)
+        self.config = config
         widths, decoder_widths = config.widths, config.decoder_widths
         self.encoder = nn.ModuleList(
             _Block(before, after) for before, after in zip([N_CHANNELS, *widths[:-1]], widths, strict=True)
@@ -72,7 +61,6 @@ class PromptableUNet(PreTrainedModel):  # type: ignore[misc]
             )
         )
         self.head = nn.Conv2d(decoder_widths[0], 1, 1)
-        self.post_init()
 
     @property
     def stride(self) -> int:
@@ -89,7 +77,7 @@ class PromptableUNet(PreTrainedModel):  # type: ignore[misc]
         """
         height, width = pixels_B3HW.shape[-2:]
         n_images = pixels_B3HW.shape[0]
-        x = _pad_to_multiple(channels(pixels_B3HW).to(self.dtype), self.stride)
+        x = _pad_to_multiple(channels(pixels_B3HW).to(self.head.weight.dtype), self.stride)
         features = self.encode(x)
         del x  # 24 bytes a pixel
         prompts = self.encode_prompts(input_ids, attention_mask)
@@ -183,9 +171,6 @@ class PromptableUNet(PreTrainedModel):  # type: ignore[misc]
         fine, coarse = features[0], features[-1]
         return torch.cat([coarse.mean((2, 3)), fine.mean((2, 3)), fine.std((2, 3))], dim=1)
 
-    def _init_weights(self, module: nn.Module) -> None:
-        """Keep PyTorch's own initialisation, which `transformers` would else replace."""
-
 
 class _Block(nn.Module):
     """Two 3x3 convolutions, each normalised over the batch."""
@@ -234,12 +219,20 @@ class _Context(nn.Module):
         return x + F.relu(self.norm(self.mix(wide)))
 
 
+class _Words(nn.Embedding):
+    """Drawn anew only where there is memory for it: for shapes alone torch would import its compiler."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class _TextEncoder(nn.Module):
     """Words, weighed by a learned importance, then a small perceptron; the order of words plays no part."""
 
     def __init__(self, vocab_size: int, width: int) -> None:
         super().__init__()
-        self.words = nn.Embedding(vocab_size, width)
+        self.words = _Words(vocab_size, width)
         self.importance = nn.Linear(width, 1)
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.Tanh())
 

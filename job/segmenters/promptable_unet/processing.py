@@ -1,12 +1,8 @@
-"""From bytes to the network's input channels, and from prompts to tokens."""
-
-from collections.abc import Sequence
+"""From bytes to the network's input channels."""
 
 import torch
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerFast
 
 N_CHANNELS = 6
 _DARK = 18 / 255  # pixels whose brightest channel is below lie outside the field of view
@@ -37,17 +33,6 @@ def channels(pixels_B3HW: Tensor) -> Tensor:
     typical = ((residue**2).sum((2, 3), keepdim=True) / area).sqrt()
     local = residue / (0.5 * local_deviation + 0.5 * typical + _FLOOR / 4)
     return torch.cat([overall.clamp(-4, 4), local.clamp(-4, 4), inside], dim=1)
-
-
-def build_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Return a word-level tokenizer: lower case, no punctuation, `[UNK]` for what is not among `words`."""
-    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))  # noqa: S106 - a word, not a secret
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"[^\p{L}\p{N}\s]"), " ")]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")  # noqa: S106
 
 
 def _window_mean(x_BCHW: Tensor) -> Tensor:

@@ -1,16 +1,18 @@
 """The embedded network, or a user's own checkpoint of its kind, with weights that may learn."""
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
 
-from job.segmenters.promptable_unet import checkpoint_folder
+from job.segmenters.promptable_unet import checkpoint_folder, content
 from job.segmenters.promptable_unet.adapter import encode
-from job.segmenters.promptable_unet.modelling import PromptableUNet
+from job.segmenters.promptable_unet.modelling import MODEL_TYPE, PromptableUNet
 from job.storage.local import write_atomic
 
 
@@ -24,11 +26,12 @@ class TrainablePromptableUNet:
     def __init__(
         self,
         network: PromptableUNet,
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: Tokenizer,
         tokenizer_files: Mapping[str, bytes],
         device: str,
     ) -> None:
-        self._network = network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(True)
+        network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = network.eval().requires_grad_(True)
         self._tokenizer = tokenizer
         # A tokenizer's own way to save itself writes down how it was last used.
         self._tokenizer_files = tokenizer_files
@@ -63,17 +66,18 @@ class TrainablePromptableUNet:
     def save(self, folder: Path) -> None:
         """Write config.json, model.safetensors (float32) and the tokenizer's files."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._network.config.save_pretrained(folder)
-        for name, content in self._tokenizer_files.items():
-            write_atomic(folder / name, content)
-        save_file(self.state(), folder / checkpoint_folder.WEIGHTS, {"format": "pt"})
-        (folder / checkpoint_folder.WEIGHTS).chmod(0o644)  # safetensors gives it to its owner alone
+        config = {"model_type": MODEL_TYPE, **asdict(self._network.config)}
+        write_atomic(folder / content.CONFIG, json.dumps(config, indent=2).encode())
+        for name, words in self._tokenizer_files.items():
+            write_atomic(folder / name, words)
+        save_file(self.state(), folder / content.WEIGHTS, {"format": "pt"})
+        (folder / content.WEIGHTS).chmod(0o644)  # safetensors gives it to its owner alone
 
 
 def open_trainable(folder: Path, device: str) -> TrainablePromptableUNet:
     """Open a checkpoint folder for training; raises what `PromptableUNetSegmenter.load` does."""
     network, tokenizer = checkpoint_folder.load(folder)
-    names = (checkpoint_folder.TOKENIZER, checkpoint_folder.TOKENIZER_CONFIG)
+    names = (content.TOKENIZER, content.TOKENIZER_CONFIG)
     return TrainablePromptableUNet(
         network, tokenizer, {name: (folder / name).read_bytes() for name in names}, device
     )
