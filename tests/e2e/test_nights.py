@@ -108,7 +108,7 @@ def test_a_night_with_nothing_new_ends_at_once_without_torch(week: Week) -> None
     (said,) = week.idle.ended.named("job.nothing_new")
     assert said["last_run"] == "runs/nightly/night-1"
     assert week.idle.ended.code == week.first.ended.code == 0
-    assert week.idle.seconds < week.first.seconds / 2
+    assert week.idle.seconds < 10
     assert week.idle.processor_s < 5
     assert "job.run" in _imported(week.idle.ended)
     assert not _imported(week.idle.ended) & HEAVY

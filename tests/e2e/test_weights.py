@@ -130,7 +130,7 @@ def test_damaged_weights_are_used_by_nobody(tuned: Tuned, tmp_path: Path) -> Non
         ("promote", "output/models/tiny", "--to", "r"),
         ("plan", TINY, "--set", f"segmenter.uri={run / ships}"),
     ):
-        done = run_job(*words, cwd=tmp_path)
+        done = run_here(*words, cwd=tmp_path)
         assert done.code == 4, (words, done.stderr)
         assert f"{ships}/model.safetensors has other content" in done.stdout + done.stderr, words
     assert not (tmp_path / "masks").exists()
