@@ -38,7 +38,7 @@ from job.report.numbers import finite
 from job.reward.terms import METRICS as MEASURED
 from job.reward.terms import measure
 
-TOPOLOGY = {"cldice": 0.4, "betti": 0.3, "dice": 0.3}
+TOPOLOGY = {"cldice": 0.5, "dice": 0.5}
 ARMS = {
     "grpo": "GRPO",
     "sft": "SFT",
@@ -56,7 +56,10 @@ def runs_of(arguments: argparse.Namespace, sides: Sides) -> list[Run]:
     """Return every training, in an order in which each comes after what it needs."""
     sft, dice = sft_of(arguments), grpo_of(arguments, terms={"dice": 1.0})
     more_dice = grpo_of(arguments, after_sft=True, terms={"dice": 1.0})
-    topology = grpo_of(arguments, after_sft=True, terms=arguments.topology, dice_slack=MOST_DICE_LOST)
+    topology = grpo_of(
+        arguments, after_sft=True, terms=arguments.topology, dice_slack=MOST_DICE_LOST,
+        temperature=arguments.temperature,
+    )  # fmt: skip
     runs = [Run("base", Base(), sides)]
     for seed in range(arguments.seeds):
         at = f"seed{seed}"
@@ -154,6 +157,7 @@ def _curves(arguments: argparse.Namespace, results: Mapping[str, Result]) -> Sec
         "grpo": facts(grpo_of(arguments, terms={"dice": 1.0})),
         "after_sft": arguments.after_sft,
         "topology": arguments.topology,
+        "temperature": arguments.temperature,
         "specialist": facts(SpecialistSpec(**arguments.specialist)),
     }
     return Section("Curves", charts=charts, data={"settings": used})

@@ -31,7 +31,7 @@ from benchmarks.weights_runs import (
 from job.data.dataset import Sample
 
 REWARDS = {
-    "clDice": {"cldice": 0.6, "dice": 0.4},
+    "clDice": {"cldice": 0.5, "dice": 0.5},
     "Betti": {"betti": 0.6, "dice": 0.4},
     "both": {"cldice": 0.4, "betti": 0.3, "dice": 0.3},
 }
@@ -50,8 +50,9 @@ def phases(arguments: argparse.Namespace) -> dict[str, What]:
         found[DICE] = grpo_of(arguments, after_sft=True, terms={"dice": 1.0})
     for name, terms in arguments.rewards.items():
         found[f"SFT, GRPO ({name})"] = grpo_of(
-            arguments, after_sft=True, terms=terms, dice_slack=arguments.slack
-        )
+            arguments, after_sft=True, terms=terms, dice_slack=arguments.slack,
+            temperature=arguments.temperature,
+        )  # fmt: skip
     return found
 
 

@@ -118,6 +118,9 @@ def parser(description: str | None, *, seeds: int) -> argparse.ArgumentParser:
         help='settings of phases that go on from sft, over --sft and --grpo, JSON;'
         ' default {"learning_rate": 2e-4}',
     )  # fmt: skip
+    made.add_argument(
+        "--temperature", type=float, default=0.5, help="of grpo's samples where topology is rewarded"
+    )
     made.add_argument("--workers", type=int, help="processes; default: one for each CPU")
     made.add_argument("--minutes", type=float, default=1e6, help="stop by then; the same command goes on")
     made.add_argument("--output", type=Path, required=True, help="folder of runs, tables and the report")

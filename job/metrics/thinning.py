@@ -47,10 +47,20 @@ def skeletons(masks_BHW: Masks) -> Iterator[Skeletons]:
         yield _thinned(masks_BHW[first : first + MASKS_AT_ONCE])
 
 
+def skeleton_maps(masks_BHW: Masks) -> Masks:
+    """Thin masks `[B, H, W]`, each to its skeleton."""
+    maps_BHW = np.zeros(masks_BHW.shape, dtype=np.bool_)
+    first = 0
+    for found in skeletons(masks_BHW):
+        after = first + found.of_NB.shape[1]
+        maps_BHW[first:after].reshape(after - first, -1)[:, found.at_N] = found.of_NB.T
+        first = after
+    return maps_BHW
+
+
 def skeleton(mask_HW: Masks) -> Masks:
     """Thin one mask `[H, W]`."""
-    skeleton_HW = np.zeros(mask_HW.shape, dtype=np.bool_)
-    skeleton_HW.ravel()[_thinned(mask_HW[None]).at_N] = True
+    skeleton_HW: Masks = skeleton_maps(mask_HW[None])[0]
     return skeleton_HW
 
 

@@ -30,7 +30,7 @@ def cldice(masks_BHW: Masks, truth_HW: Masks) -> Scores:
     for skeletons in thinning.skeletons(masks_BHW):
         lengths.append(np.count_nonzero(skeletons.of_NB, axis=0))
         lengths_inside.append(np.count_nonzero(skeletons.of_NB[truth_X[skeletons.at_N] != 0], axis=0))
-    return _cldice(
+    return cldice_of_lengths(
         np.concatenate(lengths),
         np.concatenate(lengths_inside),
         len(truth_at_N),
@@ -56,14 +56,17 @@ def betti_errors(masks_BHW: Masks, truth_HW: Masks) -> tuple[Counts, Counts]:
     return errors_B2[:, 0], errors_B2[:, 1]
 
 
-def _cldice(
+def cldice_of_lengths(
     length_B: Counts, length_in_truth_B: Counts, truth_length: int, truth_length_in_B: Counts
 ) -> Scores:
-    """Compare skeletons by their lengths in pixels, and how much of each lies in the other's mask."""
+    """Give centreline Dice by the skeletons' lengths in pixels, and how much of each is in the other's mask.
+
+    The arrays may have any shape.
+    """
     precision_B = length_in_truth_B / np.maximum(length_B, 1)
     sensitivity_B = truth_length_in_B / max(truth_length, 1)
     both_B = precision_B + sensitivity_B
-    scores_B = 2 * precision_B * sensitivity_B / np.where(both_B > 0, both_B, 1)
+    scores_B: Scores = 2 * precision_B * sensitivity_B / np.where(both_B > 0, both_B, 1)
     if truth_length == 0:
         scores_B[length_B == 0] = 1.0
     return scores_B

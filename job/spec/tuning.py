@@ -50,6 +50,8 @@ class GrpoSpec(TuningSpec):
     """Reward on labelled images, without `reward_net`; null: that of the job's `reward.terms`, or Dice."""
     samples: int = Field(8, ge=2, le=256)
     """Masks a crop."""
+    temperature: float = Field(1.0, gt=0.0, le=10.0)
+    """Of the sampling: below 1 masks are nearer to the model's own, which is the one that will be used."""
     credit: Literal["mask", "window"] = "window"
     """Whose merit a reward is: a sampled mask's as a whole, or each window's, put into the model's mask."""
     window: int = Field(4, ge=1, le=4096)

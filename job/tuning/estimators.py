@@ -6,12 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job.metrics.overlap import Confusion
+from job.metrics.thinning import skeleton_maps
+from job.metrics.topology import cldice_of_lengths
 from job.reward.terms import OVERLAPS, combine
 
 Masks = NDArray[np.bool_]
 Numbers = NDArray[np.float64]
 Reward = Callable[[Masks], Numbers]
 """Gives masks `[K, H, W]` of one image their rewards `[K]`; need not be differentiable."""
+CENTRELINES = "cldice"
+COUNTED = frozenset(OVERLAPS) | {CENTRELINES}
+"""Terms that count pixels: of masks, or of their skeletons."""
 _BYTES_AT_ONCE = 2**27
 
 
@@ -47,7 +52,7 @@ def window_advantages(
     return advantages
 
 
-def overlap_advantages(
+def counted_advantages(
     terms: Mapping[str, float],
     masks_KHW: Masks,
     truth_HW: Masks,
@@ -55,22 +60,38 @@ def overlap_advantages(
     side_px: int,
     shift: tuple[int, int],
 ) -> Numbers:
-    """Return what `window_advantages` does, for terms that only count pixels: a thousand times the windows.
+    """Return what `window_advantages` does, for terms that count pixels: a thousand times the windows.
 
-    `terms` are names of `OVERLAPS` with their weights. Counts of a changed mask are those of the base, less
-    the base's in the window, plus the mask's there.
+    `terms` are names of `COUNTED` with their weights. Counts of a changed mask are those of the base, less
+    the base's in the window, plus the mask's there. For overlaps that is exact. clDice counts pixels of
+    skeletons, which are those of the whole masks: what a window's border would change in them is left out.
     """
 
-    def in_windows(is_counted: Masks) -> NDArray[np.int64]:
-        return _window_sums(is_counted, side_px, shift)
+    def counted(in_base_HW: Masks, in_masks_KHW: Masks) -> NDArray[np.int64]:
+        changes_KYX = _window_sums(in_masks_KHW, side_px, shift) - _window_sums(
+            in_base_HW[None], side_px, shift
+        )
+        return changes_KYX + np.count_nonzero(in_base_HW)
 
-    base_tp, base_fp = base_HW & truth_HW, base_HW & ~truth_HW
-    tp_KYX = in_windows(masks_KHW & truth_HW) - in_windows(base_tp[None]) + np.count_nonzero(base_tp)
-    fp_KYX = in_windows(masks_KHW & ~truth_HW) - in_windows(base_fp[None]) + np.count_nonzero(base_fp)
-    n_true = np.count_nonzero(truth_HW)
-    counts = Confusion(tp_KYX, fp_KYX, n_true - tp_KYX, truth_HW.size - n_true - fp_KYX)
-    rewards_KYX = combine({term: OVERLAPS[term](counts) for term in terms}, terms)
-    advantages_KYX = above_others(rewards_KYX).repeat(side_px, axis=1).repeat(side_px, axis=2)
+    rewards: dict[str, Numbers] = {}
+    if overlaps := terms.keys() & OVERLAPS.keys():
+        tp_KYX = counted(base_HW & truth_HW, masks_KHW & truth_HW)
+        fp_KYX = counted(base_HW & ~truth_HW, masks_KHW & ~truth_HW)
+        n_true = np.count_nonzero(truth_HW)
+        counts = Confusion(tp_KYX, fp_KYX, n_true - tp_KYX, truth_HW.size - n_true - fp_KYX)
+        rewards |= {term: OVERLAPS[term](counts) for term in overlaps}
+    if CENTRELINES in terms:
+        of_truth_HW, of_base_HW, *of_masks = skeleton_maps(
+            np.concatenate([truth_HW[None], base_HW[None], masks_KHW])
+        )
+        of_masks_KHW = np.stack(of_masks)
+        rewards[CENTRELINES] = cldice_of_lengths(
+            counted(of_base_HW, of_masks_KHW),
+            counted(of_base_HW & truth_HW, of_masks_KHW & truth_HW),
+            int(np.count_nonzero(of_truth_HW)),
+            counted(base_HW & of_truth_HW, masks_KHW & of_truth_HW),
+        )
+    advantages_KYX = above_others(combine(rewards, terms)).repeat(side_px, axis=1).repeat(side_px, axis=2)
     height, width = truth_HW.shape
     return advantages_KYX[:, shift[0] : shift[0] + height, shift[1] : shift[1] + width]
 

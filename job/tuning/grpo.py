@@ -145,13 +145,14 @@ class _Reinforced:
 
     def _loss(self, one: "_Sampled") -> tuple[Tensor, float]:
         """Return the clipped loss of sampled masks, and the share of pixels whose ratio is clipped."""
-        logits_BHW = one.live_BHW
+        logits_BHW, temperature = one.live_BHW, self._spec.temperature
         if logits_BHW is None:
             logits_BHW = self._logits(Crops(one.pixels_B3HW, None), with_gradient=True)
-        old_B1HW = one.logits_BHW[:, None]
-        ratio = torch.exp(
-            log_probability(logits_BHW[:, None], one.masks_BKHW) - log_probability(old_B1HW, one.masks_BKHW)
+        now, before = (
+            log_probability(logits[:, None] / temperature, one.masks_BKHW)
+            for logits in (logits_BHW, one.logits_BHW)
         )
+        ratio = torch.exp(now - before)
         # Rewards have any scale: that of the batch, not of a group, whose spread would else make noise of
         # groups that agree as loud as what tells masks apart.
         advantages = one.advantages_BKHW / (one.advantages_BKHW.square().mean().sqrt() + _TINY)
@@ -168,7 +169,7 @@ class _Reinforced:
         noise = correlated_noise(
             n_images, self._spec.samples, (size[0], size[1]), generator, antithetic=self._spec.antithetic
         )
-        return sample_masks(logits_BHW.sigmoid(), noise)
+        return sample_masks((logits_BHW / self._spec.temperature).sigmoid(), noise)
 
     def _logits(self, crops: Crops, *, with_gradient: bool = False) -> Tensor:
         is_cuda = self._room.device != "cpu"

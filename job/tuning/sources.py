@@ -9,16 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job.data.dataset import Loaded
-from job.reward.terms import OVERLAPS, combine, score
+from job.reward.terms import combine, score
 from job.spec.tuning import GrpoSpec
 from job.tuning.crops import Crops, CropSource
 from job.tuning.ensemble import Ensemble
 from job.tuning.estimators import (
+    COUNTED,
     Masks,
     Numbers,
     Reward,
+    counted_advantages,
     mask_advantages,
-    overlap_advantages,
     window_advantages,
 )
 from job.tuning.phase import DEFAULT_TERMS
@@ -62,23 +63,23 @@ class Source:
     ) -> list[Numbers]:
         """Return the advantages `[K, H, W]`, or `[K, 1, 1]`, of each crop's masks.
 
-        Terms that count pixels are credited to windows of `window` pixels; others cost too much for that,
-        and have eight of a crop's side.
+        Terms that count pixels, of skeletons too, are credited to windows of `window` pixels; others cost too
+        much for that, and have eight of a crop's side.
         """
         rewards = self.rewards(crops)
         if credit == "mask":
             return [mask_advantages(reward, masks_BKHW[b]) for b, reward in enumerate(rewards)]
-        overlaps = {term: weight for term, weight in (self.terms or {}).items() if term in OVERLAPS}
-        others = {term: weight for term, weight in (self.terms or {}).items() if term not in OVERLAPS}
+        counted = {term: weight for term, weight in (self.terms or {}).items() if term in COUNTED}
+        others = {term: weight for term, weight in (self.terms or {}).items() if term not in COUNTED}
         side = max(window, -(-max(masks_BKHW.shape[2:]) // _WINDOWS_A_SIDE))
         found = []
         for b, reward in enumerate(rewards):
             shift = (int(rng.integers(window)), int(rng.integers(window)))
             advantage = np.zeros(masks_BKHW.shape[1:])
-            if overlaps:
+            if counted:
                 assert crops.truths_BHW is not None
                 truth = crops.truths_BHW[b].numpy()
-                advantage += overlap_advantages(overlaps, masks_BKHW[b], truth, bases_BHW[b], window, shift)
+                advantage += counted_advantages(counted, masks_BKHW[b], truth, bases_BHW[b], window, shift)
             if others or self.terms is None:
                 if self.terms is not None:
                     assert crops.truths_BHW is not None

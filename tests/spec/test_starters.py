@@ -93,7 +93,7 @@ def test_a_wrong_value_anywhere_is_reported_where_it_stands(
     _, length = json.JSONDecoder().raw_decode(line[start:])
     lines[node.value.line - 1] = line[:start] + wrong + line[start + length :]
     is_text = isinstance(at(document, path), str) and any(step in FREE_TEXT for step in path)
-    fits = (wrong == '"\\u0000"' and is_text) or (wrong == "-1.5" and path[:2] == ("reward", "terms"))
+    fits = (wrong == '"\\u0000"' and is_text) or (wrong == "-1.5" and "terms" in path)
     found = [(problem.line, problem.column) for problem in problems_in("\n".join(lines))]
     assert found == ([] if fits else [(node.value.line, node.value.column)])
 
