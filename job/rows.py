@@ -21,7 +21,7 @@ from job.storage.local import sha256_json
 from job.storage.mirror import Mirror, NoMirror
 from job.storage.tensor_file import read_tensors, write_tensors
 
-LIBRARIES = ("torch", "transformers", "numpy", "scipy", "pillow")
+LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scipy", "pillow")
 """Distributions whose version shapes a row."""
 REVISION = 1
 """Raised whenever the same image would give another row."""

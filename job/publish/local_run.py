@@ -10,6 +10,7 @@ from job.publish import pointers
 from job.publish.published import (
     PublishedRun,
     differences,
+    ended_run,
     files_within,
     newest_run,
     open_run,
@@ -71,17 +72,19 @@ def champion_run(store: ObjectStore, name: str) -> PublishedRun:
 def require_as_sealed(folder: Path, parts: Sequence[str]) -> None:
     """Raise `IntegrityError` that names a file which is not what the manifest of its run says.
 
-    `parts` are files and folders in `folder`: a run, its attempt or one of its folds. Nothing is known, and
+    `parts` are files and folders in `folder`: a run, its attempt, or a fold of either. Nothing is known, and
     nothing raised, of a run that is not finished, or lies in other folders.
     """
-    run = next((one for one in (folder, *folder.parents[:2]) if (one / MANIFEST).is_file()), None)
+    run = next((one for one in (folder, *folder.parents[:3]) if (one / MANIFEST).is_file()), None)
     if run is None:
         return
     store = LocalStore(run.parent)
-    found = open_run(store, run.name, or_invalid=True)
+    found = ended_run(store, run.name)
+    if found is None:
+        require_unbroken(store, run.name)
+        return
     within = [(folder.relative_to(run) / part).as_posix() for part in parts]
-    by_place = {} if found is None else {facts.key: facts for facts in found.manifest.files.values()}
-    files = files_within(by_place, within)
+    files = files_within({facts.key: facts for facts in found.manifest.files.values()}, within)
     for problem in differences(store, run.name, files).values():
         raise IntegrityError(
             f"{run}: {problem}",

@@ -55,7 +55,7 @@ class GrpoSpec(TuningSpec):
     credit: Literal["mask", "window"] = "window"
     """Whose merit a reward is: a sampled mask's as a whole, or each window's, put into the model's mask."""
     window: int = Field(4, ge=1, le=4096)
-    """Side of the windows in pixels, where `credit` is `window`; cldice, betti and networks have larger."""
+    """Side of the windows in pixels, where `credit` is `window`; betti and networks have larger."""
     antithetic: bool = False
     """Sample masks in pairs of opposite noise."""
     updates: int = Field(1, ge=1, le=100)

@@ -5,6 +5,7 @@ And who learns by it: `grpo` takes its terms too, `sft` none.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,9 +72,24 @@ def learned_by(context: StageContext) -> Mapping[str, float]:
 def network_rewards(context: StageContext) -> bool:
     """Return whether something learns by the network's scores: by their weight, or without a truth."""
     has_weight = bool(table.reward_weights(context).get("reward_net"))
-    is_unlabelled = "unlabelled" in table.load(context).splits
+    splits = table.load(context).splits
+    is_unlabelled, is_labelled = "unlabelled" in splits, "train" in splits
     by_policy = context.spec.has_policy and (has_weight or is_unlabelled)
-    return by_policy or any(is_unlabelled or phase.hide_labels for phase in _grpo(context))
+    return by_policy or any(
+        phase.hide_labels or (is_unlabelled and (phase.unlabelled_share > 0 or not is_labelled))
+        for phase in _grpo(context)
+    )
+
+
+def learners(context: StageContext) -> dict[str, Any]:
+    """Return what the spec says of the reward and of who learns by it, as plain JSON."""
+    spec = context.spec
+    return {
+        "terms": table.reward_weights(context),
+        "normalise": spec.reward.normalise,
+        "policy": spec.has_policy,
+        "grpo": [[phase.terms, phase.hide_labels, phase.unlabelled_share] for phase in _grpo(context)],
+    }
 
 
 def _grpo(context: StageContext) -> list[GrpoSpec]:

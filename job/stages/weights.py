@@ -36,7 +36,7 @@ SEGMENTER = "segmenter"
 TABLE = "table"
 SIDES = ("train", "validation", "unlabelled")
 """Images that a phase may see, and whose table is kept."""
-LIBRARIES = ("torch", "transformers", "numpy", "scipy", "pillow")
+LIBRARIES = ("torch", "tokenizers", "numpy", "scipy", "pillow")
 
 
 def stages(spec: JobSpec) -> tuple[Stage, ...]:

@@ -81,10 +81,8 @@ def counted_advantages(
         counts = Confusion(tp_KYX, fp_KYX, n_true - tp_KYX, truth_HW.size - n_true - fp_KYX)
         rewards |= {term: OVERLAPS[term](counts) for term in overlaps}
     if CENTRELINES in terms:
-        of_truth_HW, of_base_HW, *of_masks = skeleton_maps(
-            np.concatenate([truth_HW[None], base_HW[None], masks_KHW])
-        )
-        of_masks_KHW = np.stack(of_masks)
+        thin = skeleton_maps(np.concatenate([truth_HW[None], base_HW[None], masks_KHW]))
+        of_truth_HW, of_base_HW, of_masks_KHW = thin[0], thin[1], thin[2:]
         rewards[CENTRELINES] = cldice_of_lengths(
             counted(of_base_HW, of_masks_KHW),
             counted(of_base_HW & truth_HW, of_masks_KHW & truth_HW),

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -67,7 +68,10 @@ def run_job(*arguments: str, cwd: Path, python: tuple[str, ...] = (), site: Path
 
 
 def run_here(*arguments: str, cwd: Path) -> Finished:
-    """Do in this process what `run_job` does: without seconds of imports, where no process is asked for."""
+    """Do in this process what `run_job` does: without seconds of imports, where no process is asked for.
+
+    Libraries have as many threads as in this process, and only the test's own limit ends what hangs.
+    """
     stdout, stderr = io.StringIO(), io.StringIO()
     with (
         contextlib.chdir(cwd), contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr),
@@ -80,7 +84,9 @@ def run_here(*arguments: str, cwd: Path) -> Finished:
 
 def _not_stopped() -> contextlib.AbstractContextManager[object]:
     """What makes a process stop is kept until its end."""
-    return mock.patch.multiple(stopping, _received=[], _failures=[], _limits=stopping._Limits())
+    return mock.patch.multiple(
+        stopping, _received=[], _failures=[], _limits=stopping._Limits(), _STARTED=time.monotonic()
+    )
 
 
 @contextlib.contextmanager

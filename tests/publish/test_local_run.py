@@ -77,6 +77,30 @@ def test_a_changed_byte_in_an_attempt_of_a_copied_store_is_named(tmp_path: Path)
         require_as_sealed(attempt, ["candidate.json"])
 
 
+def test_a_fold_of_a_copied_attempt_belongs_to_its_run(tmp_path: Path) -> None:
+    """Its manifest lies three folders above."""
+    store = FarStore(tmp_path / "store")
+    published(store, tmp_path, **{"folds/1/candidate.json": "{}"})
+    shutil.copytree(store.folder, tmp_path / "copy")
+    fold = tmp_path / "copy" / "runs" / "vessels" / "r1" / "attempt-2" / "folds" / "1"
+    require_as_sealed(fold, ["candidate.json"])
+    (fold / "candidate.json").write_text("[]")
+    with pytest.raises(IntegrityError, match=r"folds/1/candidate\.json has other content"):
+        require_as_sealed(fold, ["candidate.json"])
+
+
+def test_a_manifest_of_somebody_else_says_nothing_and_a_broken_seal_all(tmp_path: Path) -> None:
+    """Web applications have a manifest.json too; a marker that names another manifest is damage."""
+    mine = tmp_path / "app" / "segmenter" / "mine"
+    mine.mkdir(parents=True)
+    (tmp_path / "app" / "manifest.json").write_text('{"name": "my web app"}')
+    require_as_sealed(mine, ["model.safetensors"])
+    run = sealed(tmp_path).path
+    (run / "_SUCCESS").write_text("0" * 64)
+    with pytest.raises(IntegrityError, match=r"not the one that _SUCCESS names"):
+        require_as_sealed(run, ["candidate.json"])
+
+
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     """A place that does not exist, one without a finished run, a champion whose run is gone or another."""
     with pytest.raises(InputError, match="nowhere: no such run") as caught:

@@ -13,7 +13,7 @@ from job.reward.network import RewardNetwork, RewardNetworkConfig
 from job.reward.network_file import scratch
 from job.segmenters.promptable_unet.trainable import TrainablePromptableUNet
 from job.spec.tuning import GrpoSpec
-from job.tuning.grpo import train_grpo
+from job.tuning.grpo import _Reinforced, train_grpo
 from job.tuning.phase import PhaseData, PhaseRoom
 
 Opened = Callable[[], TrainablePromptableUNet]
@@ -32,6 +32,7 @@ def spec(**changed: object) -> GrpoSpec:
         {"terms": {"cldice": 0.5, "betti": 0.5}},
         {"terms": {"recall": 1.0}, "antithetic": True, "kl_weight": 0.01},
         {"updates": 2},
+        {"updates": 2, "temperature": 0.5},
     ],
     ids=str,
 )
@@ -44,6 +45,20 @@ def test_the_reward_rises(
     assert rewards[-1] > rewards[0] + 0.1
     assert result.best_gold > result.start_gold + 0.1
     assert result.curve[0]["kl"] == 0 < result.curve[1]["kl"]
+
+
+def test_cold_samples_are_the_models_own_mask(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:
+    """And at temperature 1 they are as often foreground as the probability says."""
+    logits = torch.linspace(-3, 3, 64 * 64).reshape(1, 64, 64)
+    cold, plain = (
+        _Reinforced(spec(temperature=t, samples=64), opened(), data, room)._masks(
+            logits, np.random.default_rng(0)
+        )
+        for t in (1e-4, 1.0)
+    )
+    assert (cold == (logits > 0)[:, None]).float().mean() > 0.999
+    often = plain.float().mean((0, 1))
+    assert (often - logits[0].sigmoid()).abs().mean() < 0.1
 
 
 def test_normalisation_keeps_its_statistics(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:

@@ -28,6 +28,7 @@ PHASES: list[TuningSpec] = [
             "samples": 2,
             "window": 16,
             "updates": 3,
+            "temperature": 0.5,
             "round_every": 2,
             "round_images": 2,
         }

@@ -14,7 +14,7 @@ TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
 _FILES = (CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG)
-_CODE_FILES = ("adapter.py", "modelling.py", "processing.py")
+_CODE_FILES = ("adapter.py", "checkpoint_folder.py", "modelling.py", "processing.py")
 _BLOCK_BYTES = 1 << 20
 
 
