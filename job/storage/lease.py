@@ -29,6 +29,11 @@ MOST_TTL_S = 86_400.0
 ENDING_S = 3.0
 """How long the end of the block waits for the store: one that is silent must not keep a process that was told
 to stop. The lease runs out by itself."""
+TTL_S = 60.0
+"""How long a holder may be silent."""
+CUT_OFF = "somebody whose connection was cut"
+"""Holder of an empty lease: SeaweedFS keeps an empty object of an upload that ends between head and body, as
+that of a process that is killed. It runs out as every other."""
 _ADVICE = "run the same command again: it goes on from what is saved, once no other attempt is at work"
 _UNSURE = "the store has no conditional writes, so two attempts at once cannot be told apart surely"
 
@@ -179,7 +184,7 @@ def hold(
     facts: Callable[[], Mapping[str, Any]],
     on_lost: Callable[[JobError], None],
     log: Log,
-    ttl_s: float = 60.0,
+    ttl_s: float = TTL_S,
     renew_s: float = 20.0,
     conditional: bool = True,
     clock: Callable[[], float] = time.monotonic,
@@ -230,15 +235,21 @@ def hold(
 
 
 def read(store: ObjectStore, key: str) -> LeaseRecord | None:
-    """Return what is known of a lease, None where there is none; raises `IntegrityError` for another file."""
+    """Return what is known of a lease, None where there is none; raises `IntegrityError` for another file.
+
+    An empty one is `CUT_OFF`'s.
+    """
     for _ in range(LOOKS):
         stat = store.stat(key)
         if stat is None:
             return None
         with suppress(Missing):
-            document, etag = _decoded(store, key)
+            data, etag = store.read(key)
             if etag == stat.etag:  # else renewed in between: its age is not this version's
                 age_s = max(0.0, store.now() - stat.modified)
+                if not data:
+                    return LeaseRecord(CUT_OFF, _attempts(store, key), False, {}, TTL_S, age_s, etag)
+                document = _parsed(store, key, data)
                 return LeaseRecord(
                     document.holder, document.attempt, document.released, document.facts,
                     document.ttl_s, age_s, etag,
@@ -295,8 +306,19 @@ def _encoded(holder: str, attempt: int, ttl_s: float, facts: Mapping[str, Any], 
 
 def _decoded(store: ObjectStore, key: str) -> tuple[Document, str]:
     data, etag = store.read(key)
+    return _parsed(store, key, data), etag
+
+
+def _parsed(store: ObjectStore, key: str, data: bytes) -> Document:
     advice = "make sure that nobody works on this run, then remove the object"
-    return parse_as(Document, data, _place(store, key), what="what this program writes", advice=advice), etag
+    return parse_as(Document, data, _place(store, key), what="what this program writes", advice=advice)
+
+
+def _attempts(store: ObjectStore, key: str) -> int:
+    """Return the highest number of an attempt that has left a file, 1 where none has."""
+    begins = f"{key.rpartition('/')[0]}/attempt-"
+    numbers = [stat.key.removeprefix(begins).partition("/")[0] for stat in store.entries(begins)]
+    return max((int(number) for number in numbers if number.isdecimal()), default=1)
 
 
 def _place(store: ObjectStore, key: str) -> str:

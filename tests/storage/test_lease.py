@@ -209,7 +209,20 @@ def test_a_lease_that_is_removed_is_lost(world: World) -> None:
         assert "removed" in str(world.lost[0])
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"holder": "a", "attempt": 0}', "[1]"])
+def test_an_empty_lease_runs_out_and_the_next_attempt_has_a_number_of_its_own(world: World) -> None:
+    """A process was killed between the head and the body of its renewal, and the store kept that."""
+    world.store.write(KEY, b"")
+    for number in (1, 12, 9):
+        world.store.write(f"runs/x/1/attempt-{number}/job.log.jsonl", b"{}")
+    with pytest.raises(TryAgain, match="connection was cut, attempt 12"), world.attempt("b"):
+        pass
+    world.watch.later_s = 61.0
+    with world.attempt("b") as held:
+        assert (held.attempt, held.taken_over) == (13, True)
+        assert world.seen().holder == "b"
+
+
+@pytest.mark.parametrize("text", ["{}", '{"holder": "a", "attempt": 0}', "[1]"])
 def test_another_file_in_its_place_is_named(local: World, text: str) -> None:
     """It is neither a free run nor somebody's."""
     local.store.write(KEY, text.encode())
