@@ -104,9 +104,13 @@ class _Processes:
 
     def submit(self, function: Callable[..., R], *arguments: Any) -> "Future[R]":
         try:
-            return self.pool.submit(_in_process, function, *arguments)
+            future = self.pool.submit(_in_process, function, *arguments)
+            # The pool looks whom to watch before it starts a process for a task, not after: another task
+            # makes it look again. Who is killed unwatched would be waited for without end.
+            self.pool.submit(int)
         except BrokenProcessPool as error:
             raise worker_lost() from error
+        return future
 
 
 def worker_lost() -> TryAgain:
