@@ -175,6 +175,9 @@ def _run(options: argparse.Namespace) -> int:
             say=partial(last_words.say, output=output),
         )
         stopping.raise_if_stopped()
+        from job.places import Places
+
+        Places.of(loaded.spec).require_output()  # told before the job's own imports, which take longer
         from job import run
 
         ended = run.run(loaded, output, run_id=options.run_id)

@@ -36,13 +36,25 @@ class Places:
         return replace(self, store=open_store(self.store.uri, conditional=False), conditional_writes=False)
 
     def require_output(self) -> None:
-        """Raise `InputError` for an output on this machine that is, or lies in, what is no folder."""
+        """Raise `InputError` for an output on this machine that is, or lies in, what is no folder.
+
+        Raises OSError for one that holds no runs yet and cannot be written: there is nothing to read in it.
+        """
+        if self.is_remote:
+            return
         nearest = next(path for path in (self.root, *self.root.parents) if path.exists())
-        if not self.is_remote and not nearest.is_dir():
+        if not nearest.is_dir():
             raise InputError(
                 f"output.uri: {nearest} is a file, not a folder",
                 advice="name a folder; one that is not there is made",
             )
+        if not (self.root / "runs").exists():
+            try:
+                with tempfile.TemporaryFile(dir=nearest):
+                    pass
+            except OSError as error:
+                error.filename = str(self.root)
+                raise
 
     def require_cache(self) -> None:
         """Make the folder for downloads; raises `InputError` where that cannot be."""

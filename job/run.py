@@ -45,7 +45,6 @@ def run(loaded: LoadedSpec, output: Output, *, run_id: str | None = None) -> End
     started = time.monotonic()
     spec = loaded.spec
     places = Places.of(spec)
-    places.require_output()
     if places.is_remote or spec.cache.uri:
         places.require_cache()
     if places.is_remote:

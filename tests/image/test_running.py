@@ -18,11 +18,14 @@ QUICK = "specs/quick.json"
 TINY = "specs/tiny.json"
 TIMED = """
 import resource, subprocess, sys
-subprocess.run(sys.argv[1:])
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(used.ru_utime + used.ru_stime, file=sys.stderr)
+def seconds(command):
+    before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    subprocess.run(command)
+    return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before
+seconds([sys.executable, "-c", "import torch"])  # its files are read from the disk once
+print(seconds(sys.argv[1:]) / seconds([sys.executable, "-c", "import torch"]), file=sys.stderr)
 """
-"""Tells the seconds of the processor that a command took."""
+"""Tells a command's processor time as a share of what importing torch takes: some 2 seconds, anywhere."""
 
 
 def events(text: str) -> list[dict[str, Any]]:
@@ -154,12 +157,10 @@ def test_a_missing_input_of_a_spec_from_standard_input_ends_with_3(engine: Engin
 
 
 def test_an_output_that_cannot_be_written_is_told_at_once(engine: Engine, tmp_path: Path) -> None:
-    """Who asks, whose the folder is and the words that help, before a second of the processor is spent."""
+    """Who asks, whose the folder is and the words that help, before a second is spent."""
     options = (*CLUSTER, *mounted(tmp_path / "output", OUTPUT, mode=0o755))
     done = engine.run("-c", TIMED, "/app/entrypoint.sh", QUICK, options=(*options, "--entrypoint", "python"))
-    assert (
-        float(done.stderr.splitlines()[-1]) < 1.0
-    )  # time on the clock is also that of the machine's neighbours
+    assert float(done.stderr.splitlines()[-1]) < 0.5  # seconds are also those of the machine's neighbours
     done = engine.run(QUICK, options=options)
     assert done.code == 3
     folder = (tmp_path / "output").stat()
