@@ -9,6 +9,7 @@ FastSV) finds them in a few passes over all masks at once. Skeletons stay with t
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,73 +22,134 @@ from job.metrics.overlap import Confusion
 from job.scoring import Measured, needs_whole_masks, sampling_stride
 from job.segmenters.checked import is_out_of_memory
 
-BYTES_AT_ONCE = 2**30
-"""Of the device's memory, for the prompts of an image whose masks are made together."""
+BYTES_AT_ONCE, MOST_BYTES_AT_ONCE, SHARE_OF_FREE_MEMORY = 2**30, 2**33, 8
+"""Of the device's memory, for masks that are made together: so much, or a share of what is free."""
 BYTES_PER_PIXEL, BYTES_PER_PIXEL_AND_POSTPROCESS = 64, 12
 """Of a prompt's surface while its masks are made: floats and positions; a mask, and the runs of its level."""
 
 
 def measure(
     space: ActionSpace,
-    logits_PHW: Logits,
+    logits: Sequence[Logits],
     size: tuple[int, int],
-    truth_HW: NDArray[np.bool_] | None,
+    truths: Sequence[NDArray[np.bool_] | None],
     *,
     stride: int,
     whole: bool,
     device: str,
-) -> Measured:
-    """Make the masks of all actions at a size, and count them; with `whole` they are handed over too.
+) -> list[Measured]:
+    """Make the masks of all actions for images of one size, and count them; with `whole` hand them over too.
 
-    Raises ValueError as `actions.apply_all` does, and what torch raises for want of memory.
+    `logits` has a `[P, h, w]` an image, all of one shape: small kernels cost as much as large ones, so images
+    are measured together. Raises ValueError as `actions.apply_all` does, and what torch raises for want of
+    memory.
     """
-    check_logits(space, logits_PHW, size)
+    for one in logits:
+        check_logits(space, one, size)
+    n_images, n_prompts = len(logits), len(space.prompts)
     with torch.inference_mode(), _in_any_order():
-        logits = torch.from_numpy(np.ascontiguousarray(logits_PHW)).to(device).float()
-        if torch.isnan(logits).any():
+        maps = torch.from_numpy(np.concatenate(logits)).to(device).float()
+        if torch.isnan(maps).any():
             raise ValueError("logits contain NaN: the segmenter's arithmetic overflowed")
-        truth = None if truth_HW is None else torch.from_numpy(np.ascontiguousarray(truth_HW)).to(device)
-        a_pixel = BYTES_PER_PIXEL + BYTES_PER_PIXEL_AND_POSTPROCESS * len(space.postprocess)
-        at_once = max(1, BYTES_AT_ONCE // (size[0] * size[1] * a_pixel))
+        # Without a truth nothing is compared, whatever is counted here.
+        truth_NHW = torch.from_numpy(
+            np.stack([np.zeros(size, np.bool_) if truth is None else truth for truth in truths])
+        ).to(device)
+        image_M = torch.arange(n_images, device=device).repeat_interleave(n_prompts)
+        at_once = max(1, _bytes_at_once(device) // _bytes_of_a_map(space, size))
         found: dict[str, list[Tensor]] = {"n": [], "tp": [], "sampled": [], "surfaces": [], "masks": []}
-        for few in torch.split(logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT), at_once):
+        for few, image_m in zip(
+            torch.split(maps.clamp(-LARGEST_LOGIT, LARGEST_LOGIT), at_once),
+            torch.split(image_M, at_once),
+            strict=True,
+        ):
             surfaces_PHW = resize_bilinear(few, size, space.by_way_of)
             found["surfaces"].append(surfaces_PHW[:, ::stride, ::stride].flatten(1))
             masks_PQHW = masks_of(surfaces_PHW, space.postprocess)
-            if truth is not None:
-                found["n"].append(_count(masks_PQHW))
-                found["tp"].append(_count(masks_PQHW & truth))
+            found["n"].append(_count(masks_PQHW))
+            found["tp"].append(_count(masks_PQHW & truth_NHW[image_m][:, None]))
             found["sampled"].append(_packed(masks_PQHW[..., ::stride, ::stride].flatten(2)))
             if whole:
                 found["masks"].append(_packed(masks_PQHW.flatten(2)))
-        of_truth = 0 if truth is None else int(_count(truth[None, None]).item())
-        arrays = {name: torch.cat(parts).cpu().numpy() for name, parts in found.items() if parts}
-    return Measured(
-        None if truth is None else _confusion(arrays["tp"].ravel(), arrays["n"].ravel(), of_truth, size),
-        arrays["sampled"].reshape(len(space), -1),
-        arrays["surfaces"],
-        arrays["masks"].reshape(len(space), -1) if whole else None,
-    )
+        of_truth_N = _count(truth_NHW[:, None])[:, 0].cpu().numpy()
+        arrays = {
+            name: np.split(torch.cat(parts).cpu().numpy(), n_images) for name, parts in found.items() if parts
+        }
+    return [
+        Measured(
+            None
+            if truth is None
+            else _confusion(arrays["tp"][i].ravel(), arrays["n"][i].ravel(), int(of_truth_N[i]), size),
+            arrays["sampled"][i].reshape(len(space), -1),
+            arrays["surfaces"][i],
+            arrays["masks"][i].reshape(len(space), -1) if whole else None,
+        )
+        for i, truth in enumerate(truths)
+    ]
 
 
-def measure_if_it_fits(
-    loaded: Loaded, logits_PHW: Logits, space: ActionSpace, terms: Sequence[str], device: str
-) -> Measured | None:
-    """Measure an image's masks for its row of the table; None where the device's memory does not hold them.
+@dataclass(frozen=True)
+class Asked:
+    """An image whose masks are wanted, for a row of the table with such terms."""
+
+    loaded: Loaded
+    logits_PHW: Logits
+    terms: Sequence[str]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the masks."""
+        return self.loaded.image.shape[0], self.loaded.image.shape[1]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the masks themselves are wanted, beside their counts."""
+        return self.loaded.truth is not None and needs_whole_masks(self.terms)
+
+
+def together(asked: Sequence[Asked], space: ActionSpace, device: str) -> int:
+    """Return how many of the images, from the first on, are measured in one go: alike, and few enough."""
+    first = asked[0]
+    alike = [
+        (one.size, one.logits_PHW.shape, one.whole) == (first.size, first.logits_PHW.shape, first.whole)
+        for one in asked
+    ]
+    most = _bytes_at_once(device) // (len(space.prompts) * _bytes_of_a_map(space, first.size))
+    return max(1, min([*alike, False].index(False), most))
+
+
+def measure_those_that_fit(asked: Sequence[Asked], space: ActionSpace, device: str) -> list[Measured | None]:
+    """Measure images that are `together`; None for those whose masks the device's memory does not hold.
 
     The CPU, which is asked then, says the same.
     """
-    size = (loaded.image.shape[0], loaded.image.shape[1])
-    whole = loaded.truth is not None and needs_whole_masks(terms)
+    first = asked[0]
     try:
-        return measure(
-            space, logits_PHW, size, loaded.truth, stride=sampling_stride(size), whole=whole, device=device
-        )
+        return list(
+            measure(
+                space, [one.logits_PHW for one in asked], first.size, [one.loaded.truth for one in asked],
+                stride=sampling_stride(first.size), whole=first.whole, device=device,
+            )
+        )  # fmt: skip
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
     torch.cuda.empty_cache()  # out of the handler: the error holds every tensor of the call
-    return None
+    if len(asked) == 1:
+        return [None]
+    return [measured for one in asked for measured in measure_those_that_fit([one], space, device)]
+
+
+def _bytes_of_a_map(space: ActionSpace, size: tuple[int, int]) -> int:
+    return size[0] * size[1] * (BYTES_PER_PIXEL + BYTES_PER_PIXEL_AND_POSTPROCESS * len(space.postprocess))
+
+
+def _bytes_at_once(device: str) -> int:
+    """Return what masks that are made together may take: more where much of the device's memory is free."""
+    if not device.startswith("cuda"):
+        return BYTES_AT_ONCE
+    free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return max(BYTES_AT_ONCE, min(free // SHARE_OF_FREE_MEMORY, MOST_BYTES_AT_ONCE))
 
 
 def resize_bilinear(

@@ -10,8 +10,8 @@ SHARE_OF_FREE_MEMORY = 3
 """Processes may hold the third part of it in images that are on their way."""
 WORTH_PROCESSES = 10**9
 """Pixels of masks whose scoring takes one core 5 to 10 s: so much work is worth the start of processes."""
-LESS_WORK = 3
-"""Of an image's work a third is left to the CPU where an accelerator makes the masks, and none is thinned."""
+WORTH_PROCESSES_BESIDE_A_DEVICE = 200_000_000
+"""The same where an accelerator makes the masks: it waits for every thread that holds Python's lock."""
 
 
 def held_bytes(pixels: int, logits: int, copies: int) -> int:
@@ -28,6 +28,14 @@ def bytes_scored(copies: int, free: int | None) -> int:
     return most if copies == 1 or free is None else max(1, min(most, free // SHARE_OF_FREE_MEMORY))
 
 
-def in_processes(first_pixels: int, n_images: int, n_actions: int, threads: int) -> bool:
+def in_processes(
+    first_pixels: int, n_images: int, n_actions: int, threads: int, *, beside_a_device: bool
+) -> bool:
     """Return whether so many images, of which the first has so many pixels, are scored in processes."""
-    return threads > workers.MOST_THREADS and first_pixels * n_images * n_actions >= WORTH_PROCESSES
+    worth = WORTH_PROCESSES_BESIDE_A_DEVICE if beside_a_device else WORTH_PROCESSES
+    return may_have_processes(threads, beside_a_device) and first_pixels * n_images * n_actions >= worth
+
+
+def may_have_processes(threads: int, beside_a_device: bool) -> bool:
+    """Return whether there are cores enough: more than threads can use, or one beside the device's own."""
+    return threads > (1 if beside_a_device else workers.MOST_THREADS)

@@ -19,7 +19,7 @@ from job.memory import available_memory
 from job.progress import SILENT_TASK, Progress, SharedTask, Task
 from job.reward.terms import Judge, score
 from job.rows import Row, RowCache, write_row
-from job.scoring import Measured, needs_whole_masks, score_image
+from job.scoring import Measured, score_image
 from job.segmenters.cache import SegmentationCache
 from job.segmenters.protocol import Segmentation
 from job.table import ActionTable
@@ -68,9 +68,7 @@ def build(
     row_of: dict[str, Row] = {}
     with progress.task("action table", len(samples), "images") as task, ExitStack() as pools:
         shared = SharedTask(task)
-        is_less = device != "cpu" and not needs_whole_masks(terms)
-        work = len(space) // table_bounds.LESS_WORK if is_less else len(space)
-        scorers = pools.enter_context(_scorers(dataset, samples, work, threads, shared))
+        scorers = pools.enter_context(_scorers(dataset, samples, len(space), threads, device, shared))
         asked = _Asked(
             dataset, samples, space, cache, remembered, terms, batch_size, memory_bytes, scorers,
             pools.enter_context(workers.threads(threads, shared)), device,
@@ -182,11 +180,12 @@ def n_pixels(loaded: Loaded) -> int:
 
 
 def _scorers(
-    dataset: Dataset, samples: Sequence[Sample], n_masks: int, threads: int, task: SharedTask
+    dataset: Dataset, samples: Sequence[Sample], n_actions: int, threads: int, device: str, task: SharedTask
 ) -> AbstractContextManager[Workers]:
-    if threads > workers.MOST_THREADS:
+    beside = device != "cpu"
+    if table_bounds.may_have_processes(threads, beside):
         first = n_pixels(dataset.load(samples[0]))
-        if table_bounds.in_processes(first, len(samples), n_masks, threads):
+        if table_bounds.in_processes(first, len(samples), n_actions, threads, beside_a_device=beside):
             return workers.processes(threads)
     return workers.threads(threads, task)
 
@@ -255,10 +254,11 @@ class _Asked:
         answer_of = dict(zip(together, answers, strict=True))
         # Of small images too: enough to keep all at work while the next batch is segmented, and no more.
         least = table_bounds.BYTES_SCORED // (2 * self.scorers.n + 2 * self.batch_size)
+        found = self._measured([(batch[i], known[i], answer_of[i]) for i in pending])
         for i, key in enumerate(keys):
             if i in pending:
                 self.company_of[key] = answer_of[i].company
-                measured = self._measured(batch[i], known[i], answer_of[i])
+                measured = next(found)
                 scored = self._scored(batch[i], key, known[i], answer_of[i], measured)
                 carried = answer_of[i].logits_PHW.nbytes + (measured.n_bytes if measured else 0)
                 held = table_bounds.held_bytes(n_pixels(batch[i]), carried, self.scorers.copies)
@@ -275,13 +275,23 @@ class _Asked:
         company = [i for i, company in enumerate(companies) if not lost.isdisjoint(company)]
         return sorted({*pending, *company})
 
-    def _measured(self, loaded: Loaded, known: Row | None, segmentation: Segmentation) -> Measured | None:
+    def _measured(
+        self, images: Sequence[tuple[Loaded, Row | None, Segmentation]]
+    ) -> Iterator[Measured | None]:
+        """Yield what an accelerator finds of each image's masks, as it is asked for; None on the CPU."""
         if self.device == "cpu":
-            return None
-        from job.masks_on_device import measure_if_it_fits
+            yield from [None] * len(images)
+            return
+        from job import masks_on_device
 
-        terms = known.lacks(self.terms) if known else self.terms
-        return measure_if_it_fits(loaded, segmentation.logits_PHW, self.space, terms, self.device)
+        asked = [
+            masks_on_device.Asked(loaded, answer.logits_PHW, known.lacks(self.terms) if known else self.terms)
+            for loaded, known, answer in images
+        ]
+        while asked:
+            n = masks_on_device.together(asked, self.space, self.device)
+            yield from masks_on_device.measure_those_that_fit(asked[:n], self.space, self.device)
+            asked = asked[n:]
 
     def _scored(
         self,

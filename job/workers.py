@@ -12,11 +12,12 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from ctypes import c_byte
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import forkserver
 from typing import Any, Protocol, TypeVar
 
 from job.errors import TryAgain
@@ -60,17 +61,36 @@ def threads(n: int, task: SharedTask, start: Callable[[], None] | None = None) -
 @contextmanager
 def processes(n: int) -> Iterator[Workers]:
     """Within: n processes, which end with this one however that ends, and before it when left early."""
-    context = multiprocessing.get_context("forkserver")  # a fork of this one would share locks of its threads
-    context.set_forkserver_preload([*PRELOADED, __name__])
+    get_ready()
+    context = multiprocessing.get_context("forkserver")
     # An Event has a lock, which a process that is killed would keep for ever.
     is_over = context.RawValue("b", 0)
     pool = ProcessPoolExecutor(n, context, _begin, (is_over,))
+    # They start beside what the caller does first; each takes one of these tasks.
+    starting = threading.Thread(target=_start_all, args=(pool, n), daemon=True)
+    starting.start()
 
     def stop(error: BaseException) -> None:
         is_over.value = 1
 
-    with _ending(pool, stop):
-        yield _Processes(pool, n)
+    try:
+        with _ending(pool, stop):
+            yield _Processes(pool, n)
+    finally:
+        starting.join()
+
+
+def get_ready() -> None:
+    """Have what processes start from import what they need, beside other work: it takes seconds."""
+    context = multiprocessing.get_context("forkserver")  # a fork of this one would share locks of its threads
+    context.set_forkserver_preload([*PRELOADED, __name__])
+    forkserver.ensure_running()
+
+
+def _start_all(pool: ProcessPoolExecutor, n: int) -> None:
+    with suppress(Exception):  # whoever has work for them is told
+        for _ in range(n):
+            pool.submit(int)
 
 
 @contextmanager

@@ -41,7 +41,12 @@ def require_equal(
     space: ActionSpace, logits: NDArray[np.float16], size: tuple[int, int], stride: int = 2
 ) -> None:
     truth = np.random.default_rng(9).random(size) < 0.3
-    found = measure(space, logits, size, truth, stride=stride, whole=True, device="cpu")
+    # Beside another image, which must not matter.
+    other, found = measure(
+        space, [logits[::-1], logits], size, [~truth, truth], stride=stride, whole=True, device="cpu"
+    )
+    assert other.counts is not None
+    np.testing.assert_array_equal(other.counts.tp, confusion(apply_all(space, logits[::-1], size), ~truth).tp)
     masks_KHW = apply_all(space, logits, size)
     n_pixels = size[0] * size[1]
     assert found.masks_KX is not None
@@ -110,8 +115,14 @@ def test_a_component_that_winds_through_the_image_is_one(
     monkeypatch.setattr(torch, "equal", lambda *two: passes.append(1) or equal(*two))
     area = int((snake > 0).sum())
     space = ActionSpace(("a",), (PostProcess(min_area=area), PostProcess(min_area=area + 1)))
-    found = measure(
-        space, snake.astype(np.float16), snake.shape[1:], snake[0] > 0, stride=1, whole=False, device="cpu"
+    (found,) = measure(
+        space,
+        [snake.astype(np.float16)],
+        snake.shape[1:],
+        [snake[0] > 0],
+        stride=1,
+        whole=False,
+        device="cpu",
     )
     assert found.counts is not None
     assert list(found.counts.tp) == [area, 0]
@@ -138,7 +149,7 @@ def test_prompts_may_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_truth_nothing_is_counted_and_no_mask_handed_over() -> None:
     """Unlabelled images have rows too; whole masks are for topology alone."""
     space = ActionSpace(("a",), POSTPROCESS)
-    found = measure(space, noise((1, 8, 8), seed=5), (8, 8), None, stride=1, whole=False, device="cpu")
+    (found,) = measure(space, [noise((1, 8, 8), seed=5)], (8, 8), [None], stride=1, whole=False, device="cpu")
     assert found.counts is None
     assert found.masks_KX is None
     assert found.n_bytes == found.sampled_KX.nbytes + found.surfaces_PX.nbytes
@@ -152,10 +163,10 @@ def test_logits_that_are_none_are_refused() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         with pytest.raises(ValueError, match="NaN"):
-            measure(space, broken, (8, 8), None, stride=1, whole=False, device="cpu")
+            measure(space, [broken], (8, 8), [None], stride=1, whole=False, device="cpu")
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.is_deterministic_algorithms_warn_only_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
     with pytest.raises(ValueError, match="float16"):
-        measure(space, broken.astype(np.float32), (8, 8), None, stride=1, whole=False, device="cpu")  # type: ignore[arg-type]
+        measure(space, [broken.astype(np.float32)], (8, 8), [None], stride=1, whole=False, device="cpu")  # type: ignore[list-item]

@@ -143,31 +143,31 @@ def test_masks_made_on_a_device_make_the_same_table(
     assert np.isnan(alone.scores["dice"][1]).all()
     processes = Mock(side_effect=workers.processes)
     monkeypatch.setattr(workers, "processes", processes)
-    monkeypatch.setattr(table_bounds, "WORTH_PROCESSES", 1)
+    worth = 9 * len(SPACE) * SIZE[0] * SIZE[1] + (terms is not ALL_TERMS)
+    monkeypatch.setattr(table_bounds, "WORTH_PROCESSES_BESIDE_A_DEVICE", worth)
     monkeypatch.setattr(scoring, "iter_masks", Mock(side_effect=AssertionError("a mask made on the CPU")))
-    threads = 5 if terms is ALL_TERMS else 2
-    built, _, _ = build(mixed, tmp_path / "more", threads=threads, terms=terms, device=DEVICE)
+    built, _, _ = build(mixed, tmp_path / "more", threads=2, terms=terms, device=DEVICE)
     assert built.digest() == alone.digest()
     assert files_of(tmp_path / "one") == files_of(tmp_path / "more")
-    assert processes.mock_calls == ([call(5)] if terms is ALL_TERMS else [])
+    assert processes.mock_calls == ([call(2)] if terms is ALL_TERMS else [])
 
 
 def test_what_a_device_cannot_hold_the_cpu_makes(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same table, also where it runs out of memory at some images only; other errors are told."""
+    """The same table: images are tried together, then alone, then left to the CPU; other errors are told."""
     alone, _, _ = build(dataset, tmp_path / "one", threads=1)
     measure, asked = masks_on_device.measure, []
 
-    def short_of_memory(*of_image: object, **how: object) -> object:
-        asked.append(1)
-        if len(asked) % 2:
+    def short_of_memory(space: object, logits: Sequence[object], *of: object, **how: object) -> object:
+        asked.append(len(logits))
+        if len(logits) > 1 or len(asked) % 3 == 2:
             raise torch.OutOfMemoryError("of the device")
-        return measure(*of_image, **how)  # type: ignore[arg-type]
+        return measure(space, logits, *of, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(masks_on_device, "measure", short_of_memory)
     built, _, _ = build(dataset, tmp_path / "more", threads=2, device=DEVICE)
-    assert len(asked) == 9
+    assert asked == [2, 1, 1] * 4 + [1]
     assert built.digest() == alone.digest()
     monkeypatch.setattr(masks_on_device, "measure", Mock(side_effect=RuntimeError("a kernel failed")))
     with pytest.raises(RuntimeError, match="a kernel failed"):

@@ -1,5 +1,6 @@
 """Threads and processes that work: what they are told, how they end, what ends with them."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -121,6 +122,13 @@ def test_processes_work_for_their_parent_and_end_with_the_work() -> None:
         with pytest.raises(ValueError, match="no such mask"):
             some.submit(fails).result(PATIENCE_S)
     until(lambda: not is_alive(pid))
+
+
+def test_processes_start_beside_what_the_caller_does_first() -> None:
+    """They are there before work comes, and gone when none does."""
+    with workers.processes(3):
+        until(lambda: bool(multiprocessing.active_children()))
+    assert not multiprocessing.active_children()
 
 
 def test_processes_that_are_left_early_end_at_their_next_look(tmp_path: Path) -> None:

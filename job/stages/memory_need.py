@@ -63,9 +63,10 @@ def require_memory(context: StageContext, free: int | None = None) -> None:
 
     def need_of(sizes: Sequence[tuple[str, int, int]]) -> Need:
         _, height, width = sizes[0]
-        spread = context.machine.device == "cpu" and in_processes(
-            height * width, len(sizes), len(space), context.machine.threads
-        )
+        spread = in_processes(
+            height * width, len(sizes), len(space), context.machine.threads,
+            beside_a_device=context.machine.device != "cpu",
+        )  # fmt: skip
         copies = COPIES if spread else 1
         of_size = segmenter.kind in LOGITS_OF_IMAGE_SIZE
         return memory_need(

@@ -63,16 +63,24 @@ def test_processes_hold_copies_and_small_logits_count_for_nothing() -> None:
     assert need_of(picture) - need_of(picture, logits_of_image_size=False) == 6e6 * 2 * 6
 
 
-@pytest.mark.parametrize(("threads", "n_images", "copies"), [(1, 1000, 1), (16, 1000, 3), (16, 2, 1)])
+@pytest.mark.parametrize(
+    ("device", "threads", "n_images", "copies"),
+    [("cpu", 1, 1000, 1), ("cpu", 16, 1000, 3), ("cpu", 16, 2, 1), ("cuda", 1, 1000, 1), ("cuda", 2, 100, 3)],
+)
 def test_a_job_counts_copies_where_its_table_is_made_in_processes(
-    context: StageContext, monkeypatch: pytest.MonkeyPatch, threads: int, n_images: int, copies: int
+    context: StageContext,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    threads: int,
+    n_images: int,
+    copies: int,
 ) -> None:
-    """With many cores, and work that is worth their start."""
+    """With many cores, or beside an accelerator, and work that is worth their start."""
     sizes = [["test", 1000, 1000]] * n_images
     (context.done["pull"].folder / pull.SIZES_FILE).write_text(json.dumps(sizes))
     seen = Mock(side_effect=memory_need)
     monkeypatch.setattr("job.stages.memory_need.memory_need", seen)
-    require_memory(replace(context, machine=Machine("cpu", "a processor", threads)))
+    require_memory(replace(context, machine=Machine(device, "its name", threads)))
     assert seen.call_args.args[1].copies == copies
 
 
