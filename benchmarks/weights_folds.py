@@ -49,7 +49,7 @@ def phases(arguments: argparse.Namespace) -> dict[str, What]:
         found[AGAIN] = sft_of(arguments, after_sft=True)
         found[DICE] = grpo_of(arguments, after_sft=True, terms={"dice": 1.0})
     for name, terms in arguments.rewards.items():
-        found[f"SFT, GRPO ({name})"] = grpo_of(
+        found[_arm_of(name)] = grpo_of(
             arguments, after_sft=True, terms=terms, dice_slack=arguments.slack,
             temperature=arguments.temperature,
         )  # fmt: skip
@@ -96,7 +96,7 @@ def report(
         " another fold, by Dice; the states of rewards for connectedness by that reward,"
         f" within {arguments.slack} of their start's Dice."
     )
-    return [
+    sections = [
         Section("Arms", [told], [shown], data=data),
         Section(
             "Against SFT",
@@ -105,6 +105,11 @@ def report(
             data=figures,
         ),
     ]
+    rewarded = [arms[_arm_of(name)] for name in arguments.rewards]
+    for control in (AGAIN, SOFT) if arguments.controls and rewarded else ():
+        differences, figures = differences_table(rewarded, arms[control], FIGURES, patients)
+        sections.append(Section(f"Rewards against {control}", tables=[differences], data=figures))
+    return sections
 
 
 def verdict(figures: Sequence[Mapping[str, Any]]) -> str:
@@ -125,6 +130,10 @@ def verdict(figures: Sequence[Mapping[str, Any]]) -> str:
     price = f"Dice {dice['mean']:+.4f} (interval {dice['low']:+.4f} to {dice['high']:+.4f})"
     kept = "no loss beyond" if dice["mean"] >= -MOST_DICE_LOST else "a loss beyond"
     return f"{arm}: {shown}; {price}, {kept} {MOST_DICE_LOST}."
+
+
+def _arm_of(reward: str) -> str:
+    return f"SFT, GRPO ({reward})"
 
 
 def _folds(arguments: argparse.Namespace, samples: Sequence[Sample]) -> list[Sides]:
