@@ -94,7 +94,12 @@ class WindowedMasks:
 def _pooling(n_pixels: int, n_cells: int, side_px: int, shift: int) -> tuple[Tensor, Tensor]:
     """Return the cells `[Y, m]` that each window along a side may touch, and means over its pixels."""
     n_windows = -(-(n_pixels + shift) // side_px)
-    means_lp = F.adaptive_avg_pool1d(torch.eye(n_pixels)[None], n_cells)[0].T
+    # The means of `adaptive_avg_pool2d`, by which whole masks are shrunk: cells may share a pixel.
+    cells_l1 = torch.arange(n_cells)[:, None]
+    first_l1 = cells_l1 * n_pixels // n_cells
+    end_l1 = -(-(cells_l1 + 1) * n_pixels // n_cells)
+    pixels_p = torch.arange(n_pixels)
+    means_lp = ((first_l1 <= pixels_p) & (pixels_p < end_l1)).to(torch.float32) / (end_l1 - first_l1)
     padded = F.pad(means_lp, (shift, n_windows * side_px - shift - n_pixels))
     means_lYp = padded.reshape(n_cells, n_windows, side_px)
     touched_Yl = means_lYp.any(2).T
