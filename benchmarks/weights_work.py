@@ -1,6 +1,6 @@
 """What a process of a benchmark does: train a run, choose its action on validation, score test images."""
 
-import os
+import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -150,8 +150,8 @@ class _Work:
         run, sides = self._run, self._run.sides
         assert run.start is not None, f"{run.name} has no start"
         started: Result = strict_json.loads((self._root / run.start / RESULT).read_text())
-        start = self._root / run.start / CHECKPOINT
-        start = start if start.is_dir() else EMBEDDED_CHECKPOINT
+        # A `Base` run took no steps and has no weights of its own; those of any other run must be there.
+        start = self._root / run.start / CHECKPOINT if "steps" in started else EMBEDDED_CHECKPOINT
         model = segmenters.open_trainable(_SEGMENTER, start, self._device)
         data = PhaseData(
             prompt=started["prompt"],
@@ -275,4 +275,4 @@ def _images(data: str, width: int) -> dict[str, tuple[str, Loaded]]:
 
 @lru_cache(maxsize=1)
 def _log() -> Log:
-    return Output(level="error", stream=Path(os.devnull).open("w")).log
+    return Output(level="error", stream=io.StringIO()).log

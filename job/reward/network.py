@@ -1,9 +1,9 @@
 """The reward network: (image, mask) -> predicted Dice, without the truth."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from job.device import one_thread
 from job.errors import InvalidResult
-from job.reward.inputs import N_CHANNELS, image_channels, mask_coverage
+from job.reward.inputs import N_CHANNELS, image_channels, mask_coverage, working_size
+from job.reward.mask_sums import MaskSums, WindowedMasks, whole_sums
 
 REVISION = 1
 """Raised when the meaning of weights changes: older files are then refused instead of misread."""
@@ -21,6 +22,8 @@ REVISION = 1
 _PIXEL = 1.0  # smooths ratios by one pixel: an empty mask of an empty reading is right
 _SUREST = 1e-3
 _N_FEATURES = 8
+
+_Shown = TypeVar("_Shown")
 
 
 @dataclass(frozen=True)
@@ -117,19 +120,27 @@ class RewardNetwork(nn.Module):
 
     def compare(self, reading: Reading, masks_BKHW: Tensor) -> Tensor:
         """Score K masks an image against its reading: `[B, K]`."""
-        masks_BKN = masks_BKHW.flatten(2)
         truths_BRN = reading.logits_BRHW.flatten(2).sigmoid()
-        shared_BKR = masks_BKN @ truths_BRN.transpose(1, 2)
-        mask_BK1 = masks_BKN.sum(2, keepdim=True)
+        return self.quality(whole_sums(masks_BKHW.flatten(2), truths_BRN), truths_BRN, reading.style_BR)
+
+    def compare_windows(self, reading: Reading, masks: WindowedMasks) -> Tensor:
+        """Score the base of one image with each window of each mask in it: `[K, Y, X]`."""
+        truths_BRN = reading.logits_BRHW.flatten(2).sigmoid()
+        quality_1M = self.quality(masks.sums(truths_BRN[0]), truths_BRN, reading.style_BR)
+        return quality_1M.reshape(*masks.n_windows, -1).permute(2, 0, 1)
+
+    def quality(self, sums: MaskSums, truths_BRN: Tensor, style_BR: Tensor) -> Tensor:
+        """Score K masks an image by their sums with its possible truths: `[B, K]`."""
+        shared_BKR, mask_BK1 = sums.shared_BKR, sums.mask_BK1
         truth_B1R = truths_BRN.sum(2)[:, None]
         dice_BKR = (2 * shared_BKR + _PIXEL) / (mask_BK1 + truth_B1R + _PIXEL)
         precision_BKR = (shared_BKR + _PIXEL) / (mask_BK1 + _PIXEL)
         recall_BKR = (shared_BKR + _PIXEL) / (truth_B1R + _PIXEL)
         certainty_B1R = (truths_BRN**2).sum(2)[:, None] / (truth_B1R + _PIXEL)
         # Below 1 where cells are covered in part: there the product of coverages is less than what is shared.
-        wholeness_BK1 = (masks_BKN**2).sum(2, keepdim=True) / (mask_BK1 + _PIXEL)
+        wholeness_BK1 = sums.squares_BK1 / (mask_BK1 + _PIXEL)
         size_BKR = torch.log((mask_BK1 + _PIXEL) / (truth_B1R + _PIXEL))
-        style_B1R = reading.style_BR.softmax(1)[:, None]
+        style_B1R = style_BR.softmax(1)[:, None]
         share_B1R = truths_BRN.mean(2)[:, None] * 10
         features = [
             dice_BKR,
@@ -156,29 +167,76 @@ class NetworkJudge:
         self._networks = [copy.deepcopy(network).to(device).eval() for network in networks]
         self._device = device
 
-    @torch.inference_mode()
     def __call__(self, image_HWC: NDArray[np.uint8], masks_BHW: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Score masks `[B, H, W]` of one image `[H, W, 3]`: float64 `[B]` in [0, 1].
 
         Raises `InvalidResult` when a network answers with what is no number.
         """
-        if masks_BHW.shape[1:] != image_HWC.shape[:2]:
-            raise ValueError(f"masks {masks_BHW.shape} do not fit the image {image_HWC.shape}")
-        total = np.zeros(len(masks_BHW))
+        scores: NDArray[np.float64] = self.each(image_HWC, masks_BHW).mean(axis=0)
+        return scores
+
+    def each(self, image_HWC: NDArray[np.uint8], masks_BHW: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Return what each of the N networks says, `[N, B]`; raises what a call does."""
+        _check_sizes(image_HWC, masks_BHW)
+
+        def shown(max_side: int) -> Tensor:
+            size = working_size(image_HWC.shape[0], image_HWC.shape[1], max_side)
+            return mask_coverage(masks_BHW, size)[None].to(self._device)
+
+        return self._judged(
+            image_HWC, shown, lambda network, reading, masks: network.compare(reading, masks)[0]
+        )
+
+    def each_window(
+        self,
+        image_HWC: NDArray[np.uint8],
+        masks_KHW: NDArray[np.bool_],
+        base_HW: NDArray[np.bool_],
+        side_px: int,
+        shift: tuple[int, int],
+    ) -> NDArray[np.float64]:
+        """Return what each network says of `base_HW` with one window of one mask in it: `[N, K, Y, X]`.
+
+        Windows are those of `WindowedMasks`; the image is read once. Raises what a call does.
+        """
+        _check_sizes(image_HWC, masks_KHW)
+
+        def shown(max_side: int) -> WindowedMasks:
+            return WindowedMasks(masks_KHW, base_HW, side_px, shift, max_side=max_side, device=self._device)
+
+        return self._judged(image_HWC, shown, RewardNetwork.compare_windows)
+
+    @torch.inference_mode()
+    def _judged(
+        self,
+        image_HWC: NDArray[np.uint8],
+        shown: Callable[[int], _Shown],
+        compare: Callable[[RewardNetwork, Reading, _Shown], Tensor],
+    ) -> NDArray[np.float64]:
         with one_thread():
+            grids = {network.config.max_side for network in self._networks}
+            inputs = {
+                grid: (image_channels(image_HWC, grid)[None].to(self._device), shown(grid)) for grid in grids
+            }
+            answers = []
             for network in self._networks:
-                channels = image_channels(image_HWC, network.config.max_side)
-                masks = mask_coverage(masks_BHW, (channels.shape[1], channels.shape[2]))
-                scores = network(channels[None].to(self._device), masks[None].to(self._device))[0]
-                total += scores.double().cpu().numpy()
-        if not np.isfinite(total).all():
-            n_broken = int((~np.isfinite(total)).sum())
+                channels, masks = inputs[network.config.max_side]
+                answers.append(compare(network, network.read(channels), masks))
+            scores: NDArray[np.float64] = torch.stack(answers).double().cpu().numpy()
+        is_number = np.isfinite(scores).all(axis=0)
+        if not is_number.all():
             raise InvalidResult(
-                f"the reward network's score of {n_broken} of {len(total)} masks of an image is no number",
+                f"the reward network's score of {(~is_number).sum()} of {is_number.size} masks of an image"
+                " is no number",
                 advice="train another network: lower reward.network.learning_rate, or leave out"
                 " reward.network.uri",
             )
-        return total / len(self._networks)
+        return scores
+
+
+def _check_sizes(image_HWC: NDArray[np.uint8], masks_BHW: NDArray[np.bool_]) -> None:
+    if masks_BHW.shape[1:] != image_HWC.shape[:2]:
+        raise ValueError(f"masks {masks_BHW.shape} do not fit the image {image_HWC.shape}")
 
 
 class _Block(nn.Module):

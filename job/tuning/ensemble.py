@@ -36,15 +36,23 @@ class Ensemble:
     """Copies of reward networks that judge together; `k_sd` deviations are taken off their mean."""
 
     def __init__(self, networks: Sequence[RewardNetwork], k_sd: float, device: str) -> None:
-        self._networks = [copy.deepcopy(network).cpu() for network in networks]
         self._k_sd, self._device = k_sd, device
-        self._judges = self._opened()
+        self._open([copy.deepcopy(network).cpu() for network in networks])
 
     def score(self, image_HWC: NDArray[np.uint8], masks_KHW: Masks) -> Numbers:
         """Return the cautious score of each mask `[K]`; InvalidResult when a network gives no number."""
-        scores_NK = np.stack([judge(image_HWC, masks_KHW) for judge in self._judges])
-        cautious: Numbers = scores_NK.mean(axis=0) - self._k_sd * scores_NK.std(axis=0)
-        return cautious
+        return self._cautious(self._judge.each(image_HWC, masks_KHW))
+
+    def window_scores(
+        self,
+        image_HWC: NDArray[np.uint8],
+        masks_KHW: Masks,
+        base_HW: Masks,
+        side_px: int,
+        shift: tuple[int, int],
+    ) -> Numbers:
+        """Return the cautious score of `base_HW` with one window of one mask in it, `[K, rows, columns]`."""
+        return self._cautious(self._judge.each_window(image_HWC, masks_KHW, base_HW, side_px, shift))
 
     def retrain(self, shown: Sequence[Shown], seed: int, task: Task) -> dict[str, float]:
         """Teach every network the true Dice of masks; return their MSE on held-out images before and after.
@@ -54,8 +62,10 @@ class Ensemble:
         """
         taught, before, after = [], [], []
         with one_thread():
+            grids = {network.config.max_side for network in self._networks}
+            examples_of = {grid: [_example(one, grid) for one in shown] for grid in grids}
             for n, network in enumerate(self._networks):
-                examples = [_example(one, network.config.max_side) for one in shown]
+                examples = examples_of[network.config.max_side]
                 held_out = examples[n % len(examples) :: max(2, len(self._networks))]
                 rest = [example for example in examples if not any(example is one for one in held_out)]
                 start = copy.deepcopy(network).to(self._device)
@@ -67,7 +77,7 @@ class Ensemble:
                 taught.append(trained.network)
                 before.append(mse)
                 after.append(trained.history[trained.best_epoch]["validation_mse"])
-        self._networks, self._judges = taught, self._opened(taught)
+        self._open(taught)
         return {"mse_before": float(np.mean(before)), "mse_after": float(np.mean(after))}
 
     def state(self) -> Arrays:
@@ -82,10 +92,16 @@ class Ensemble:
         for n, network in enumerate(self._networks):
             of_one = part(arrays, str(n))
             network.load_state_dict({key: torch.from_numpy(v) for key, v in of_one.items()})
-        self._judges = self._opened()
+        self._open(self._networks)
 
-    def _opened(self, networks: Sequence[RewardNetwork] | None = None) -> list[NetworkJudge]:
-        return [NetworkJudge([network], self._device) for network in networks or self._networks]
+    def _open(self, networks: list[RewardNetwork]) -> None:
+        self._networks = networks
+        if networks:  # without unlabelled images nothing is asked
+            self._judge = NetworkJudge(networks, self._device)
+
+    def _cautious(self, scores_N: Numbers) -> Numbers:
+        cautious: Numbers = scores_N.mean(axis=0) - self._k_sd * scores_N.std(axis=0)
+        return cautious
 
 
 @dataclass(frozen=True)

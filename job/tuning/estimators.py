@@ -52,6 +52,16 @@ def window_advantages(
     return advantages
 
 
+def judged_advantages(
+    rewards_KYX: Numbers, masks_KHW: Masks, side_px: int, shift: tuple[int, int]
+) -> Numbers:
+    """Return what `window_advantages` does, of rewards `[K, rows, columns]` of every window's change."""
+    differ_HW = (masks_KHW != masks_KHW[:1]).any(axis=0)
+    # Where masks agree their rewards do but for rounding, of which nothing must be made.
+    is_told_YX = _window_sums(differ_HW[None], side_px, shift)[0] > 0
+    return _spread(above_others(rewards_KYX) * is_told_YX, differ_HW.shape, side_px, shift)
+
+
 def counted_advantages(
     terms: Mapping[str, float],
     masks_KHW: Masks,
@@ -89,9 +99,7 @@ def counted_advantages(
             int(np.count_nonzero(of_truth_HW)),
             counted(base_HW & of_truth_HW, masks_KHW & of_truth_HW),
         )
-    advantages_KYX = above_others(combine(rewards, terms)).repeat(side_px, axis=1).repeat(side_px, axis=2)
-    height, width = truth_HW.shape
-    return advantages_KYX[:, shift[0] : shift[0] + height, shift[1] : shift[1] + width]
+    return _spread(above_others(combine(rewards, terms)), truth_HW.shape, side_px, shift)
 
 
 def above_others(rewards_K: Numbers) -> Numbers:
@@ -105,6 +113,12 @@ def _windows(size: tuple[int, ...], side_px: int, shift: tuple[int, int]) -> Ite
     for top in range(-shift[0], size[0], side_px):
         for left in range(-shift[1], size[1], side_px):
             yield slice(max(0, top), top + side_px), slice(max(0, left), left + side_px)
+
+
+def _spread(advantages_KYX: Numbers, size: tuple[int, ...], side_px: int, shift: tuple[int, int]) -> Numbers:
+    """Give each pixel `[K, H, W]` its window's advantage."""
+    by_pixel = advantages_KYX.repeat(side_px, axis=1).repeat(side_px, axis=2)
+    return by_pixel[:, shift[0] : shift[0] + size[0], shift[1] : shift[1] + size[1]]
 
 
 def _window_sums(is_counted_KHW: Masks, side_px: int, shift: tuple[int, int]) -> NDArray[np.int64]:

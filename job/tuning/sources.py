@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from job.data.dataset import Loaded
 from job.reward.terms import combine, score
@@ -19,6 +20,7 @@ from job.tuning.estimators import (
     Numbers,
     Reward,
     counted_advantages,
+    judged_advantages,
     mask_advantages,
     window_advantages,
 )
@@ -49,8 +51,7 @@ class Source:
         if self.terms is not None:
             assert crops.truths_BHW is not None
             return [partial(_true_reward, truth.numpy(), self.terms) for truth in crops.truths_BHW]
-        images = [pixels.permute(1, 2, 0).contiguous().numpy() for pixels in crops.pixels_B3HW.cpu()]
-        return [partial(self.ensemble.score, image) for image in images]
+        return [partial(self.ensemble.score, _image(pixels)) for pixels in crops.pixels_B3HW]
 
     def advantages(
         self,
@@ -66,26 +67,28 @@ class Source:
         Terms that count pixels, of skeletons too, are credited to windows of `window` pixels; others cost too
         much for that, and have eight of a crop's side.
         """
-        rewards = self.rewards(crops)
         if credit == "mask":
-            return [mask_advantages(reward, masks_BKHW[b]) for b, reward in enumerate(rewards)]
+            return [mask_advantages(reward, masks_BKHW[b]) for b, reward in enumerate(self.rewards(crops))]
         counted = {term: weight for term, weight in (self.terms or {}).items() if term in COUNTED}
         others = {term: weight for term, weight in (self.terms or {}).items() if term not in COUNTED}
         side = max(window, -(-max(masks_BKHW.shape[2:]) // _WINDOWS_A_SIDE))
         found = []
-        for b, reward in enumerate(rewards):
-            shift = (int(rng.integers(window)), int(rng.integers(window)))
-            advantage = np.zeros(masks_BKHW.shape[1:])
+        for b, (masks_KHW, base_HW) in enumerate(zip(masks_BKHW, bases_BHW, strict=True)):
+            shift = _shift(rng, window)
+            advantage = np.zeros(masks_KHW.shape)
+            if self.terms is None:
+                shift = _shift(rng, side)
+                image = _image(crops.pixels_B3HW[b])
+                rewards_KYX = self.ensemble.window_scores(image, masks_KHW, base_HW, side, shift)
+                advantage += judged_advantages(rewards_KYX, masks_KHW, side, shift)
             if counted:
                 assert crops.truths_BHW is not None
-                truth = crops.truths_BHW[b].numpy()
-                advantage += counted_advantages(counted, masks_BKHW[b], truth, bases_BHW[b], window, shift)
-            if others or self.terms is None:
-                if self.terms is not None:
-                    assert crops.truths_BHW is not None
-                    reward = partial(_true_reward, crops.truths_BHW[b].numpy(), others)
-                shift = (int(rng.integers(side)), int(rng.integers(side)))
-                advantage += window_advantages(reward, masks_BKHW[b], bases_BHW[b], side, shift)
+                truth_HW = crops.truths_BHW[b].numpy()
+                advantage += counted_advantages(counted, masks_KHW, truth_HW, base_HW, window, shift)
+            if others:
+                assert crops.truths_BHW is not None
+                reward = partial(_true_reward, crops.truths_BHW[b].numpy(), others)
+                advantage += window_advantages(reward, masks_KHW, base_HW, side, _shift(rng, side))
             found.append(advantage)
         return found
 
@@ -119,6 +122,15 @@ def sources(
         watched = min(_WATCHED_IMAGES, len(unlabelled))
         found.append(Source(unlabelled, crops, n_drawn, watched, None, ensemble))
     return found
+
+
+def _shift(rng: np.random.Generator, side_px: int) -> tuple[int, int]:
+    return int(rng.integers(side_px)), int(rng.integers(side_px))
+
+
+def _image(pixels_3HW: Tensor) -> NDArray[np.uint8]:
+    image_HWC: NDArray[np.uint8] = pixels_3HW.permute(1, 2, 0).contiguous().cpu().numpy()
+    return image_HWC
 
 
 def _true_reward(truth_HW: Masks, terms: Mapping[str, float], masks_KHW: Masks) -> Numbers:

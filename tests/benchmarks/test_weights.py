@@ -1,6 +1,8 @@
 """The parts of the weights' benchmarks that a wrong figure could come from."""
 
 import io
+import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +15,19 @@ from benchmarks import label_efficiency, specialist, specialist_augmentation, we
 from benchmarks.specialist import SpecialistSpec
 from benchmarks.weights_phases import train_student
 from benchmarks.weights_report import Arm, best_on_validation
+from benchmarks.weights_runs import CHECKPOINT, RESULT, Base, Run, Setting, Sides, labelled_samples
+from benchmarks.weights_work import work
 from job.data.dataset import Loaded, Sample
 from job.data.fundus import sample
+from job.data.images import write_image, write_mask
 from job.logs import Output
 from job.progress import SILENT_TASK
 from job.reward.terms import METRICS
 from job.segmenters.promptable_unet.adapter import EMBEDDED_CHECKPOINT
 from job.segmenters.promptable_unet.trainable import open_trainable
 from job.spec.tuning import SftSpec
+from job.storage import strict_json
+from job.storage.local import write_atomic
 from job.tuning.phase import PhaseData, PhaseRoom
 
 TINY = SpecialistSpec(steps=4, patch=16, batch_size=3, base_width=4, most_width=8, validate_every=2)
@@ -169,3 +176,28 @@ def test_a_student_learns_from_what_its_teacher_is_sure_of(tmp_path: Path) -> No
     assert result.best_gold >= result.start_gold
     assert result.best_step > 0
     assert any(not torch.equal(before[name], value) for name, value in model.state().items())
+
+
+def test_a_phase_starts_from_the_weights_of_its_start(tmp_path: Path) -> None:
+    """The embedded ones where nothing was trained; trained ones that are gone are an error, not those."""
+    names = ("a.png", "b.png")
+    for name, picture in zip(
+        names, (sample(i, seed=21, size=48, annotation="all") for i in range(2)), strict=True
+    ):
+        write_image(tmp_path / "data" / "images" / name, picture.image_HWC)
+        write_mask(tmp_path / "data" / "masks" / name, picture.mask_HW)
+    setting = Setting(str(tmp_path / "data"), 48, "cpu")
+    images = tuple(one.name for one in labelled_samples(tmp_path / "data"))
+    sides = Sides(images[:1], images[1:], images[1:])
+    phase = SftSpec.model_validate({"algorithm": "sft", "steps": 1, "crop": 32, "batch_size": 1})
+    base = Run("base", Base(), sides)
+    first = Run("first", phase, sides, start="base")
+    second = Run("second", phase, sides, start="first")
+    for run in (base, first):
+        result = work(run, setting, tmp_path, math.inf)
+        assert result is not None
+        write_atomic(tmp_path / run.name / RESULT, strict_json.dumps(result))
+    assert (tmp_path / "first" / CHECKPOINT).is_dir()
+    shutil.rmtree(tmp_path / "first" / CHECKPOINT)
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "first" / CHECKPOINT)):
+        work(second, setting, tmp_path, math.inf)

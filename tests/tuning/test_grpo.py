@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from job.errors import InputError
+from job.reward.mask_sums import MaskSums
 from job.reward.network import RewardNetwork, RewardNetworkConfig
 from job.reward.network_file import scratch
 from job.segmenters.promptable_unet.trainable import TrainablePromptableUNet
@@ -86,8 +87,8 @@ def test_a_spent_budget_ends_the_phase(opened: Opened, data: PhaseData, room: Ph
 class Fooled(RewardNetwork):
     """A network that finds any mask the better the larger it is."""
 
-    def compare(self, reading: object, masks_BKHW: torch.Tensor) -> torch.Tensor:
-        return masks_BKHW.mean((2, 3))
+    def quality(self, sums: MaskSums, truths_BRN: torch.Tensor, style_BR: torch.Tensor) -> torch.Tensor:
+        return sums.mask_BK1[..., 0] / truths_BRN.shape[2]
 
 
 def fooled() -> list[RewardNetwork]:

@@ -6,18 +6,22 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from job.reward.network import RewardNetworkConfig
+from job.data import fundus
+from job.data.dataset import Loaded
+from job.reward.network import RewardNetwork, RewardNetworkConfig
 from job.reward.network_file import scratch
 from job.reward.terms import score
 from job.spec.tuning import GrpoSpec
 from job.tuning.ensemble import Ensemble
+from job.tuning.estimators import window_advantages
 from job.tuning.phase import PhaseData
 from job.tuning.sources import sources
 
 
 @pytest.fixture
 def ensemble() -> Ensemble:
-    return Ensemble([scratch(0, RewardNetworkConfig(widths=(4, 8), readings=2, max_side=48))], 1.0, "cpu")
+    config = RewardNetworkConfig(widths=(4, 8), readings=2, max_side=48)
+    return Ensemble([scratch(seed, config) for seed in range(2)], 1.0, "cpu")
 
 
 def spec(**changed: object) -> GrpoSpec:
@@ -74,6 +78,31 @@ def test_terms_of_both_kinds_add_up(data: PhaseData, ensemble: Ensemble) -> None
         found.append(advantages[0])
     assert np.allclose(found[0] + found[1], found[2])
     assert all(not np.allclose(one, other) for one, other in pairwise(found))
+
+
+@pytest.mark.parametrize("side", [48, 64, 75])
+def test_networks_credit_windows_of_the_whole(
+    side: int, ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if each changed mask were judged, on any grid, though the image is read once by each network."""
+    picture = fundus.sample(0, seed=21, size=side, annotation="all")
+    (source,) = sources(spec(), [], [Loaded(picture.image_HWC, None, None)], ensemble)
+    (crops,) = source.draw(np.random.default_rng(0), 1)
+    rng = np.random.default_rng(1)
+    masks, bases = rng.random((1, 4, side, side)) < 0.3, rng.random((1, side, side)) < 0.3
+    masks[:, :, : side // 2] = masks[:, :1, : side // 2]
+    image = crops.pixels_B3HW[0].permute(1, 2, 0).numpy()
+    slow = window_advantages(
+        lambda some: ensemble.score(image, some), masks[0], bases[0], -(-side // 8), (0, 0)
+    )
+    reads = []
+    read = RewardNetwork.read
+    monkeypatch.setattr(RewardNetwork, "read", lambda self, x: reads.append(self) or read(self, x))
+    quick = source.advantages(crops, masks, bases, "window", 4, _Unshifted())[0]  # type: ignore[arg-type]
+    assert np.allclose(quick, slow, atol=1e-6)
+    assert np.abs(slow).max() > 1e-4
+    assert ((quick == 0) == (slow == 0)).all()  # where masks agree not even rounding is left
+    assert len(reads) == len(set(map(id, reads))) == 2
 
 
 class _Unshifted:
