@@ -13,6 +13,7 @@ from job.data.on_demand import OnDemand
 from job.progress import SILENT, Progress
 from job.reward import terms
 from job.reward.corruptions import corruptions_of, n_corruptions
+from job.reward.coverage import coverage_bytes
 from job.reward.inputs import image_channels, mask_coverage, working_size
 from job.storage.digests import tensors_digest
 
@@ -142,6 +143,5 @@ class _Gathered:
             return
         masks_BHW = masks_BHW if len(wanted) == len(numbers) else masks_BHW[wanted]
         places = [self._place_of[numbers[b]] for b in wanted]
-        coverage = (mask_coverage(masks_BHW, self.size) * 255).round().to(torch.uint8)
-        self.masks_MHW[places] = coverage
+        self.masks_MHW[places] = torch.from_numpy(coverage_bytes(masks_BHW, self.size))
         self.dice_M[places] = terms.score(masks_BHW, self._truth_HW, ["dice"])["dice"]
