@@ -184,11 +184,11 @@ def n_pixels(loaded: Loaded) -> int:
 def _scorers(
     dataset: Dataset, samples: Sequence[Sample], n_masks: int, threads: int, task: SharedTask
 ) -> AbstractContextManager[Workers]:
+    is_large = False
     if threads > workers.MOST_THREADS:
         first = n_pixels(dataset.load(samples[0]))
-        if table_bounds.in_processes(first, len(samples), n_masks, threads):
-            return workers.processes(threads)
-    return workers.threads(threads, task)
+        is_large = table_bounds.in_processes(first, len(samples), n_masks, threads)
+    return workers.many(threads, task, is_large=is_large)
 
 
 @dataclass(frozen=True)

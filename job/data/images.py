@@ -63,6 +63,17 @@ def grey_share(levels: NDArray[np.float64]) -> float:
     return float((np.abs(levels - half) < half / 2).mean())
 
 
+def stored_pixels(path: Path) -> int:
+    """Return how many pixels a picture says it has; 0 where it says nothing: who decodes it says why."""
+    try:
+        if path.is_file():  # a pipe would be waited for, for ever
+            with Image.open(path, formats=FORMATS) as image:
+                return image.width * image.height
+    except Exception:
+        return 0
+    return 0
+
+
 def resize_image(image: Image8, width: int | None) -> Image8:
     """Resize `[H, W, 3]` to `width`, aspect kept: by area averages when shrinking, bicubic when enlarging.
 
