@@ -71,6 +71,12 @@ def in_order(
             yield taken()
 
 
+def bytes_at_once() -> int:
+    """Return how much of the memory that is free work may hold that is done side by side."""
+    free = available_memory()
+    return _MOST_BYTES if free is None else max(1, min(_MOST_BYTES, free // _SHARE_OF_FREE_MEMORY))
+
+
 def each(
     function: Callable[..., R],
     items: Iterable[tuple[Any, ...]],
@@ -87,8 +93,7 @@ def each(
     each. The caller closes it.
     """
     shared = SharedTask(task)
-    free = available_memory()
-    most = _MOST_BYTES if free is None else max(1, min(_MOST_BYTES, free // _SHARE_OF_FREE_MEMORY))
+    most = bytes_at_once()
     with workers.many(threads, shared, is_large=is_large) as some:
         least = most // (_AHEAD * some.n)
         begun = (Begun(some.submit(function, *item), max(least, n_bytes(*item))) for item in items)
