@@ -27,7 +27,7 @@ from benchmarks.weights_runs import (
     labelled_samples,
 )
 from job import device, segmenters
-from job.actions import ActionSpace, PostProcess, apply_all, iter_masks
+from job.actions import ActionSpace, MaskBlocks, PostProcess, apply_all
 from job.data.dataset import Dataset, Loaded
 from job.data.on_demand import OnDemand
 from job.errors import DeadlineReached
@@ -229,8 +229,8 @@ class _Work:
         loaded = self._loaded(names)
         truths = [one.truth for one in loaded if one.truth is not None]
 
-        def masks_of(i: int) -> Iterator[tuple[Sequence[int], NDArray[np.bool_]]]:
-            return iter_masks(space, logits_of(loaded[i].image), truths[i].shape, len(space))
+        def masks_of(i: int, image: NDArray[np.uint8]) -> MaskBlocks:
+            return MaskBlocks(space, logits_of(image), truths[i].shape, len(space))
 
         sizes = [(one.image.shape[0], one.image.shape[1]) for one in loaded]
         images = OnDemand(len(loaded), lambda i: loaded[i].image)

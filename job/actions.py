@@ -164,6 +164,19 @@ def iter_masks(
                 first = action + 1
 
 
+@dataclass(frozen=True)
+class MaskBlocks:
+    """What `iter_masks` yields, made when it is iterated over: here, or in a process that this is sent to."""
+
+    space: ActionSpace
+    logits_PHW: Logits
+    size: tuple[int, int]
+    at_once: int
+
+    def __iter__(self) -> Iterator[tuple[range, Masks]]:
+        return iter_masks(self.space, self.logits_PHW, self.size, self.at_once)
+
+
 def resize_bilinear(
     logits_HW: Surface, size: tuple[int, int], by_way_of: tuple[int, int] | None = None
 ) -> Surface:

@@ -292,13 +292,9 @@ def _promote(options: argparse.Namespace) -> int:
 def _trust(options: argparse.Namespace) -> int:
     from job import trust
 
-    code = trust.code_at(options.uri)
-    is_json = options.format == "json"
-    print(
-        json.dumps(trust.to_json(options.uri, code), indent=1)
-        if is_json
-        else trust.to_text(options.uri, code)
-    )
+    uri, is_json = options.uri, options.format == "json"
+    code = trust.code_at(uri)
+    print(json.dumps(trust.to_json(uri, code), indent=1) if is_json else trust.to_text(uri, code))
     return EXIT_OK
 
 
@@ -313,6 +309,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _dataset_make(options: argparse.Namespace) -> int:
     from job.data.annotations import ANNOTATIONS
     from job.data.synthetic import make_dataset
+    from job.device import available_cpus
     from job.exchange import outbox
     from job.logs import Output, ReportedProgress
 
@@ -320,7 +317,7 @@ def _dataset_make(options: argparse.Namespace) -> int:
     with outbox(options.folder, new=True) as out:
         make_dataset(
             out.folder, **counts, size=options.size, seed=options.seed, annotation=options.annotation,
-            progress=ReportedProgress(Output(), every_s=10.0),
+            progress=ReportedProgress(Output(), every_s=10.0), threads=available_cpus(),
         )  # fmt: skip
         out.send(ANNOTATIONS, (out.folder / ANNOTATIONS).read_text(encoding="utf-8"))
     print(f"{sum(counts.values())} images in {options.folder}")

@@ -1,18 +1,23 @@
 """Results in the order in which work was begun, with a bound on what is held in memory."""
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from job.workers import worker_lost
+from job import workers
+from job.memory import available_memory
+from job.progress import SharedTask, Task
 
 R = TypeVar("R")
 
 _LOOK_EVERY_S = 0.2
+_MOST_BYTES, _SHARE_OF_FREE_MEMORY = 2**32, 3
+_AHEAD = 4
+"""Of small work so much a worker is begun, and no more: what is done waits for what came before it."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def in_order(
             return future.result()
         except BrokenProcessPool as error:
             look()  # who asks for a stop may ask all processes
-            raise worker_lost() from error
+            raise workers.worker_lost() from error
 
     with closing(work):
         last = 0
@@ -64,3 +69,35 @@ def in_order(
             waiting.append(begun)
         while waiting:
             yield taken()
+
+
+def bytes_at_once() -> int:
+    """Return how much of the memory that is free work may hold that is done side by side."""
+    free = available_memory()
+    return _MOST_BYTES if free is None else max(1, min(_MOST_BYTES, free // _SHARE_OF_FREE_MEMORY))
+
+
+def each(
+    function: Callable[..., R],
+    items: Iterable[tuple[Any, ...]],
+    *,
+    n_bytes: Callable[..., int],
+    threads: int,
+    is_large: bool,
+    task: Task,
+) -> Generator[R, None, None]:
+    """Yield `function(*item, task)` of each item in order, worked on by `threads` cores.
+
+    In processes where the work `is_large`, see `workers.many`. An item takes `n_bytes(*item)` meanwhile: no
+    more are begun than a third of the free memory holds, one in any case. `task` is advanced by one after
+    each. The caller closes it.
+    """
+    shared = SharedTask(task)
+    most = bytes_at_once()
+    with workers.many(threads, shared, is_large=is_large) as some:
+        least = most // (_AHEAD * some.n)
+        begun = (Begun(some.submit(function, *item), max(least, n_bytes(*item))) for item in items)
+        with closing(in_order(begun, most=most, look=lambda: shared.advance(0))) as found:
+            for one in found:
+                yield one
+                shared.advance()

@@ -29,7 +29,7 @@ def bytes_scored(copies: int, free: int | None) -> int:
 
 
 def in_processes(
-    first_pixels: int, n_images: int, n_actions: int, threads: int, *, beside_a_device: bool
+    first_pixels: int, n_images: int, n_actions: int, threads: int, *, beside_a_device: bool = False
 ) -> bool:
     """Return whether so many images, of which the first has so many pixels, are scored in processes."""
     worth = WORTH_PROCESSES_BESIDE_A_DEVICE if beside_a_device else WORTH_PROCESSES

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import copy_context
 from ctypes import c_byte
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ R = TypeVar("R")
 MOST_THREADS = 4
 COPIES = 3
 """Of what a process is given: here until it is done, on its way, and there."""
-PRELOADED = ("job.table_making",)
+PRELOADED = ("job.table_making", "job.data.synthetic", "job.data.inspection", "job.reward.gathering")
 """What a process of workers has imported before it is asked."""
 
 
@@ -45,6 +45,11 @@ class Workers(Protocol):
 
     def submit(self, function: Callable[..., R], *arguments: Any) -> "Future[R]":
         """Have `function(*arguments, task)` called; processes take what can be pickled alone."""
+
+
+def many(n: int, task: SharedTask, *, is_large: bool) -> AbstractContextManager[Workers]:
+    """Return n processes where there are cores for them and the work `is_large`, else up to n threads."""
+    return processes(n) if is_large and n > MOST_THREADS else threads(n, task)
 
 
 @contextmanager
@@ -136,7 +141,7 @@ class _Processes:
 def worker_lost() -> TryAgain:
     """Return the error of a process that was ended by somebody else: by the kernel, for want of memory."""
     return TryAgain(
-        "a process that scored masks was ended from outside, perhaps because memory was short",
+        "a process that worked for the job was ended from outside, perhaps because memory was short",
         advice="give the job more memory (of a Pod: resources.limits.memory) or lower runtime.threads; the"
         " same command goes on from here",
     )

@@ -3,11 +3,15 @@
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
+from threading import Lock
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from job.errors import Interrupted
-from job.in_order import Begun, in_order, nothing_to_do
+from job.in_order import Begun, each, in_order, nothing_to_do
+from job.progress import Task
 
 
 class Work:
@@ -101,3 +105,54 @@ def test_whoever_wants_no_more_closes_the_work() -> None:
     found.close()
     assert work.is_closed
     assert list(in_order((nothing_to_do(i) for i in range(3)), most=0)) == [0, 1, 2]
+
+
+class Worked:
+    """Counts how many work at once, and how many have begun."""
+
+    def __init__(self) -> None:
+        self.lock, self.now, self.most, self.begun = Lock(), 0, 0, 0
+
+    def __call__(self, i: int, n_bytes: int, task: Task) -> int:
+        with self.lock:
+            self.begun += 1
+            self.now += 1
+            self.most = max(self.most, self.now)
+        task.advance(0)
+        with self.lock:
+            self.now -= 1
+        return i
+
+
+def each_of(work: Worked, sizes: Sequence[int], task: Any) -> Generator[int, None, None]:
+    """Work on as many as there are sizes, with four threads."""
+    items = enumerate(sizes)
+    return each(work, items, n_bytes=lambda i, size: size, threads=4, is_large=False, task=task)
+
+
+@pytest.mark.parametrize(("n_bytes", "most"), [(1, 4), (30, 3), (60, 1), (1000, 1)])
+def test_what_is_worked_on_at_once_fits_into_a_third_of_the_free_memory(
+    monkeypatch: pytest.MonkeyPatch, n_bytes: int, most: int
+) -> None:
+    """However large one is, it has its turn; results come in order, and each is counted once."""
+    monkeypatch.setattr("job.in_order.available_memory", lambda: 300)
+    work, task = Worked(), Mock()
+    assert list(each_of(work, [n_bytes] * 50, task)) == list(range(50))
+    assert work.most <= most
+    assert sum(call.args != (0,) for call in task.advance.call_args_list) == 50
+
+
+def test_a_stop_is_noticed_between_any_two() -> None:
+    """A thousand small ones are not all begun before the first is taken, and none after a stop."""
+
+    class Stops:
+        def advance(self, steps: int = 1, **figures: float) -> None:
+            if steps:
+                raise Interrupted("stop requested")
+
+    work = Worked()
+    found = each_of(work, [1] * 1000, Stops())
+    assert next(found) == 0
+    with pytest.raises(Interrupted):
+        next(found)
+    assert work.begun < 50

@@ -10,7 +10,8 @@ from job.actions import ActionSpace, PostProcess, apply_all
 from job.data.fundus import render, smooth_noise, usual_appearance
 from job.reward import terms
 from job.reward.corruptions import corrupted
-from job.reward.inputs import image_channels, mask_coverage
+from job.reward.coverage import coverage_bytes
+from job.reward.inputs import image_channels
 from job.segmenters.protocol import Segmenter
 from job.spec.actions import DEFAULT_POSTPROCESS, DEFAULT_PROMPTS
 
@@ -112,4 +113,4 @@ def _settings(rng: np.random.Generator, n: int) -> tuple[PostProcess, ...]:
 
 
 def _as_bytes(masks_BHW: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.uint8]:
-    return (mask_coverage(masks_BHW, grid) * 255).round().numpy().astype(np.uint8)
+    return coverage_bytes(masks_BHW, grid)

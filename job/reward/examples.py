@@ -1,6 +1,8 @@
 """What the reward network learns from: images and masks on its working grid, with their true Dice."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,20 +11,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from job.data.on_demand import OnDemand
-from job.progress import SILENT, Progress
-from job.reward import terms
-from job.reward.corruptions import corruptions_of, n_corruptions
+from job import workers
+from job.in_order import Begun, bytes_at_once, in_order
+from job.progress import SILENT, Progress, SharedTask, Task
+from job.reward.corruptions import CORRUPTIONS, n_corruptions, swap
+from job.reward.gathering import BYTES_PER_PIXEL, Blocks, Gathered, Spoiling, gather
 from job.reward.inputs import image_channels, mask_coverage, working_size
 from job.storage.digests import tensors_digest
+from job.table_bounds import in_processes
+
+BYTES_PER_READ_PIXEL = 30
+"""Of an image that is read, or on its way to and from a process, with its logits."""
 
 
 @dataclass(frozen=True)
 class LabelledImages:
     """Images `[H, W, 3]`, their truths `[H, W]`, their patients, their actions' masks.
 
-    Images and truths may be made when they are asked for, and `masks_of(i)` yields numbers of actions with
-    their masks `[B, H, W]` until all `n_actions` were there: nothing is as large as a data set.
+    Images and truths may be made when they are asked for, in several threads: nothing is as large as a data
+    set. `masks_of(i, image)` is asked in the caller's thread; what it gives is iterated over once, elsewhere,
+    until all `n_actions` were there, and has to be what pickle takes where the work is worth processes.
     """
 
     images: Sequence[NDArray[np.uint8]]
@@ -31,7 +39,7 @@ class LabelledImages:
     sizes: Sequence[tuple[int, int]]
     """(height, width) of every image, in any order."""
     n_actions: int
-    masks_of: Callable[[int], Iterator[tuple[Sequence[int], NDArray[np.bool_]]]]
+    masks_of: Callable[[int, NDArray[np.uint8]], Blocks]
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,7 @@ def prepare(
     *,
     seed: int,
     memory_bytes: int,
+    threads: int = 1,
     progress: Progress = SILENT,
     fewest_masks: int = 8,
 ) -> list[Example]:
@@ -78,70 +87,121 @@ def prepare(
 
     A swapped mask comes from an image of the same group, so that no fold learns from another fold's truths.
     When the masks would not all fit into `memory_bytes`, every image keeps the same random choice of them.
+    On any number of `threads` the examples are the same to the bit.
     """
-    grids = [working_size(height, width, max_side) for height, width in labelled.sizes]
-    largest = max((height * width for height, width in grids), default=1)
-    room = max(fewest_masks, memory_bytes // (max(1, len(grids)) * largest))
+    making = _Making(labelled, max_side, groups, seed, _room(labelled, max_side, memory_bytes, fewest_masks))
     examples = []
     with progress.task("reward examples", len(labelled.images), "image") as task:
-        for i, (image, truth) in enumerate(zip(labelled.images, labelled.truths, strict=True)):
-            rng, others, n_masks = np.random.default_rng([seed, 2, i]), None, labelled.n_actions
-            if groups is not None:
-                others = _others(labelled, groups, i)
-                n_masks += n_corruptions(others)
-            kept = np.arange(n_masks)
-            if n_masks > room:
-                # The same rows of each image: what is compared between images must be the same actions.
-                kept = np.sort(np.random.default_rng([seed, 3]).choice(n_masks, room, replace=False))
-            grid = working_size(truth.shape[0], truth.shape[1], max_side)
-            gathered = _Gathered(kept, truth, grid)
-            for actions, masks_BHW in labelled.masks_of(i):
-                gathered.add(actions, masks_BHW)
-                task.advance(0)
-            if others is not None:
-                for c, mask_HW in enumerate(corruptions_of(truth, others, rng)):
-                    gathered.add([labelled.n_actions + c], mask_HW[None])
-                    task.advance(0)
-            examples.append(
-                Example(
-                    channels_CHW=image_channels(image, max_side),
-                    truth_HW=mask_coverage(truth[None], gathered.size)[0],
-                    masks_MHW=gathered.masks_MHW,
-                    dice_M=gathered.dice_M,
-                    n_actions=int((kept < labelled.n_actions).sum()),
-                )
-            )
-            task.advance()
+        shared = SharedTask(task)
+        with closing(making.examples(threads, shared)) as made:
+            for example in made:
+                examples.append(example)
+                shared.advance()
     return examples
 
 
-def _others(labelled: LabelledImages, groups: Sequence[int], i: int) -> Sequence[NDArray[np.bool_]]:
-    """Return the truths of other patients' images in the group of image `i`."""
-    of_group = [
-        j
-        for j, group in enumerate(groups)
-        if group == groups[i] and labelled.patients[j] != labelled.patients[i]
-    ]
-    return OnDemand(len(of_group), lambda n: labelled.truths[of_group[n]])
+def _room(labelled: LabelledImages, max_side: int, memory_bytes: int, fewest_masks: int) -> int:
+    """Return how many masks of each image there is memory for."""
+    grids = [working_size(height, width, max_side) for height, width in labelled.sizes]
+    largest = max((height * width for height, width in grids), default=1)
+    return max(fewest_masks, memory_bytes // (max(1, len(grids)) * largest))
 
 
-class _Gathered:
-    """Those masks of an image that are kept, on the working grid, with their true Dice."""
+@dataclass(frozen=True)
+class _Read:
+    """An image and its truth, and what of both is part of the example."""
 
-    def __init__(self, kept_M: NDArray[np.intp], truth_HW: NDArray[np.bool_], size: tuple[int, int]) -> None:
-        self.masks_MHW = torch.empty((len(kept_M), *size), dtype=torch.uint8)
-        self.dice_M = np.full(len(kept_M), np.nan)
-        self.size = size
-        self._truth_HW = truth_HW
-        self._place_of = {int(number): place for place, number in enumerate(kept_M)}
+    image_HWC: NDArray[np.uint8]
+    truth_HW: NDArray[np.bool_]
+    channels_CHW: Tensor
+    coverage_HW: Tensor
 
-    def add(self, numbers: Sequence[int], masks_BHW: NDArray[np.bool_]) -> None:
-        """Take over those masks `[B, H, W]` of the given numbers that are kept."""
-        wanted = [b for b, number in enumerate(numbers) if number in self._place_of]
-        if not wanted:
-            return
-        masks_BHW = masks_BHW if len(wanted) == len(numbers) else masks_BHW[wanted]
-        places = [self._place_of[numbers[b]] for b in wanted]
-        coverage = (mask_coverage(masks_BHW, self.size) * 255).round().to(torch.uint8)
-        self.masks_MHW[places] = coverage
-        self.dice_M[places] = terms.score(masks_BHW, self._truth_HW, ["dice"])["dice"]
+
+@dataclass(frozen=True)
+class _Making:
+    """Reads images ahead of their masks, which all cores make, and completes examples behind them."""
+
+    labelled: LabelledImages
+    max_side: int
+    groups: Sequence[int] | None
+    seed: int
+    room: int
+
+    def examples(self, threads: int, task: SharedTask) -> Generator[Example, None, None]:
+        """Yield the examples in the images' order."""
+        n_images, n_masks = len(self.labelled.images), self.labelled.n_actions + len(CORRUPTIONS)
+        largest = max((height * width for height, width in self.labelled.sizes), default=1)
+        is_large = in_processes(largest, n_images, n_masks, threads)
+        reading = largest * BYTES_PER_READ_PIXEL
+        most = bytes_at_once() // 4
+
+        def read() -> Generator[Begun[_Read], None, None]:
+            for i in range(n_images):
+                yield Begun(helpers.submit(self._read, i), max(reading, most // (2 * helpers.n)))
+
+        def gathered() -> Generator[Begun[Gathered], None, None]:
+            least = 2 * most // (2 * makers.n + 2)
+            with closing(in_order(read(), most=most, look=look)) as found:
+                for i, one in enumerate(found):
+                    reads.append(one)
+                    held = one.truth_HW.size * (BYTES_PER_PIXEL + BYTES_PER_READ_PIXEL * makers.copies)
+                    yield Begun(makers.submit(gather, *self._to_gather(i, one)), max(held, least))
+
+        def completed() -> Generator[Begun[Example], None, None]:
+            with closing(in_order(gathered(), most=2 * most, look=look)) as found:
+                for i, one in enumerate(found):
+                    complete = helpers.submit(self._complete, i, reads.popleft(), one)
+                    yield Begun(complete, max(reading, most // (2 * helpers.n)))
+
+        def look() -> None:
+            task.advance(0)
+
+        reads = deque[_Read]()
+        with (
+            workers.threads(threads, task) as helpers,
+            workers.many(threads, task, is_large=is_large) as makers,
+            closing(in_order(completed(), most=most, look=look)) as found,
+        ):
+            yield from found
+
+    def _read(self, i: int, task: Task) -> _Read:
+        task.advance(0)
+        image, truth = self.labelled.images[i], self.labelled.truths[i]
+        channels = image_channels(image, self.max_side)
+        size = working_size(truth.shape[0], truth.shape[1], self.max_side)
+        return _Read(image, truth, channels, mask_coverage(truth[None], size)[0])
+
+    def _to_gather(
+        self, i: int, one: _Read
+    ) -> tuple[Blocks, NDArray[np.bool_], NDArray[np.intp], tuple[int, ...], Spoiling | None]:
+        n_masks, spoiling = self.labelled.n_actions, None
+        if self.groups is not None:
+            n_others = len(self._others(i))
+            spoiling = Spoiling(n_masks, n_others, (self.seed, 2, i))
+            n_masks += n_corruptions(n_others)
+        kept = np.arange(n_masks)
+        if n_masks > self.room:
+            # The same rows of each image: what is compared between images must be the same actions.
+            rng = np.random.default_rng([self.seed, 3])
+            kept = np.sort(rng.choice(n_masks, self.room, replace=False))
+        blocks = self.labelled.masks_of(i, one.image_HWC)
+        return blocks, one.truth_HW, kept, tuple(one.coverage_HW.shape), spoiling
+
+    def _complete(self, i: int, one: _Read, gathered: Gathered, task: Task) -> Example:
+        task.advance(0)
+        if gathered.swapped is not None:
+            number, other = gathered.swapped
+            truth_HW = self.labelled.truths[self._others(i)[other]]
+            gathered.add(one.truth_HW, [number], swap(one.truth_HW, truth_HW)[None])
+        return Example(
+            channels_CHW=one.channels_CHW,
+            truth_HW=one.coverage_HW,
+            masks_MHW=torch.from_numpy(gathered.masks_MHW),
+            dice_M=gathered.dice_M,
+            n_actions=int((gathered.kept_M < self.labelled.n_actions).sum()),
+        )
+
+    def _others(self, i: int) -> list[int]:
+        """Return the images of other patients in the group of image `i`."""
+        groups, patients = self.groups or (), self.labelled.patients
+        return [j for j, of in enumerate(groups) if of == groups[i] and patients[j] != patients[i]]

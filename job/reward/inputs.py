@@ -6,13 +6,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from job.reward.coverage import coverage
+
 N_CHANNELS = 5
 _DARK = 18 / 255  # pixels whose brightest channel is below lie outside the field of view
 _FLOOR = 0.012  # a deviation below three grey levels is noise; it is not blown up to look like contrast
 _WINDOWS_A_SIDE = (
     10  # local contrast looks at a tenth of the image: wider than vessels, narrower than shading
 )
-_MASK_PIXELS_AT_ONCE = 2**24
 
 
 def working_size(height: int, width: int, max_side: int) -> tuple[int, int]:
@@ -44,20 +45,8 @@ def image_channels(image_HWC: NDArray[np.uint8], max_side: int) -> Tensor:
 
 
 def mask_coverage(masks_BHW: NDArray[np.bool_], size: tuple[int, int]) -> Tensor:
-    """Return the share of each grid cell that a mask covers: float32 `[B, h, w]` in 0..1.
-
-    Vessels are thinner than a cell: a nearest pixel would break them, a mean keeps their area.
-    """
-    if masks_BHW.dtype != np.bool_ or masks_BHW.ndim != 3:
-        raise ValueError(f"masks must be bool [B, H, W], got {masks_BHW.dtype} {masks_BHW.shape}")
-    masks = torch.from_numpy(np.require(masks_BHW, requirements=["C", "W"]))  # torch takes no read-only array
-    if tuple(masks.shape[1:]) == size:
-        return masks.to(torch.float32)
-    # A float copy of all masks at full size would be the largest thing in memory.
-    at_once = max(1, _MASK_PIXELS_AT_ONCE // masks.shape[1:].numel())
-    starts = range(0, len(masks), at_once)
-    parts = [_shrunk(masks[None, start : start + at_once].to(torch.float32), size)[0] for start in starts]
-    return torch.cat(parts) if parts else torch.zeros((0, *size))
+    """Return `coverage` of masks as a tensor: float32 `[B, h, w]` in 0..1."""
+    return torch.from_numpy(coverage(masks_BHW, size))
 
 
 def _shrunk(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:

@@ -120,12 +120,15 @@ def _fit(
     n_threads: int,
 ) -> RewardFit:
     grid, budget = start.config.max_side, memory_bytes // 2
-    held_out = prepare(validation, grid, None, seed=seed, memory_bytes=budget, progress=progress)
+    prepared = partial(
+        prepare, max_side=grid, seed=seed, memory_bytes=budget, threads=n_threads, progress=progress
+    )
+    held_out = prepared(validation, groups=None)
     # An untrained network saw no image: nothing to cross-fit.
     fold_of, seen_by = [0] * len(train.images), [list[Example]()] * 2
     if settings.epochs:
         fold_of = assign_folds(train.patients, settings.folds, seed)
-        examples = prepare(train, grid, fold_of, seed=seed, memory_bytes=budget, progress=progress)
+        examples = prepared(train, groups=fold_of)
         seen_by = [examples] + [
             [example for example, own in zip(examples, fold_of, strict=True) if own != fold]
             for fold in range(max(fold_of) + 1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from job.data.images import working_size
 from job.errors import InputError
 from job.memory import available_memory
+from job.reward import gathering
 from job.stages.pull import load_sizes
 from job.stages.stage import StageContext
 from job.table_bounds import BYTES_PER_LOADED_PIXEL, in_processes
@@ -17,9 +18,6 @@ BYTES_PER_PIXEL_OF_SEGMENTER = {("promptable_unet", "cpu"): 150}
 """Of the host's memory, by kind and device: 182 were measured at 36 million pixels."""
 BYTES_PER_PIXEL = 16
 """Of the image at work: itself, its masks, and a logit map as float32 with its components' labels."""
-BYTES_PER_PIXEL_OF_LEARNING = 90
-"""Of an image that the reward stage works on, whatever the number of actions: measured at 4 million pixels,
-most of it the masks that are to fool the network."""
 BYTES_PER_HELD_PIXEL, GRID_PIXELS = 24, 256 * 256
 """The reward stage holds every training and validation image on the network's grid."""
 _NARROWEST = 32
@@ -102,7 +100,7 @@ def memory_need(sizes: Sequence[tuple[str, int, int]], held: Held) -> Need:
     )
     learnt_from = [h * w for split, h, w in sizes if split in ("train", "validation")]
     on_grid = sum(min(one, GRID_PIXELS) for one in learnt_from) * BYTES_PER_HELD_PIXEL
-    learning = on_grid + max(learnt_from, default=0) * (BYTES_PER_PIXEL_OF_LEARNING + logits)
+    learning = on_grid + max(learnt_from, default=0) * (gathering.BYTES_PER_PIXEL + logits)
     return Need(max(segmenting, learning), (height, width))
 
 

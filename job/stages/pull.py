@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from job.data.inspection import BadImage, Look
 from job.data.leaks import OTHER, find_leaks
 from job.data.samples import SIDES, SPLITS
 from job.errors import InputError
-from job.progress import Task
 from job.spec.data import ColumnSplit
 from job.stages.stage import Stage, StageContext
 from job.storage.local import sha256_json, write_atomic
@@ -56,7 +56,9 @@ def run(context: StageContext) -> Mapping[str, str]:
     data, inputs = context.spec.data, context.inputs
     if inputs.data is None:
         root = context.folder / SYNTHETIC_FOLDER
-        synthetic.make_dataset(root, **data.synthetic.model_dump(), progress=context.progress)
+        synthetic.make_dataset(
+            root, **data.synthetic.model_dump(), progress=context.progress, threads=context.machine.threads
+        )
         samples = read_folder(root)
         assigned = splits.assign(samples, ColumnSplit(kind="column"))
     else:
@@ -180,7 +182,9 @@ def _look(context: StageContext, parts: Sequence[_Part]) -> _Seen:
     data, looks, bad = context.spec.data, list[Look](), list[BadImage]()
     n_images = sum(len(part.samples) for part in parts)
     with context.progress.task("looking at images", n_images, "images") as task:
-        found = {part.field: _look_at(part, task) for part in parts}
+        items = [(part.field, part.root, sample) for part in parts for sample in part.samples]
+        seen = iter(list(inspection.look_at_each(items, threads=context.machine.threads, task=task)))
+    found = {part.field: list(islice(seen, len(part.samples))) for part in parts}
     for part in parts:
         of_part = [one for one in found[part.field] if isinstance(one, BadImage)]
         inspection.refuse_bad(
@@ -200,14 +204,6 @@ def _look(context: StageContext, parts: Sequence[_Part]) -> _Seen:
     for split in (*SIDES, *(OTHER + name for name in context.inputs.others)):
         inspection.refuse_empty([one for one in looks if one.sample.split == split], split)
     return _Seen(looks, bad)
-
-
-def _look_at(part: _Part, task: Task) -> list[Look | BadImage]:
-    found = []
-    for one in inspection.look_at_each(part.field, part.root, part.samples):
-        found.append(one)
-        task.advance()
-    return found
 
 
 def _require_sides(kept: Sequence[Sample], bad: Sequence[BadImage]) -> None:

@@ -1,12 +1,13 @@
 """reward: train the reward network, cross-fitted by patient, and score the whole table with it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from job.actions import MaskBlocks
 from job.data.dataset import Dataset, Sample
 from job.data.on_demand import OnDemand
 from job.errors import InputError
@@ -156,8 +157,8 @@ def _start(context: StageContext) -> RewardNetwork:
 def _labelled(context: StageContext, dataset: Dataset, samples: list[Sample]) -> LabelledImages:
     images, truths = _pictures(dataset, samples)
 
-    def masks_of(i: int) -> Iterator[tuple[Sequence[int], NDArray[np.bool_]]]:
-        return table.masks_of(context, images[i])
+    def masks_of(i: int, image: NDArray[np.uint8]) -> MaskBlocks:
+        return table.masks_of(context, image)
 
     with context.progress.task("looking for structures", len(samples), "images") as task:
         for truth in truths:

@@ -4,14 +4,14 @@ Test images are not here: their truth is read by evaluate alone.
 """
 
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from job import rows, table, table_making, workers
-from job.actions import iter_masks
+from job.actions import MaskBlocks
 from job.data.dataset import Dataset, Sample
 from job.progress import SharedTask
 from job.reward.terms import TRUTH_TERMS, Judge
@@ -104,12 +104,12 @@ def judge(
     )  # fmt: skip
 
 
-def masks_of(context: StageContext, image: NDArray[np.uint8]) -> Iterator[tuple[range, NDArray[np.bool_]]]:
-    """Yield (actions, their masks `[B, H, W]`) of an image until every action was there, in little memory."""
+def masks_of(context: StageContext, image: NDArray[np.uint8]) -> MaskBlocks:
+    """Return the masks of all actions of an image, block by block: they take little memory."""
     logits_PHW = context.segmentations.get([image])[0].logits_PHW
     size = (image.shape[0], image.shape[1])
     at_once = max(1, _memory_bytes(context) // (size[0] * size[1] * table_making.BYTES_PER_JUDGED_PIXEL))
-    return iter_masks(context.space, logits_PHW, size, at_once)
+    return MaskBlocks(context.space, logits_PHW, size, at_once)
 
 
 def terms(context: StageContext) -> list[str]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from job.device import one_thread
 from job.progress import Task
 from job.reward import terms
+from job.reward.coverage import coverage_bytes
 from job.reward.examples import Example
 from job.reward.inputs import image_channels, mask_coverage
 from job.reward.network import NetworkJudge, RewardNetwork
@@ -129,7 +130,7 @@ def _example(shown: Shown, max_side: int) -> Example:
     return Example(
         channels_CHW=channels,
         truth_HW=mask_coverage(truth_HW[None], size)[0],
-        masks_MHW=(mask_coverage(masks_KHW, size) * 255).round().to(torch.uint8),
+        masks_MHW=torch.from_numpy(coverage_bytes(masks_KHW, size)),
         dice_M=terms.score(masks_KHW, truth_HW, ["dice"])["dice"],
         n_actions=len(masks_KHW),
     )

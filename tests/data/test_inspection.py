@@ -1,16 +1,30 @@
 """Pictures looked at once: what is of no use, by how many it is told, and what is odd."""
 
+import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from job import workers
+from job.data import inspection
 from job.data.dataset import read_folder, require_readable
-from job.data.images import read_image, write_image, write_mask
-from job.data.inspection import BadImage, Look, look_at_each, oddities, refuse_bad, refuse_empty
+from job.data.images import read_image, stored_pixels, write_image, write_mask
+from job.data.inspection import (
+    BadImage,
+    Look,
+    look,
+    look_at,
+    look_at_each,
+    oddities,
+    refuse_bad,
+    refuse_empty,
+)
 from job.data.samples import Polygons
 from job.errors import InputError, TryAgain
 from tests.data.another_user import another_user, open_folder
@@ -34,8 +48,36 @@ def make(root: Path, n: int) -> Path:
 
 
 def looked(root: Path) -> tuple[list[Look], list[BadImage]]:
-    found = list(look_at_each("data.uri", root, read_folder(root)))
+    found = [look_at("data.uri", root, sample) for sample in read_folder(root)]
     return [f for f in found if isinstance(f, Look)], [f for f in found if isinstance(f, BadImage)]
+
+
+@pytest.mark.parametrize(("threads", "worth"), [(1, 10**9), (3, 10**9), (5, 1)])
+def test_any_number_of_threads_or_processes_sees_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, threads: int, worth: int
+) -> None:
+    """In the samples' order, what cannot be decoded among them; the task counts each once."""
+    cut(folder)
+    expected = [look_at("data.uri", folder, sample) for sample in read_folder(folder)]
+    assert sum(isinstance(one, BadImage) for one in expected) == 1
+    started = Mock(side_effect=workers.processes)
+    monkeypatch.setattr(workers, "processes", started)
+    monkeypatch.setattr(inspection, "WORTH_PROCESSES", worth)
+    task = Mock()
+    items = [("data.uri", folder, sample) for sample in read_folder(folder)]
+    seen = list(look_at_each(items, threads=threads, task=task))
+    assert list(map(_told, seen)) == list(map(_told, expected))
+    assert started.called == (threads > workers.MOST_THREADS)
+    assert sum(call.args[:1] != (0,) for call in task.advance.call_args_list) == len(expected)
+
+
+def test_sizes_are_told_before_pictures_are_decoded(folder: Path) -> None:
+    """By the header; what has none says nothing, and a pipe is not waited for."""
+    picture, pipe = folder / "images" / "a00.png", folder / "pipe.png"
+    assert stored_pixels(picture) == SIZE[0] * SIZE[1]
+    picture.write_bytes(picture.read_bytes()[:20])
+    os.mkfifo(pipe)
+    assert [stored_pixels(path) for path in (picture, pipe, folder / "none.png", folder)] == [0] * 4
 
 
 def cut(root: Path) -> None:
@@ -107,7 +149,7 @@ def test_masks_that_look_inverted_are_counted(folder: Path) -> None:
 def test_polygons_without_a_point_are_an_empty_mask(folder: Path) -> None:
     """A text without outlines says that there is nothing, which a picture of zeros says too."""
     samples = [replace(sample, mask=Polygons(())) for sample in read_folder(folder)]
-    looks = [look for look in look_at_each("data.uri", folder, samples) if isinstance(look, Look)]
+    looks = [look(sample) for sample in samples]
     assert all(look.is_empty for look in looks)
     with pytest.raises(InputError, match="masks of all 4 test images are empty"):
         refuse_empty(looks, "test")
@@ -167,3 +209,8 @@ def test_files_that_may_not_be_read_are_named_together(open_folder: Path) -> Non
     assert f"{open_folder / 'images' / 'a01.png'}\n" in str(caught.value)
     assert str(open_folder / "masks") in str(caught.value)
     assert "chmod" in caught.value.advice
+
+
+def _told(one: Look | BadImage) -> dict[str, Any]:
+    fields = asdict(one)
+    return fields | {name: value.tolist() for name, value in fields.items() if isinstance(value, np.ndarray)}

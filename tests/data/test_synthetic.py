@@ -3,11 +3,14 @@
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from job import workers
+from job.data import synthetic
 from job.data.dataset import Dataset, read_folder
 from job.data.fundus import sample
 from job.data.splits import assign
@@ -21,7 +24,7 @@ COUNTS = {"train": 2, "validation": 1, "test": 1, "unlabelled": 1}
 
 def make(root: Path, **changes: Any) -> Path:
     arguments: dict[str, Any] = {**COUNTS, "size": 64, "seed": 3, "annotation": "by_clarity"}
-    make_dataset(root, **arguments | changes, progress=SILENT)
+    make_dataset(root, **{**arguments, "progress": SILENT, **changes})
     return root
 
 
@@ -51,6 +54,19 @@ def test_equal_arguments_give_equal_bytes(tmp_path: Path) -> None:
     other = contents(make(tmp_path / "other", seed=4))
     assert one.keys() == other.keys()
     assert one["images/train_00000.png"] != other["images/train_00000.png"]
+
+
+@pytest.mark.parametrize(("threads", "worth"), [(3, 10**9), (5, 1)])
+def test_any_number_of_threads_or_processes_makes_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, worth: int
+) -> None:
+    """A picture is made from its own seed alone, and the list keeps the pictures' order."""
+    alone = contents(make(tmp_path / "alone"))
+    started = Mock(side_effect=workers.processes)
+    monkeypatch.setattr(workers, "processes", started)
+    monkeypatch.setattr(synthetic, "WORTH_PROCESSES", worth)
+    assert contents(make(tmp_path / "together", threads=threads)) == alone
+    assert started.called == (threads > workers.MOST_THREADS)
 
 
 def test_growing_a_split_leaves_the_others(tmp_path: Path) -> None:
@@ -154,9 +170,11 @@ def test_annotations_come_last(tmp_path: Path) -> None:
             if self.done == 3:
                 raise Stop
 
+    stop = StopsAtTheThird()
     with pytest.raises(Stop):
-        make_dataset(tmp_path, **COUNTS, size=64, seed=0, annotation="all", progress=StopsAtTheThird())
-    assert len(list(tmp_path.glob("images/*.png"))) == 3
+        make(tmp_path, train=200, progress=stop)
+    assert stop.done == 3
+    assert 3 <= len(list(tmp_path.glob("images/*.png"))) < 203
     assert not (tmp_path / "annotations.json").exists()
     assert len(read_folder(make(tmp_path))) == 5
 

@@ -36,7 +36,7 @@ def labelled() -> Callable[..., LabelledImages]:
     ) -> LabelledImages:  # fmt: skip
         pictures = [sample(index, seed=11, size=size) for index in range(start, start + n)]
 
-        def masks_of(i: int) -> Iterator[tuple[Sequence[int], np.ndarray]]:
+        def masks_of(i: int, image: np.ndarray) -> Iterator[tuple[Sequence[int], np.ndarray]]:
             green, field = pictures[i].image_HWC[..., 1], pictures[i].fov_HW
             levels = (0.02, 0.06, 0.12, 0.3, 0.7)
             for block in blocks:

@@ -264,10 +264,10 @@ def test_masks_may_come_in_any_blocks(labelled: Make, memory_bytes: int) -> None
 
 
 def test_no_more_than_a_few_images_are_held_at_a_time(labelled: Make) -> None:
-    """What is made when it is asked for is let go: four times the images take no more memory at full size."""
-    train = labelled(0, 16, size=192)
+    """What is made when it is asked for is let go: three times the images take no more memory."""
+    train = labelled(0, 36, size=256)
     peaks = []
-    for n in (4, 16):
+    for n in (12, 36):
         some = replace(
             train,
             images=OnDemand(n, lambda i: train.images[i].copy()),
