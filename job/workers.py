@@ -28,7 +28,13 @@ R = TypeVar("R")
 MOST_THREADS = 4
 COPIES = 3
 """Of what a process is given: here until it is done, on its way, and there."""
-PRELOADED = ("job.table_making", "job.data.synthetic", "job.data.inspection", "job.reward.gathering")
+PRELOADED = (
+    "job.table_making",
+    "job.data.synthetic",
+    "job.data.inspection",
+    "job.reward.gathering",
+    "job.evaluation.image_measures",
+)
 """What a process of workers has imported before it is asked."""
 
 

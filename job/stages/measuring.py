@@ -11,24 +11,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from job import workers
-from job.actions import ActionSpace, apply
-from job.data.dataset import Dataset, Loaded, Sample
-from job.data.features import estimate_field
-from job.data.images import pixel_digest
+from job.data.dataset import Dataset, Sample
 from job.errors import InputError
-from job.evaluation.conventions import NATIVE, SCORING, Counts, Key, count_image
+from job.evaluation.conventions import Counts, Key
+from job.evaluation.image_measures import Map, MeasuredImage, measure_image, plain_of
 from job.evaluation.ladder import BEST_FIXED, NOOP
 from job.in_order import Begun, in_order
-from job.progress import SharedTask, Task
-from job.reward.terms import METRICS, measure
+from job.progress import SharedTask
+from job.reward.terms import METRICS
 from job.stages.stage import StageContext
 from job.storage import packs, tar_files
-from job.storage.local import sha256_json
+from job.table_bounds import in_processes
 from job.table_making import PIXELS_SCORED, n_pixels, read_ahead
 from job.workers import Workers
 
 MASKS = "masks.tar"
 BEFORE, AFTER = "before", "after"
+WORK_OF_SHAPES = 4
+"""A mask whose skeleton and Betti numbers are measured takes as long as so many that are only counted."""
 
 Mask = NDArray[np.bool_]
 Keep = Callable[[str, Mask, Mask], None]
@@ -62,26 +62,34 @@ def measure_masks(
     counts: dict[Key, list[Counts]] = {}
     measured = Measured(metrics, {}, [])
     shown_rungs = list(dict.fromkeys((NOOP, BEST_FIXED, ships)))
-    threads = context.machine.threads
+    space, threads = context.space, context.machine.threads
     others = {rung: one.segmentations for rung, one in (tuned or {}).items()}
 
-    def begun(measurers: Workers) -> Generator[Begun[_Image], None, None]:
-        native = Dataset(samples) if dataset.width else None
+    def begun(measurers: Workers) -> Generator[Begun[MeasuredImage], None, None]:
+        native = Dataset([]) if dataset.width else None  # loads any sample
         with closing(read_ahead(dataset.load, samples, threads, n_pixels)) as read:
             for i, (sample, loaded) in enumerate(zip(samples, read, strict=True)):
                 logits_PHW = context.segmentations.get([loaded.image])[0].logits_PHW
                 logits = {rung: one.get([loaded.image])[0].logits_PHW for rung, one in others.items()}
-                masks = {
-                    name: (logits.get(name, logits_PHW), int(actions_N[i]))
+                of_rung = {
+                    name: (name if name in logits else "", int(actions_N[i]))
                     for name, actions_N in chosen.items()
                 }
-                image = measurers.submit(_image, context.space, sample, loaded, native, masks, shown_rungs)
+                # Many rungs choose the same mask: it is made and measured once, of the one map that it needs.
+                distinct = list(dict.fromkeys(of_rung.values()))
+                maps = [Map.of(logits.get(rung, logits_PHW), action, space) for rung, action in distinct]
+                row_of = {name: distinct.index(one) for name, one in of_rung.items()}
+                image = measurers.submit(
+                    measure_image, plain_of(space), sample, loaded, native, maps, row_of, shown_rungs
+                )
                 yield Begun(image, n_pixels(loaded))
 
     with context.progress.task("measuring", len(samples), "images") as task:
         shared = SharedTask(task)
         with (
-            workers.threads(threads, shared) as measurers,
+            workers.many(
+                threads, shared, is_large=_is_large(dataset, samples, len(chosen), threads)
+            ) as measurers,
             closing(in_order(begun(measurers), most=PIXELS_SCORED, look=lambda: shared.advance(0))) as images,
         ):
             for i, image in enumerate(images):
@@ -104,54 +112,10 @@ def measure_masks(
     return measured
 
 
-@dataclass(frozen=True)
-class _Image:
-    """What one image adds to `Measured`; `shown` holds the masks of the rungs that are shown."""
-
-    metrics: dict[str, dict[str, float]]
-    counts: dict[Key, Counts]
-    pixels: str
-    shown: dict[str, NDArray[np.bool_]]
-
-
-def _image(
-    space: ActionSpace,
-    sample: Sample,
-    loaded: Loaded,
-    native: Dataset | None,
-    chosen: Mapping[str, tuple[NDArray[np.float16], int]],
-    shown_rungs: Sequence[str],
-    task: Task,
-) -> _Image:
-    """`chosen[rung]` are the logits `[P, H, W]` that its mask is made of, and its action."""
-    assert loaded.truth is not None
-    size = (loaded.image.shape[0], loaded.image.shape[1])
-    # Many rungs choose the same mask: it is made and measured once.
-    of_rung = {name: (id(logits_PHW), action) for name, (logits_PHW, action) in chosen.items()}
-    wanted = dict(zip(of_rung.values(), chosen.values(), strict=True))
-    row_of = {name: list(wanted).index(key) for name, key in of_rung.items()}
-    masks_BHW = np.stack([apply(space, action, logits_PHW, size) for logits_PHW, action in wanted.values()])
-    task.advance(0)
-    values = measure(masks_BHW, loaded.truth)
-    task.advance(0)
-    shown = {name: masks_BHW[row_of[name]].copy() for name in shown_rungs}
-    counts = _counted(loaded, shown, SCORING)
-    if native is not None:
-        counts |= _counted(native.load(sample), shown, NATIVE)
-    return _Image(
-        metrics={
-            name: {metric: float(values[metric][row]) for metric in METRICS} for name, row in row_of.items()
-        },
-        counts=counts,
-        pixels=sha256_json([pixel_digest(loaded.image), pixel_digest(loaded.truth)]),
-        shown=shown,
-    )
-
-
-def _counted(loaded: Loaded, masks: Mapping[str, NDArray[np.bool_]], resolution: str) -> dict[Key, Counts]:
-    assert loaded.truth is not None
-    inside_HW = loaded.fov if loaded.fov is not None else estimate_field(loaded.image)
-    return count_image(masks, loaded.truth, inside_HW, resolution)
+def _is_large(dataset: Dataset, samples: Sequence[Sample], n_masks: int, threads: int) -> bool:
+    if threads <= workers.MOST_THREADS:
+        return False
+    return in_processes(n_pixels(dataset.load(samples[0])), len(samples), n_masks * WORK_OF_SHAPES, threads)
 
 
 @contextmanager

@@ -3,11 +3,13 @@
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock, call
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from job import table_bounds, workers
 from job.actions import apply
 from job.data import synthetic
 from job.data.dataset import Dataset, read_folder
@@ -53,6 +55,25 @@ def test_every_rung_is_measured_on_the_mask_of_its_action(
             assert found.counts[WHOLE, SCORING, name][i, 0] == tp
             assert found.counts[INSIDE, SCORING, name][i].sum() == inside.sum()
             assert found.counts[WHOLE, SCORING, name][i].sum() == mask.size
+
+
+def test_processes_measure_the_same(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more cores than threads can use and work that is worth it."""
+    context = finished(tmp_path / "run", spec_of())
+    dataset = Dataset(read_folder(folder), 32)
+    alone = measure_masks(context, dataset, dataset.samples, CHOSEN, "ridge")
+    processes = Mock(side_effect=workers.processes)
+    monkeypatch.setattr(workers, "processes", processes)
+    monkeypatch.setattr(table_bounds, "WORTH_PROCESSES", 1)
+    many = replace(context, machine=replace(context.machine, threads=5))
+    found = measure_masks(many, dataset, dataset.samples, CHOSEN, "ridge")
+    assert processes.mock_calls == [call(5)]
+    assert found.pixels == alone.pixels
+    for name, by_metric in alone.metrics.items():
+        for metric, values in by_metric.items():
+            np.testing.assert_array_equal(found.metrics[name][metric], values)
+    for key, counts in alone.counts.items():
+        np.testing.assert_array_equal(found.counts[key], counts)
 
 
 def test_native_resolution_is_counted_where_images_are_resized(folder: Path, tmp_path: Path) -> None:
