@@ -137,7 +137,9 @@ def measure_those_that_fit(asked: Sequence[Asked], space: ActionSpace, device: s
     torch.cuda.empty_cache()  # out of the handler: the error holds every tensor of the call
     if len(asked) == 1:
         return [None]
-    return [measured for one in asked for measured in measure_those_that_fit([one], space, device)]
+    half = len(asked) // 2
+    halves = (measure_those_that_fit(some, space, device) for some in (asked[:half], asked[half:]))
+    return [measured for some in halves for measured in some]
 
 
 def _bytes_of_a_map(space: ActionSpace, size: tuple[int, int]) -> int:

@@ -9,8 +9,9 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import copy_context
@@ -36,6 +37,9 @@ PRELOADED = (
     "job.evaluation.image_measures",
 )
 """What a process of workers has imported before it is asked."""
+
+
+_END_WITHIN_S = 0.5
 
 
 class Workers(Protocol):
@@ -65,54 +69,56 @@ def threads(n: int, task: SharedTask, start: Callable[[], None] | None = None) -
     Left early, `task` makes those that look at it end, which are waited for: no thread is left behind.
     """
     n = min(n, MOST_THREADS)
-    with _ending(ThreadPoolExecutor(n, "worker", start or (lambda: None)), task.fail) as pool:
+    pool = ThreadPoolExecutor(n, "worker", start or (lambda: None))
+    try:
         yield _Threads(pool, n, task)
+    except BaseException as error:
+        task.fail(error)
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
 def processes(n: int) -> Iterator[Workers]:
-    """Within: n processes, which end with this one however that ends, and before it when left early."""
+    """Within: n processes, which end with this one however that ends, and before it when left early.
+
+    Who has not ended by itself half a second after the work is over is ended: the pool may wait for one that
+    it lost sight of while it started others.
+    """
     get_ready()
     context = multiprocessing.get_context("forkserver")
     # An Event has a lock, which a process that is killed would keep for ever.
-    is_over = context.RawValue("b", 0)
-    pool = ProcessPoolExecutor(n, context, _begin, (is_over,))
-    # They start beside what the caller does first; each takes one of these tasks.
-    starting = threading.Thread(target=_start_all, args=(pool, n), daemon=True)
-    starting.start()
-
-    def stop(error: BaseException) -> None:
-        is_over.value = 1
-
+    is_over, are_started = context.RawValue("b", 0), context.RawValue("b", 0)
+    pool = ProcessPoolExecutor(n, context, _begin, (is_over, are_started))
+    starting = threading.Thread(target=_start_all, args=(pool, n, are_started), daemon=True)
+    starting.start()  # beside what the caller does first
     try:
-        with _ending(pool, stop):
-            yield _Processes(pool, n)
+        yield _Processes(pool, n)
     finally:
+        is_over.value = 1
         starting.join()
+        pool.shutdown(cancel_futures=True)
 
 
 def get_ready() -> None:
     """Have what processes start from import what they need, beside other work: it takes seconds."""
     context = multiprocessing.get_context("forkserver")  # a fork of this one would share locks of its threads
     context.set_forkserver_preload([*PRELOADED, __name__])
-    forkserver.ensure_running()
+    # A Ctrl-C goes to all processes of a terminal, also to those that are not yet ready to ignore it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_all(pool: ProcessPoolExecutor, n: int) -> None:
+def _start_all(pool: ProcessPoolExecutor, n: int, are_started: c_byte) -> None:
     with suppress(Exception):  # whoever has work for them is told
         for _ in range(n):
-            pool.submit(int)
-
-
-@contextmanager
-def _ending(pool: Executor, stop: Callable[[BaseException], None]) -> Iterator[Any]:
-    try:
-        yield pool
-    except BaseException as error:
-        stop(error)
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+            # The pool starts no process while one is idle: so none is until all are there.
+            pool.submit(_in_process, _wait_until_all_are_started)
+    are_started.value = 1
 
 
 @dataclass(frozen=True)
@@ -165,21 +171,32 @@ class _OverTask:
 
 
 _tasks: list[_OverTask] = []
-"""In a process of workers: its one task."""
+_are_started: list[c_byte] = []
+"""In a process of workers: its one task, and whether the others are there too."""
 
 
-def _begin(is_over: c_byte) -> None:
+def _wait_until_all_are_started(task: Task) -> None:
+    while not _are_started[0].value:
+        task.advance(0)
+        time.sleep(0.01)
+
+
+def _begin(is_over: c_byte, are_started: c_byte) -> None:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C goes to all processes; this one is told by its parent
     _tasks.append(_OverTask(is_over))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _are_started.append(are_started)
+    threading.Thread(target=_end_with_parent, args=(is_over,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(is_over: c_byte) -> None:
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
+    while parent is not None and parent.is_alive():
+        was_over = is_over.value
+        parent.join(_END_WITHIN_S)
+        if was_over:
+            break
     os._exit(1)
 
 

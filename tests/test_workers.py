@@ -127,7 +127,7 @@ def test_processes_work_for_their_parent_and_end_with_the_work() -> None:
 def test_processes_start_beside_what_the_caller_does_first() -> None:
     """They are there before work comes, and gone when none does."""
     with workers.processes(3):
-        until(lambda: bool(multiprocessing.active_children()))
+        until(lambda: len(multiprocessing.active_children()) == 3)
     assert not multiprocessing.active_children()
 
 
@@ -168,6 +168,32 @@ def test_a_process_that_is_killed_is_an_error_and_no_hang(
 
     with pytest.raises(TryAgain, match="ended from outside"):
         work()
+
+
+@pytest.mark.parametrize("killed_at", [2, 3, 6, 9])
+def test_a_process_that_is_killed_while_others_start_is_an_error_and_no_hang(
+    monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    """The pool lost sight of those that it started while it gave up."""
+    start, started = BaseProcess.start, []
+
+    def start_and_kill(process: BaseProcess) -> None:
+        start(process)
+        started.append(process.pid)
+        if len(started) == killed_at:
+            os.kill(started[0], signal.SIGKILL)
+
+    monkeypatch.setattr(BaseProcess, "start", start_and_kill)
+
+    def work() -> None:
+        with workers.processes(12) as some:
+            until(lambda: len(started) >= killed_at)
+            begun = (Begun(some.submit(square, i), 1) for i in range(10_000))
+            list(in_order(begun, most=99))
+
+    with pytest.raises(TryAgain, match="ended from outside"):
+        work()
+    until(lambda: not any(map(is_alive, started)))
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGTERM])

@@ -67,7 +67,7 @@ def stored_pixels(path: Path) -> int:
     """Return how many pixels a picture says it has; 0 where it says nothing: who decodes it says why."""
     try:
         if path.is_file():  # a pipe would be waited for, for ever
-            with Image.open(path, formats=FORMATS) as image:
+            with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
                 return image.width * image.height
     except Exception:
         return 0

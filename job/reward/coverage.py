@@ -33,7 +33,11 @@ def coverage(masks_BHW: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.
         counts_Bwh = _summed(np.ascontiguousarray(of_rows_BWh), from_w, to_w, counts_in)
         shares_hw = shares_Bhw[start : start + at_once]
         # Divided twice, as torch does: that rounds otherwise than one division by the area.
-        np.divide(np.swapaxes(counts_Bwh, 1, 2), height_h[:, None].astype(np.float32), out=shares_hw)
+        np.divide(
+            np.swapaxes(counts_Bwh, 1, 2).astype(np.float32),
+            height_h[:, None].astype(np.float32),
+            out=shares_hw,
+        )
         shares_hw /= width_w.astype(np.float32)
     return shares_Bhw
 

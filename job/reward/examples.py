@@ -145,6 +145,7 @@ class _Making:
                 for i, one in enumerate(found):
                     reads.append(one)
                     held = one.truth_HW.size * (BYTES_PER_PIXEL + BYTES_PER_READ_PIXEL * makers.copies)
+                    held += min(self.room, n_masks) * one.coverage_HW.numel() * makers.copies
                     yield Begun(makers.submit(gather, *self._to_gather(i, one)), max(held, least))
 
         def completed() -> Generator[Begun[Example], None, None]:

@@ -17,12 +17,13 @@ from job.evaluation.conventions import Counts, Key
 from job.evaluation.image_measures import Map, MeasuredImage, measure_image, plain_of
 from job.evaluation.ladder import BEST_FIXED, NOOP
 from job.in_order import Begun, in_order
+from job.memory import available_memory
 from job.progress import SharedTask
 from job.reward.terms import METRICS
 from job.stages.stage import StageContext
 from job.storage import packs, tar_files
-from job.table_bounds import in_processes
-from job.table_making import PIXELS_SCORED, n_pixels, read_ahead
+from job.table_bounds import bytes_scored, held_bytes, in_processes
+from job.table_making import n_pixels, read_ahead
 from job.workers import Workers
 
 MASKS = "masks.tar"
@@ -82,7 +83,8 @@ def measure_masks(
                 image = measurers.submit(
                     measure_image, plain_of(space), sample, loaded, native, maps, row_of, shown_rungs
                 )
-                yield Begun(image, n_pixels(loaded))
+                carried = sum(one.logits_HW.nbytes for one in maps)
+                yield Begun(image, held_bytes(n_pixels(loaded), carried, measurers.copies))
 
     with context.progress.task("measuring", len(samples), "images") as task:
         shared = SharedTask(task)
@@ -90,7 +92,13 @@ def measure_masks(
             workers.many(
                 threads, shared, is_large=_is_large(dataset, samples, len(chosen), threads)
             ) as measurers,
-            closing(in_order(begun(measurers), most=PIXELS_SCORED, look=lambda: shared.advance(0))) as images,
+            closing(
+                in_order(
+                    begun(measurers),
+                    most=bytes_scored(measurers.copies, available_memory()),
+                    look=lambda: shared.advance(0),
+                )
+            ) as images,
         ):
             for i, image in enumerate(images):
                 for name, values in image.metrics.items():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from job import rows, table, table_making, workers
+from job import rows, table, table_bounds, table_making, workers
 from job.actions import MaskBlocks
 from job.data.dataset import Dataset, Sample
 from job.progress import SharedTask
@@ -50,7 +50,8 @@ def run(context: StageContext) -> Mapping[str, str]:
     """Build the action table; raises `InputError` for pictures that do not fit into memory."""
     require_memory(context)
     if _pairs_to_verify(context):
-        workers.get_ready()  # while the segmenter is loaded
+        if table_bounds.may_have_processes(context.machine.threads, context.machine.device != "cpu"):
+            workers.get_ready()  # while the segmenter is loaded
         _verify(context)
     built = build(context, "train", "validation", "unlabelled", scored=terms(context))
     built.save(context.folder)
