@@ -1,10 +1,14 @@
 """How much memory there is for a process: of the machine, of its container, and what it was allowed."""
 
+import mmap
 import os
 import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+_BYTES_OF_A_THREAD = 32 * 2**20
+"""Its stack, of 8 MB as a rule, and what its first steps may take."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,17 @@ def available_memory(root: Path = Path("/")) -> int | None:
         return memory(root).free
     except (OSError, KeyError, ValueError):
         return None
+
+
+def require_room_for_a_thread() -> None:
+    """Raise MemoryError where a new thread may get its stack but not the memory to begin with.
+
+    Python would wait for ever for its first sign.
+    """
+    try:
+        mmap.mmap(-1, _BYTES_OF_A_THREAD).close()  # never touched
+    except OSError as error:
+        raise MemoryError("there is no memory for another thread") from error
 
 
 def _of_the_machine(root: Path) -> tuple[int, int]:

@@ -22,6 +22,7 @@ from multiprocessing import forkserver
 from typing import Any, Protocol, TypeVar
 
 from job.errors import TryAgain
+from job.memory import require_room_for_a_thread
 from job.progress import SharedTask, Task
 
 R = TypeVar("R")
@@ -87,6 +88,7 @@ def processes(n: int) -> Iterator[Workers]:
     it lost sight of while it started others.
     """
     get_ready()
+    require_room_for_a_thread()
     context = multiprocessing.get_context("forkserver")
     # An Event has a lock, which a process that is killed would keep for ever.
     is_over, are_started = context.RawValue("b", 0), context.RawValue("b", 0)
@@ -129,6 +131,7 @@ class _Threads:
     copies: int = 1
 
     def submit(self, function: Callable[..., R], *arguments: Any) -> "Future[R]":
+        require_room_for_a_thread()
         # Context variables carry what the log is bound to; a new thread starts without them.
         return self.pool.submit(partial(copy_context().run, function, *arguments, self.task))
 
@@ -140,6 +143,7 @@ class _Processes:
     copies: int = COPIES
 
     def submit(self, function: Callable[..., R], *arguments: Any) -> "Future[R]":
+        require_room_for_a_thread()
         try:
             future = self.pool.submit(_in_process, function, *arguments)
             # The pool looks whom to watch before it starts a process for a task, not after: another task

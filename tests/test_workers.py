@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -96,6 +97,21 @@ def test_threads_see_the_caller_s_context_begin_as_told_and_are_few() -> None:
         assert {one.result()[1] for one in found} <= started
     assert len(started) <= workers.MOST_THREADS
     assert threading.active_count() == before
+
+
+def test_no_thread_is_begun_where_it_may_lack_the_memory_to_begin() -> None:
+    """Python waits for ever for one that gets its stack and nothing more."""
+    with workers.threads(1, SharedTask(SILENT_TASK)) as some:
+        assert some.submit(square, 3).result(PATIENCE_S) == 9
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + 8 * 2**20, limits[1]))
+        try:
+            with pytest.raises(MemoryError, match="no memory for another thread"):
+                some.submit(square, 4)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, limits)
+        assert some.submit(square, 5).result(PATIENCE_S) == 25
 
 
 def test_threads_that_are_left_early_end_at_their_next_look(tmp_path: Path) -> None:
