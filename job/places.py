@@ -53,8 +53,10 @@ class Places:
                 with tempfile.TemporaryFile(dir=nearest):
                     pass
             except OSError as error:
-                error.filename = str(self.root)
-                raise
+                if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                    error.filename = str(self.root)
+                    raise
+                # What else is wrong, who makes the folder says better.
 
     def require_cache(self) -> None:
         """Make the folder for downloads; raises `InputError` where that cannot be."""
