@@ -198,9 +198,8 @@ def _to_rgb(image: Image.Image) -> Image8:
 def _to_levels(image: Image.Image) -> NDArray[np.float64]:
     if image.mode != "F" and not image.mode.startswith("I"):
         red, green, blue = np.moveaxis(_to_rgb(image), 2, 0)
-        brightest: NDArray[np.uint8] = np.maximum(
-            np.maximum(red, green), blue
-        )  # 10 times as fast as max(axis=2)
+        # Ten times as fast as max(axis=2).
+        brightest: NDArray[np.uint8] = np.maximum(np.maximum(red, green), blue)
         return brightest.astype(np.float64)
     levels: NDArray[np.float64] = np.asarray(image).astype(np.float64)
     if not np.isfinite(levels).all():

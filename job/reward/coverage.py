@@ -23,7 +23,9 @@ def coverage(masks_BHW: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.
     if masks_BHW.shape[1:] == size:
         return masks_BHW.astype(np.float32)
     shares_Bhw = np.empty((len(masks_BHW), *size), dtype=np.float32)
-    (from_h, to_h), (from_w, to_w) = (_cells(*sides) for sides in zip(masks_BHW.shape[1:], size, strict=True))
+    (from_h, to_h), (from_w, to_w) = (
+        cells_along(*sides) for sides in zip(masks_BHW.shape[1:], size, strict=True)
+    )
     height_h, width_w = to_h - from_h, to_w - from_w
     counts_in = np.min_scalar_type(int(height_h.max() * width_w.max()))
     at_once = max(1, _PIXELS_AT_ONCE // (masks_BHW.shape[1] * masks_BHW.shape[2]))
@@ -49,7 +51,7 @@ def coverage_bytes(masks_BHW: NDArray[np.bool_], size: tuple[int, int]) -> NDArr
     return np.rint(shares_Bhw, out=shares_Bhw).astype(np.uint8)
 
 
-def _cells(n_pixels: int, n_cells: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def cells_along(n_pixels: int, n_cells: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return where each cell begins and ends along one side; cells share the pixels that they cut."""
     cells = np.arange(n_cells)
     return cells * n_pixels // n_cells, -(-(cells + 1) * n_pixels // n_cells)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from job.reward.coverage import cells_along
 from job.reward.inputs import mask_coverage, working_size
 
 _PIXELS_AT_ONCE = 2**25
@@ -95,9 +96,7 @@ def _pooling(n_pixels: int, n_cells: int, side_px: int, shift: int) -> tuple[Ten
     """Return the cells `[Y, m]` that each window along a side may touch, and means over its pixels."""
     n_windows = -(-(n_pixels + shift) // side_px)
     # The means of `adaptive_avg_pool2d`, by which whole masks are shrunk: cells may share a pixel.
-    cells_l1 = torch.arange(n_cells)[:, None]
-    first_l1 = cells_l1 * n_pixels // n_cells
-    end_l1 = -(-(cells_l1 + 1) * n_pixels // n_cells)
+    first_l1, end_l1 = (torch.from_numpy(one)[:, None] for one in cells_along(n_pixels, n_cells))
     pixels_p = torch.arange(n_pixels)
     means_lp = ((first_l1 <= pixels_p) & (pixels_p < end_l1)).to(torch.float32) / (end_l1 - first_l1)
     padded = F.pad(means_lp, (shift, n_windows * side_px - shift - n_pixels))
