@@ -139,7 +139,8 @@ class PhaseSummary(Record):
     """Mean validation Dice of the trained prompt at the threshold 0.5 before the phase."""
     best_dice: float
     curve: list[dict[str, float]]
-    """At each look: step, gold (that Dice), proxy (what the phase maximises) and others."""
+    """At each look: step, gold (that Dice), proxy (what the phase maximises; grpo tells its
+    parts too: proxy_labelled by true terms, proxy_unlabelled by networks) and others."""
     facts: dict[str, Any]
     """What else the phase tells."""
 

@@ -20,6 +20,12 @@ ENDED = {
     "reward_hacking": "reward rose while Dice fell",
     "kl": "too far from its start",
 }
+_CURVES = {
+    "gold": "true Dice",
+    "proxy": "what it maximises",
+    "proxy_labelled": "true terms, labelled images",
+    "proxy_unlabelled": "networks, unlabelled images",
+}
 
 
 def phases_table(info: TrainingInfo) -> Table | None:
@@ -51,9 +57,7 @@ def phase_curves(info: TrainingInfo) -> list[LineChart]:
         phase = course.phase
         known = {key for row in phase.curve for key in row}
         series = {
-            name: [row.get(key) for row in phase.curve]
-            for key, name in (("gold", "true Dice"), ("proxy", "what it maximises"))
-            if key in known
+            name: [row.get(key) for row in phase.curve] for key, name in _CURVES.items() if key in known
         }
         charts.append(
             line_chart(

@@ -166,7 +166,7 @@ class _Course:
         seen = learner.look(task)
         row = {"step": float(state.step), "gold": float(gold_P.mean())}
         if len(seen.proxy):
-            row["proxy"] = float(seen.proxy.mean())
+            row["proxy"] = guards.mean_of(seen.proxy, self.limits.parts)
         if learner.slack:
             row["worth"] = worth
         row |= seen.figures

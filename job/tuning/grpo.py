@@ -22,7 +22,7 @@ from job.training_state import Arrays, part, with_prefix
 from job.tuning import course
 from job.tuning.crops import Crops
 from job.tuning.ensemble import Ensemble
-from job.tuning.guards import Limits
+from job.tuning.guards import Limits, Part, mean_of
 from job.tuning.phase import DEFAULT_TERMS, PhaseData, PhaseResult, PhaseRoom
 from job.tuning.sampling import bernoulli_kl, correlated_noise, log_probability, sample_masks
 from job.tuning.sources import Source, sources, terms_of
@@ -42,7 +42,7 @@ def train_grpo(spec: GrpoSpec, model: Trainable, data: PhaseData, room: PhaseRoo
         data = replace(data, labelled=[], unlabelled=_without_truths(data.labelled, data.unlabelled))
     _check(data, room)
     learner = _Reinforced(spec, model, data, room)
-    limits = Limits(spec.patience, spec.kl_budget)
+    limits = Limits(spec.patience, spec.kl_budget, parts=learner.parts)
     result = course.run(spec, limits, learner, model, data, room, NAME)
     facts = {
         "terms": terms_of(spec) if data.labelled else {},
@@ -68,12 +68,15 @@ class _Reinforced:
         self._sampled: list[_Sampled] = []
         self._mse: dict[str, float] = {}
         self._fixed = [
-            (source, crops)
+            (source, source.draw(np.random.default_rng([room.seed, 12, s]), source.n_watched))
             for s, source in enumerate(self._sources)
-            for crops in source.draw(np.random.default_rng([room.seed, 12, s]), source.n_watched)
         ]
+        self.parts = tuple(
+            Part(sum(len(crops.pixels_B3HW) for crops in drawn), source.share)
+            for source, drawn in self._fixed
+        )
         self._model.train(False)
-        self._fixed_start = [self._logits(crops).cpu() for _, crops in self._fixed]
+        self._fixed_start = [[self._logits(crops).cpu() for crops in drawn] for _, drawn in self._fixed]
 
     def step(self, step: int, task: Task) -> dict[str, float]:
         rng = np.random.default_rng([self._room.seed, 11, step])
@@ -94,15 +97,22 @@ class _Reinforced:
 
     def look(self, task: Task) -> course.Seen:
         self._model.train(False)
+        rng = np.random.default_rng([self._room.seed, 13])
         proxy: list[float] = []
-        kl = []
-        for n, ((source, crops), start) in enumerate(zip(self._fixed, self._fixed_start, strict=True)):
-            task.advance(0)
-            logits = self._logits(crops)
-            masks = self._masks(logits, np.random.default_rng([self._room.seed, 13, n])).cpu().numpy()
-            proxy += [float(reward(masks[b]).mean()) for b, reward in enumerate(source.rewards(crops))]
-            kl.append(float(bernoulli_kl(logits, start.to(logits.device)).mean()))
-        return course.Seen(np.array(proxy), {"kl": float(np.mean(kl)), **self._mse})
+        kl: list[float] = []
+        for (source, drawn), starts in zip(self._fixed, self._fixed_start, strict=True):
+            for crops, start in zip(drawn, starts, strict=True):
+                task.advance(0)
+                logits = self._logits(crops)
+                masks = self._masks(logits, rng).cpu().numpy()
+                proxy += [float(reward(masks[b]).mean()) for b, reward in enumerate(source.rewards(crops))]
+                kl += bernoulli_kl(logits, start.to(logits.device)).mean((1, 2)).tolist()
+        figures = {"kl": mean_of(np.array(kl), self.parts), **self._mse}
+        if len(self.parts) == 2:
+            n_labelled = self.parts[0].n_samples
+            figures["proxy_labelled"] = float(np.mean(proxy[:n_labelled]))
+            figures["proxy_unlabelled"] = float(np.mean(proxy[n_labelled:]))
+        return course.Seen(np.array(proxy), figures)
 
     def state(self) -> Arrays:
         arrays = with_prefix("networks", self._ensemble.state())

@@ -12,15 +12,25 @@ Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Part:
+    """So many successive samples of the proxy, and their share of what is maximised; shares add up to 1."""
+
+    n_samples: int
+    share: float
+
+
+@dataclass(frozen=True)
 class Limits:
     """What a phase may do: `patience` looks without a better gold, nats of `kl` a pixel, and a fall of gold.
 
-    `smallest_fall` is the least fall of mean Dice that counts as one, whatever the patients say.
+    `smallest_fall` is the least fall of mean Dice that counts as one, whatever the patients say. `parts` are
+    those of the proxy; none: all samples weigh the same.
     """
 
     patience: int
     kl_budget: float | None = None
     smallest_fall: float = 0.01
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass
@@ -50,11 +60,11 @@ def ending(looks: Looks, limits: Limits) -> Ending | None:
     if limits.kl_budget is not None and looks.kl[-1] > limits.kl_budget:
         return "kl"
     if len(looks.gold) - 1 - looks.best >= limits.patience:
-        return "reward_hacking" if is_hacked(looks, limits.smallest_fall) else "patience"
-    return "reward_hacking" if is_hacked(looks, limits.smallest_fall) else None
+        return "reward_hacking" if is_hacked(looks, limits) else "patience"
+    return "reward_hacking" if is_hacked(looks, limits) else None
 
 
-def is_hacked(looks: Looks, smallest_fall: float) -> bool:
+def is_hacked(looks: Looks, limits: Limits) -> bool:
     """Return whether gold fell from its best while the proxy rose, both beyond noise, two looks in a row.
 
     One look alone may be an unlucky one, and a gold that is on its way back up is not fooled: large first
@@ -64,20 +74,42 @@ def is_hacked(looks: Looks, smallest_fall: float) -> bool:
     if last - best < 2 or not looks.proxy or has_risen(looks.gold[last - 1], looks.gold[last]):
         return False
     return all(
-        has_risen(looks.gold[at], looks.gold[best], smallest_fall)
-        and has_risen(looks.proxy[best], looks.proxy[at])
+        has_risen(looks.gold[at], looks.gold[best], limits.smallest_fall)
+        and has_risen(looks.proxy[best], looks.proxy[at], parts=limits.parts)
         for at in (last - 1, last)
     )
 
 
 def has_risen(
-    before: Sequence[float] | Numbers, after: Sequence[float] | Numbers, least: float = 0.0
+    before: Sequence[float] | Numbers,
+    after: Sequence[float] | Numbers,
+    least: float = 0.0,
+    parts: Sequence[Part] = (),
 ) -> bool:
     """Return whether paired values rose in the mean by more than `least` and than their standard error.
 
-    The pairs are patients or samples: looks share them, so that what makes one hard is no noise. With one
-    pair there is no standard error, and `least` decides alone.
+    The pairs are patients or samples: looks share them, so that what makes one hard is no noise. Of `parts`
+    the mean and its error are those of a stratified sample. One pair alone has no standard error, and `least`
+    decides.
     """
     rise = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
-    error = rise.std(ddof=1) / np.sqrt(len(rise)) if len(rise) > 1 else 0.0
-    return bool(rise.mean() > max(least, error))
+    variance = sum(
+        share**2 * values.var(ddof=1) / len(values)
+        for values, share in _of_parts(rise, parts)
+        if len(values) > 1
+    )
+    return mean_of(rise, parts) > max(least, float(np.sqrt(variance)))
+
+
+def mean_of(values: Numbers, parts: Sequence[Part] = ()) -> float:
+    """Return the mean of samples, each part's weighed by its share."""
+    return float(sum(share * some.mean() for some, share in _of_parts(values, parts)))
+
+
+def _of_parts(values: Numbers, parts: Sequence[Part]) -> list[tuple[Numbers, float]]:
+    if not parts:
+        return [(values, 1.0)]
+    ends = np.cumsum([part.n_samples for part in parts])
+    assert ends[-1] == len(values)
+    pieces = np.split(values, ends[:-1])
+    return [(some, part.share) for some, part in zip(pieces, parts, strict=True)]

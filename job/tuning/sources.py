@@ -28,17 +28,21 @@ from job.tuning.phase import DEFAULT_TERMS
 
 _WINDOWS_A_SIDE = 8
 _WATCHED_CROPS = 16
-_WATCHED_IMAGES = 4
+_WATCHED_IMAGES = 8
 
 
 @dataclass(frozen=True)
 class Source:
-    """Images of one kind: `n_drawn` of them are drawn for a step, `n_watched` tell how the phase goes."""
+    """Images of one kind: `n_drawn` of them are drawn for a step, `n_watched` tell how the phase goes.
+
+    `share` of the steps are on them.
+    """
 
     images: Sequence[Loaded]
     crops: CropSource
     n_drawn: int
     n_watched: int
+    share: float
     terms: Mapping[str, float] | None
     ensemble: Ensemble
 
@@ -101,8 +105,13 @@ class Source:
 
 
 def terms_of(spec: GrpoSpec) -> dict[str, float]:
-    """Return true terms and their weights, that reward labelled images; Dice where none is named."""
-    return {term: weight for term, weight in (spec.terms or DEFAULT_TERMS).items() if weight}
+    """Return true terms and their weights, that reward labelled images; Dice where none is named.
+
+    Weights add up to 1, signs aside: what they reward is then on one scale with what networks say.
+    """
+    weights = {term: weight for term, weight in (spec.terms or DEFAULT_TERMS).items() if weight}
+    total = sum(map(abs, weights.values()))
+    return {term: weight / total for term, weight in weights.items()}
 
 
 def sources(
@@ -110,17 +119,19 @@ def sources(
 ) -> list[Source]:
     """Return the source of labelled images, then that of unlabelled ones, as far as there are any."""
     found = []
+    unlabelled_share = spec.unlabelled_share if labelled and unlabelled else float(bool(unlabelled))
     if labelled:
         crops = CropSource(labelled, spec.crop, augment=True)
-        found.append(Source(labelled, crops, spec.batch_size, _WATCHED_CROPS, terms_of(spec), ensemble))
+        share, terms = 1 - unlabelled_share, terms_of(spec)
+        found.append(Source(labelled, crops, spec.batch_size, _WATCHED_CROPS, share, terms, ensemble))
     if unlabelled:
         n_drawn = spec.batch_size
         if spec.crop is not None:  # as many pixels as in a batch of crops, which end at their image
-            share = min(1.0, spec.crop**2 / unlabelled[0].image[..., 0].size)
-            n_drawn = max(1, round(n_drawn * share))
+            part = min(1.0, spec.crop**2 / unlabelled[0].image[..., 0].size)
+            n_drawn = max(1, round(n_drawn * part))
         crops = CropSource(unlabelled, None, augment=True)
         watched = min(_WATCHED_IMAGES, len(unlabelled))
-        found.append(Source(unlabelled, crops, n_drawn, watched, None, ensemble))
+        found.append(Source(unlabelled, crops, n_drawn, watched, unlabelled_share, None, ensemble))
     return found
 
 

@@ -132,10 +132,15 @@ def test_networks_learn_from_the_models_own_masks(opened: Opened, data: PhaseDat
     networks = [scratch(n, RewardNetworkConfig(widths=(4, 8), readings=2, max_side=48)) for n in range(2)]
     before = [{name: values.clone() for name, values in one.state_dict().items()} for one in networks]
     mixed = replace(data, unlabelled=[replace(one, truth=None) for one in data.validation])
-    settings = spec(steps=12, validate_every=4, round_every=4, round_images=4, kl_budget=100.0)
+    settings = spec(
+        steps=12, validate_every=4, round_every=4, round_images=4, kl_budget=100.0, unlabelled_share=0.25
+    )
     result = train_grpo(settings, opened(), mixed, replace(room, networks=networks))
     assert "mse_after" not in result.curve[1]
     assert result.curve[-1]["mse_after"] <= result.curve[-1]["mse_before"]
+    for row in result.curve:
+        parts = 0.75 * row["proxy_labelled"] + 0.25 * row["proxy_unlabelled"]
+        assert row["proxy"] == pytest.approx(parts, abs=1e-12)
     for one, was in zip(networks, before, strict=True):
         assert all(torch.equal(values, was[name]) for name, values in one.state_dict().items())
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from job.tuning.guards import Limits, Looks, ending, has_risen
+from job.tuning.guards import Limits, Looks, Part, ending, has_risen, mean_of
 
 LIMITS = Limits(patience=4, kl_budget=0.5)
 
@@ -72,3 +72,30 @@ def test_one_pair_has_no_error() -> None:
     """With a single patient the least rise decides alone."""
     assert has_risen([0.5], [0.52], 0.01)
     assert not has_risen([0.5], [0.505], 0.01)
+
+
+PARTS = (Part(4, 0.5), Part(2, 0.5))
+
+
+def test_parts_weigh_as_much_as_their_share() -> None:
+    """However many samples each has; and the mean's error is that of a stratified sample."""
+    before = np.zeros(6)
+    assert mean_of(np.array([0.1, 0.1, 0.1, 0.1, 0.5, 0.7])) == pytest.approx(1.6 / 6)
+    assert mean_of(np.array([0.1, 0.1, 0.1, 0.1, 0.5, 0.7]), PARTS) == pytest.approx(0.35)
+    fallen = np.array([-0.1, -0.1, -0.1, -0.1, 0.15, 0.15])
+    assert not has_risen(before, fallen)
+    assert has_risen(before, fallen, parts=PARTS)
+    # The parts differ, their samples do not: that is no noise.
+    assert has_risen(before, np.array([0.0, 0.0, 0.0, 0.0, 0.1, 0.1]), parts=PARTS)
+    # Half of an error of 0.05, alone in its part, is half of the rise.
+    assert has_risen(before, np.array([0.0, 0.0, 0.0, 0.0, 0.051, 0.151]), parts=PARTS)
+    assert not has_risen(before, np.array([0.0, 0.0, 0.0, 0.0, -0.01, 0.15]), parts=PARTS)
+
+
+def test_a_part_without_a_share_is_not_asked() -> None:
+    """Networks that may be played are no reason to end where nothing learns from them."""
+    parts = (Part(2, 1.0), Part(2, 0.0))
+    some = looks([0.7, 0.75, 0.70, 0.65], [0.0] * 4)
+    some.proxy = [np.array([level, level, 0.5, 0.5]) for level in (0.6, 0.7, 0.8, 0.9)]
+    assert ending(some, Limits(patience=4, parts=parts)) == "reward_hacking"
+    assert ending(some, Limits(patience=4, parts=(Part(2, 0.0), Part(2, 1.0)))) is None

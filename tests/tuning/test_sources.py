@@ -53,16 +53,30 @@ def test_a_batch_has_no_more_unlabelled_images_than_crops(
 
 
 def test_true_terms_reward_labelled_crops(data: PhaseData, ensemble: Ensemble) -> None:
-    """The reward is the weighted sum of the named terms; Dice where none is named."""
+    """The reward is the mean of the named terms by their weights; Dice where none is named."""
     rng = np.random.default_rng(1)
     masks = rng.random((4, 32, 32)) < 0.3
-    for terms in (None, {"cldice": 0.5, "recall": 2.0}):
+    for terms in (None, {"dice": 0.5}, {"cldice": 0.5, "recall": 2.0}, {"dice": 1.0, "recall": -3.0}):
         (source,) = sources(spec(terms=terms), data.labelled, [], ensemble)
         (crops,) = source.draw(rng, 2)
         assert crops.truths_BHW is not None
         scores = score(masks, crops.truths_BHW[0].numpy(), ["dice", "cldice", "recall"])
-        expected = scores["dice"] if terms is None else 0.5 * scores["cldice"] + 2 * scores["recall"]
+        weights = terms or {"dice": 1.0}
+        expected = sum(weight * scores[term] for term, weight in weights.items())
+        expected /= sum(abs(weight) for weight in weights.values())
         assert np.allclose(source.rewards(crops)[0](masks), expected)
+
+
+@pytest.mark.parametrize(("has_labels", "share"), [(True, 0.3), (False, 1.0)])
+def test_the_share_of_unlabelled_images(
+    data: PhaseData, ensemble: Ensemble, has_labels: bool, share: float
+) -> None:
+    """It is the spec's where there are labelled ones too."""
+    unlabelled = [replace(one, truth=None) for one in data.validation]
+    labelled = data.labelled if has_labels else []
+    found = sources(spec(unlabelled_share=0.3), labelled, unlabelled, ensemble)
+    assert found[-1].share == share
+    assert sum(source.share for source in found) == 1
 
 
 def test_terms_of_both_kinds_add_up(data: PhaseData, ensemble: Ensemble) -> None:
@@ -76,7 +90,7 @@ def test_terms_of_both_kinds_add_up(data: PhaseData, ensemble: Ensemble) -> None
         # One window, as large as the crop.
         advantages = source.advantages(crops, masks, bases, "window", 64, _Unshifted())  # type: ignore[arg-type]
         found.append(advantages[0])
-    assert np.allclose(found[0] + found[1], found[2])
+    assert np.allclose((found[0] + found[1]) / 2, found[2])
     assert all(not np.allclose(one, other) for one, other in pairwise(found))
 
 
