@@ -11,9 +11,10 @@ from job.data.images import pixel_digest
 from job.errors import InputError
 from job.evaluation.candidate import Candidate, Prediction
 from job.in_order import Begun, in_order, nothing_to_do
+from job.mask_judging import PIXELS_JUDGED
 from job.progress import Progress, SharedTask, Task
 from job.segmenters.protocol import Segmentation, Segmenter
-from job.table_making import PIXELS_JUDGED, batches, n_pixels, read_ahead
+from job.table_making import batches, n_pixels, read_ahead
 from job.workers import Workers
 
 R = TypeVar("R")

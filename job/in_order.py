@@ -13,6 +13,7 @@ from job.memory import available_memory
 from job.progress import SharedTask, Task
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 _LOOK_EVERY_S = 0.2
 _MOST_BYTES, _SHARE_OF_FREE_MEMORY = 2**32, 3
@@ -33,6 +34,29 @@ def nothing_to_do(result: R) -> Begun[R]:
     future: Future[R] = Future()
     future.set_result(result)
     return Begun(future, 0)
+
+
+def then(first: "Future[T]", following: "Callable[[T], Future[R]]") -> "Future[R]":
+    """Return the future of the work that `following` begins with what `first` gives, once it is there.
+
+    It is begun in the thread that did the first. Errors of both are the future's.
+    """
+    result: Future[R] = Future()
+
+    def pass_on(done: "Future[R]") -> None:
+        try:
+            result.set_result(done.result())
+        except BaseException as error:  # a cancelled future's, too
+            result.set_exception(error)
+
+    def begin(done: "Future[T]") -> None:
+        try:
+            following(done.result()).add_done_callback(pass_on)
+        except BaseException as error:
+            result.set_exception(error)
+
+    first.add_done_callback(begin)
+    return result
 
 
 def in_order(

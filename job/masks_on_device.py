@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from job.actions import LARGEST_LOGIT, ActionSpace, Logits, PostProcess, check_logits, rows_between
+from job.components_on_device import Components
 from job.data.dataset import Loaded
 from job.metrics.overlap import Confusion
+from job.progress import Task
 from job.scoring import Measured, needs_whole_masks, sampling_stride
 from job.segmenters.checked import is_out_of_memory
 
@@ -47,7 +50,7 @@ def measure(
     for one in logits:
         check_logits(space, one, size)
     n_images, n_prompts = len(logits), len(space.prompts)
-    with torch.inference_mode(), _in_any_order():
+    with torch.inference_mode(), _beside_others(device):
         maps = torch.from_numpy(np.concatenate(logits)).to(device).float()
         if torch.isnan(maps).any():
             raise ValueError("logits contain NaN: the segmenter's arithmetic overflowed")
@@ -106,6 +109,14 @@ class Asked:
         """Whether the masks themselves are wanted, beside their counts."""
         return self.loaded.truth is not None and needs_whole_masks(self.terms)
 
+    def measured_bytes(self, space: ActionSpace) -> int:
+        """Return what its `Measured` will take."""
+        height, width = self.size
+        stride = sampling_stride(self.size)
+        sampled = math.ceil(height / stride) * math.ceil(width / stride)
+        bits = math.ceil(sampled / 8) + (math.ceil(height * width / 8) if self.whole else 0)
+        return len(space) * bits + len(space.prompts) * sampled * np.dtype(np.float32).itemsize
+
 
 def together(asked: Sequence[Asked], space: ActionSpace, device: str) -> int:
     """Return how many of the images, from the first on, are measured in one go: alike, and few enough."""
@@ -118,11 +129,14 @@ def together(asked: Sequence[Asked], space: ActionSpace, device: str) -> int:
     return max(1, min([*alike, False].index(False), most))
 
 
-def measure_those_that_fit(asked: Sequence[Asked], space: ActionSpace, device: str) -> list[Measured | None]:
+def measure_those_that_fit(
+    asked: Sequence[Asked], space: ActionSpace, device: str, task: Task
+) -> list[Measured | None]:
     """Measure images that are `together`; None for those whose masks the device's memory does not hold.
 
-    The CPU, which is asked then, says the same.
+    The CPU, which is asked then, says the same. `task` is looked at for a stop request.
     """
+    task.advance(0)
     first = asked[0]
     try:
         return list(
@@ -138,7 +152,7 @@ def measure_those_that_fit(asked: Sequence[Asked], space: ActionSpace, device: s
     if len(asked) == 1:
         return [None]
     half = len(asked) // 2
-    halves = (measure_those_that_fit(some, space, device) for some in (asked[:half], asked[half:]))
+    halves = (measure_those_that_fit(some, space, device, task) for some in (asked[:half], asked[half:]))
     return [measured for some in halves for measured in some]
 
 
@@ -168,7 +182,7 @@ def resize_bilinear(
 
 def masks_of(surfaces_PHW: Tensor, postprocess: Sequence[PostProcess]) -> Tensor:
     """Apply every post-processing to every surface: bool `[P, Q, H, W]`."""
-    components: dict[float, _Components] = {}
+    components: dict[float, Components] = {}
 
     def over(probability: float) -> Tensor:
         # The level as a float32, which numpy's comparison makes of it.
@@ -181,7 +195,7 @@ def masks_of(surfaces_PHW: Tensor, postprocess: Sequence[PostProcess]) -> Tensor
             return strong_PHW
         level = one.threshold if one.low is None else one.low
         if level not in components:
-            components[level] = _Components(over(level))
+            components[level] = Components(over(level))
         return components[level].kept(min_area, None if one.low is None else strong_PHW)
 
     masks = []
@@ -190,74 +204,8 @@ def masks_of(surfaces_PHW: Tensor, postprocess: Sequence[PostProcess]) -> Tensor
             masks.append(grown(one, one.min_area))
             continue
         closed_PHW = _closed(grown(one, 0), one.closing_radius)
-        masks.append(_Components(closed_PHW).kept(one.min_area, None) if one.min_area > 1 else closed_PHW)
+        masks.append(Components(closed_PHW).kept(one.min_area, None) if one.min_area > 1 else closed_PHW)
     return torch.stack(masks, dim=1)
-
-
-class _Components:
-    """The 8-connected components of many masks `[B, H, W]`, by the R horizontal runs that they consist of."""
-
-    def __init__(self, masks_BHW: Tensor) -> None:
-        self._masks_BHW = masks_BHW
-        starts_BHW, ends_BHW = masks_BHW.clone(), masks_BHW.clone()
-        starts_BHW[..., 1:] &= ~masks_BHW[..., :-1]
-        ends_BHW[..., :-1] &= ~masks_BHW[..., 1:]
-        # Positions in all masks, one after the other.
-        self._start_R, self._end_R = (which.flatten().nonzero()[:, 0] for which in (starts_BHW, ends_BHW))
-        self._run_X = torch.cumsum(starts_BHW.flatten(), 0, dtype=torch.int32) - 1
-        self._root_R = _united(torch.arange(len(self._start_R), device=masks_BHW.device), *self._touching())
-        self._area_R = self._of_component(self._end_R - self._start_R + 1)
-
-    def kept(self, min_area: int, strong_BHW: Tensor | None) -> Tensor:
-        """Return those of an area; with `strong_BHW` only those that hold one of its pixels."""
-        if not len(self._root_R):
-            return torch.zeros_like(self._masks_BHW)
-        is_kept_R = self._area_R >= min_area
-        if strong_BHW is not None:
-            strong_X = strong_BHW.flatten()
-            upto_X = torch.cumsum(strong_X, 0, dtype=torch.int32)
-            strong_R = upto_X[self._end_R] - upto_X[self._start_R] + strong_X[self._start_R]
-            is_kept_R &= self._of_component(strong_R.long()) > 0
-        # Before the first run there is none: what stands there is the last one's, and no part of the mask.
-        return is_kept_R[self._run_X].view(self._masks_BHW.shape) & self._masks_BHW
-
-    def _of_component(self, amount_R: Tensor) -> Tensor:
-        """Add up an integer of each run over its component."""
-        return torch.zeros_like(amount_R).index_add_(0, self._root_R, amount_R)[self._root_R]
-
-    def _touching(self) -> tuple[Tensor, Tensor]:
-        """Return pairs of runs that touch, the upper ones and the lower ones: each pair once or twice."""
-        width = self._masks_BHW.shape[-1]
-        above, below = self._masks_BHW[:, :-1], self._masks_BHW[:, 1:]
-        # Where two runs lie upon each other one pixel says so; corners count where they do not.
-        upon = above & below
-        first_upon = upon.clone()
-        first_upon[..., 1:] &= ~upon[..., :-1]
-        to_right, to_left = torch.zeros_like(upon), torch.zeros_like(upon)
-        to_right[..., :-1] = above[..., :-1] & below[..., 1:] & ~above[..., 1:] & ~below[..., :-1]
-        to_left[..., 1:] = above[..., 1:] & below[..., :-1] & ~above[..., :-1] & ~below[..., 1:]
-        upper, lower = [], []
-        for touching, step in ((first_upon, 0), (to_right, 1), (to_left, -1)):
-            b, y, x = touching.nonzero(as_tuple=True)
-            at = (b * self._masks_BHW.shape[1] + y) * width + x
-            upper.append(self._run_X[at])
-            lower.append(self._run_X[at + width + step])
-        return torch.cat(upper).long(), torch.cat(lower).long()
-
-
-def _united(parent_R: Tensor, one_E: Tensor, other_E: Tensor) -> Tensor:
-    """Return the least element of the set of each, where every one is in the set of its other."""
-    while True:
-        above_R = parent_R[parent_R]
-        least_E = torch.minimum(above_R[one_E], above_R[other_E])
-        following_R = torch.minimum(parent_R, above_R)
-        for ends_E in (one_E, other_E):
-            following_R.scatter_reduce_(0, parent_R[ends_E], least_E, "amin")
-            following_R.scatter_reduce_(0, ends_E, least_E, "amin")
-        following_R = following_R[following_R]
-        if torch.equal(following_R, parent_R):
-            return parent_R
-        parent_R = following_R
 
 
 def _resize_rows(values_PhW: Tensor, height: int) -> Tensor:
@@ -312,11 +260,20 @@ def _confusion(tp: NDArray[np.int64], n: NDArray[np.int64], n_truth: int, size: 
 
 
 @contextmanager
-def _in_any_order() -> Iterator[None]:
-    """Within: sums of integers may be made in any order, which changes none of them."""
-    mode = torch.get_deterministic_debug_mode()
-    torch.set_deterministic_debug_mode("default")
-    try:
+def _beside_others(device: str) -> Iterator[None]:
+    """Within: a CUDA device does this thread's work beside that of others, and before it.
+
+    What is computed here is looked at again and again; behind a segmenter's batch each look would take that
+    long.
+    """
+    if not device.startswith("cuda"):
         yield
-    finally:
-        torch.set_deterministic_debug_mode(mode)
+        return
+    with torch.cuda.stream(_stream(device)):
+        yield
+
+
+@cache
+def _stream(device: str) -> torch.cuda.Stream:
+    # One for all: memory that torch keeps for a stream is of use to that one alone.
+    return torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]

@@ -4,20 +4,19 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from job import device, table_bounds, workers
-from job.actions import ActionSpace, iter_masks
+from job import table_bounds, workers
+from job.actions import ActionSpace
 from job.data.dataset import Dataset, Loaded, Sample
 from job.data.images import pixel_digest
-from job.in_order import Begun, in_order, nothing_to_do
+from job.in_order import Begun, in_order, nothing_to_do, then
 from job.memory import available_memory
 from job.progress import SILENT_TASK, Progress, SharedTask, Task
-from job.reward.terms import Judge, score
 from job.rows import Row, RowCache, write_row
 from job.scoring import Measured, score_image
 from job.segmenters.cache import SegmentationCache
@@ -34,12 +33,8 @@ PIXELS_SCORED = 16_000_000
 """Of images whose masks are made side by side: one of more than half is alone."""
 PIXELS_AHEAD = 8_000_000
 """Of images that are read before the segmenter asks for them, 5 bytes a pixel."""
-PIXELS_JUDGED = 4_000_000
-"""Of images that are judged side by side: a judge makes floats of all their masks."""
 BYTES_PER_MASK_PIXEL = 2
 """What scoring needs per pixel of a mask: the mask, and what its skeleton leaves of it."""
-BYTES_PER_JUDGED_PIXEL = 16
-"""What decides how many masks a judge sees together; with it, a few bits of its scores."""
 
 
 def build(
@@ -61,7 +56,8 @@ def build(
     A row that `rows` remembers is taken from there, bit for bit. Masks take `memory_bytes`, what else is
     held has bounds too, whatever the number of images. Samples without a mask get NaN scores. The segmenter
     is asked in the caller's thread, images are scored by `threads` workers; their number changes no bit. On
-    another `device` than the CPU masks are made there, and workers score what is left: the bits are the same.
+    another `device` than the CPU masks are made there, in a thread of its own beside the segmenter, and
+    workers score what is left: the bits are the same.
     """
     remembered = rows or RowCache(None)
     built: list[Row] = []
@@ -71,7 +67,8 @@ def build(
         scorers = pools.enter_context(_scorers(dataset, samples, len(space), threads, device, shared))
         asked = _Asked(
             dataset, samples, space, cache, remembered, terms, batch_size, memory_bytes, scorers,
-            pools.enter_context(workers.threads(threads, shared)), device,
+            pools.enter_context(workers.threads(threads, shared)),
+            pools.enter_context(workers.threads(1, shared)), device,
         )  # fmt: skip
         most = table_bounds.bytes_scored(scorers.copies, available_memory())
         with closing(in_order(asked.rows(), most=most, look=lambda: shared.advance(0))) as found:
@@ -93,59 +90,6 @@ def build(
         statistic_names=built[0].statistic_names,
         judges={judge: np.stack([row.judges[judge] for row in built]) for judge in built[0].judges},
     )
-
-
-def judge_rows(
-    dataset: Dataset,
-    samples: Sequence[Sample],
-    space: ActionSpace,
-    cache: SegmentationCache,
-    judge_of: Callable[[Sample], Judge],
-    *,
-    memory_bytes: int,
-    threads: int,
-    task: SharedTask,
-) -> Generator[NDArray[np.float64], None, None]:
-    """Score each sample's masks without the truth, by the judge that `judge_of` names for it: yields `[K]`.
-
-    The segmenter is asked in the caller's thread; judges work in `threads` others, each on one core. `task`
-    is looked at for a stop request; its steps are the caller's.
-    """
-
-    def judged(judges: Workers) -> Generator[Begun[NDArray[np.float64]], None, None]:
-        with closing(read_ahead(dataset.load, samples, threads, n_pixels)) as read:
-            for sample, loaded in zip(samples, read, strict=True):
-                logits_PHW = cache.get([loaded.image])[0].logits_PHW
-                future = judges.submit(
-                    _judged, space, loaded.image, logits_PHW, judge_of(sample), memory_bytes
-                )
-                yield Begun(future, n_pixels(loaded))
-
-    with (
-        device.threads_of_one_core() as start,
-        workers.threads(threads, task, start) as judges,
-        closing(in_order(judged(judges), most=PIXELS_JUDGED, look=lambda: task.advance(0))) as found,
-    ):
-        yield from found
-
-
-def _judged(
-    space: ActionSpace,
-    image: NDArray[np.uint8],
-    logits_PHW: NDArray[np.float16],
-    judge: Judge,
-    memory_bytes: int,
-    task: Task,
-) -> NDArray[np.float64]:
-    size = (image.shape[0], image.shape[1])
-    fitting = max(1, memory_bytes // (size[0] * size[1] * BYTES_PER_JUDGED_PIXEL))
-    # A judge reads the image once a call: few large blocks cost less than many small ones.
-    at_once = fitting if fitting >= len(space) else min(fitting, len(space.postprocess))
-    scores = []
-    for _, masks_BHW in iter_masks(space, logits_PHW, size, at_once):
-        task.advance(0)
-        scores.append(score(masks_BHW, None, ["reward_net"], image_HWC=image, judge=judge)["reward_net"])
-    return np.concatenate(scores)
 
 
 def read_ahead(
@@ -200,6 +144,15 @@ class _Found:
 
 
 @dataclass(frozen=True)
+class _Measuring:
+    """Where what is found of an image's masks will be: at a position among those of images like it."""
+
+    all: "Future[list[Measured | None]]"
+    position: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
 class _Asked:
     """Asks for the rows of a table, in order; among them is other work, whose result is None."""
 
@@ -213,6 +166,7 @@ class _Asked:
     memory_bytes: int
     scorers: Workers
     writers: Workers
+    measurers: Workers
     device: str
     company_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """By the keys of images that were asked for: see `Row.company`."""
@@ -258,9 +212,12 @@ class _Asked:
         for i, key in enumerate(keys):
             if i in pending:
                 self.company_of[key] = answer_of[i].company
-                measured = next(found)
-                scored = self._scored(batch[i], key, known[i], answer_of[i], measured)
-                carried = answer_of[i].logits_PHW.nbytes + (measured.n_bytes if measured else 0)
+                measuring = next(found)
+                scored = then(
+                    measuring.all,
+                    partial(self._scored, batch[i], key, known[i], answer_of[i], measuring.position),
+                )
+                carried = answer_of[i].logits_PHW.nbytes + measuring.n_bytes
                 held = table_bounds.held_bytes(n_pixels(batch[i]), carried, self.scorers.copies)
                 yield Begun(scored, max(held, least * self.scorers.copies))
             else:
@@ -275,12 +232,14 @@ class _Asked:
         company = [i for i, company in enumerate(companies) if not lost.isdisjoint(company)]
         return sorted({*pending, *company})
 
-    def _measured(
-        self, images: Sequence[tuple[Loaded, Row | None, Segmentation]]
-    ) -> Iterator[Measured | None]:
-        """Yield what an accelerator finds of each image's masks, as it is asked for; None on the CPU."""
+    def _measured(self, images: Sequence[tuple[Loaded, Row | None, Segmentation]]) -> "Iterator[_Measuring]":
+        """Yield where an accelerator's findings of each image's masks will be; on the CPU there are none.
+
+        They are begun as they are asked for, of as many images as are measured together.
+        """
         if self.device == "cpu":
-            yield from [None] * len(images)
+            nothing: list[Measured | None] = [None]
+            yield from [_Measuring(nothing_to_do(nothing).future, 0, 0)] * len(images)
             return
         from job import masks_on_device
 
@@ -290,8 +249,11 @@ class _Asked:
         ]
         while asked:
             n = masks_on_device.together(asked, self.space, self.device)
-            yield from masks_on_device.measure_those_that_fit(asked[:n], self.space, self.device)
-            asked = asked[n:]
+            few, asked = asked[:n], asked[n:]
+            found = self.measurers.submit(
+                masks_on_device.measure_those_that_fit, few, self.space, self.device
+            )
+            yield from [_Measuring(found, i, one.measured_bytes(self.space)) for i, one in enumerate(few)]
 
     def _scored(
         self,
@@ -299,14 +261,24 @@ class _Asked:
         key: str,
         known: Row | None,
         segmentation: Segmentation,
-        measured: Measured | None,
-    ) -> Future[_Found | None]:
+        position: int,
+        measured: list[Measured | None],
+    ) -> "Future[_Found | None]":
         pixels = n_pixels(loaded)
         side_by_side = max(pixels, min(self.scorers.n * pixels, PIXELS_SCORED))
         at_once = max(1, self.memory_bytes // (side_by_side * BYTES_PER_MASK_PIXEL))
         path = self.remembered.path(key)
         return self.scorers.submit(
-            _score, loaded, segmentation, self.space, self.terms, at_once, measured, known, key, path
+            _score,
+            loaded,
+            segmentation,
+            self.space,
+            self.terms,
+            at_once,
+            measured[position],
+            known,
+            key,
+            path,
         )
 
 

@@ -16,12 +16,12 @@ from job.data.dataset import Dataset, Sample
 from job.data.features import statistics_vector
 from job.data.images import write_image, write_mask
 from job.errors import Interrupted
+from job.mask_judging import judge_rows
 from job.metrics import overlap, topology
 from job.progress import SILENT, SharedTask
 from job.reward.terms import score
 from job.rows import RowCache
 from job.table import ActionTable
-from job.table_making import judge_rows
 from tests.questions import Questions
 from tests.segmenters.fakes import (
     FakeSegmenter,

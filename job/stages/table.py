@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from job import rows, table, table_bounds, table_making, workers
+from job import mask_judging, rows, table, table_bounds, table_making, workers
 from job.actions import MaskBlocks
 from job.data.dataset import Dataset, Sample
 from job.progress import SharedTask
@@ -99,7 +99,7 @@ def judge(
     task: SharedTask,
 ) -> Generator[NDArray[np.float64], None, None]:
     """Score every action on the samples without the truth: yields `[K]` for each, see `judge_rows`."""
-    return table_making.judge_rows(
+    return mask_judging.judge_rows(
         dataset, samples, context.space, context.segmentations, judge_of,
         memory_bytes=_memory_bytes(context), threads=context.machine.threads, task=task,
     )  # fmt: skip
@@ -109,7 +109,7 @@ def masks_of(context: StageContext, image: NDArray[np.uint8]) -> MaskBlocks:
     """Return the masks of all actions of an image, block by block: they take little memory."""
     logits_PHW = context.segmentations.get([image])[0].logits_PHW
     size = (image.shape[0], image.shape[1])
-    at_once = max(1, _memory_bytes(context) // (size[0] * size[1] * table_making.BYTES_PER_JUDGED_PIXEL))
+    at_once = max(1, _memory_bytes(context) // (size[0] * size[1] * mask_judging.BYTES_PER_JUDGED_PIXEL))
     return MaskBlocks(context.space, logits_PHW, size, at_once)
 
 
