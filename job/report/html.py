@@ -26,6 +26,7 @@ from job.report.strips import fooled, probe_chart, seed_chart, seeds_sentence
 from job.report.sweep import CHOSEN, sweep_table
 from job.report.training import (
     chosen_actions,
+    has_policy,
     policy_curves,
     reward_curve,
     reward_findings,
@@ -33,7 +34,7 @@ from job.report.training import (
     reward_scales,
     reward_source,
 )
-from job.report.weights import phase_curves, phases_sentence, phases_table
+from job.report.weights import course_table, phase_curves, phases_sentence, phases_table
 from job.report.words import JUDGED, MARKS, VERDICTS
 
 TEMPLATES = "templates"
@@ -76,6 +77,7 @@ def render_html(info: TrainingInfo, panels: Mapping[str, Panel]) -> str:
             no_pictures=LEFT_OUT if leaves_out_pictures(info) else "",
             overlays=overlays(info, panels),
             images=image_rows(info, panels),
+            has_policy=has_policy(info),
             curves=policy_curves(info.finetune.iterations, n_actions=len(info.actions)),
             reward_curve=reward_curve(info.reward),
             reward_findings=reward_findings(info.reward),
@@ -95,6 +97,7 @@ def render_html(info: TrainingInfo, panels: Mapping[str, Panel]) -> str:
             sweep=sweep_table(info.sweep),
             sweep_note=CHOSEN,
             phases=phases_table(info),
+            courses=course_table(info),
             phases_sentence=phases_sentence(info),
             phase_curves=phase_curves(info),
             chosen=chosen_actions(info),

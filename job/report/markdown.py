@@ -20,7 +20,7 @@ from job.report.summary import answer_table, capitalised, ladder
 from job.report.sweep import CHOSEN, sweep_table
 from job.report.tables import Table
 from job.report.training import chosen_actions, reward_findings, reward_formula, reward_scales, reward_source
-from job.report.weights import phases_sentence, phases_table
+from job.report.weights import course_table, phases_sentence, phases_table
 from job.report.words import LOWER_IS_BETTER, VERDICTS, candidate_name, metric_name
 
 ICONS = {"good": "✅", "neutral": "➖", "unsure": "❔", "bad": "❌"}
@@ -52,6 +52,7 @@ def render_markdown(info: TrainingInfo) -> str:
             "Weights",
             escape(phases_sentence(info)),
             _drawn(phases_table(info)),
+            _drawn(course_table(info)),
         ),
         *_section("Seeds", escape(seeds_sentence(info.finetune.seeds)), _seeds(info)),
         "## Images",

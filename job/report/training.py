@@ -58,6 +58,13 @@ class ChosenActions:
     n_rest_images: int
 
 
+def has_policy(info: TrainingInfo) -> bool:
+    """Return whether the job has a phase of `ppo`, trained or not: weights can be all that learns."""
+    phases = info.spec.get("finetune", {})
+    several = phases if isinstance(phases, list) else [phases]
+    return any(phase.get("algorithm", "ppo") == "ppo" for phase in several)
+
+
 def policy_curves(iterations: Sequence[Mapping[str, float | None]], *, n_actions: int) -> list[LineChart]:
     """Lay out a chart for every figure that has values; `n_actions` tells how large the entropy can be."""
     uniform = f"in nats; uniform over {n_actions} actions: {math.log(max(1, n_actions)):.2f}"

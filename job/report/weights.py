@@ -1,18 +1,27 @@
 """Phases that changed the segmenter's weights: what they gained, why they ended, reward and Dice by step."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from job.publish.training_info import PhaseSummary, TrainingInfo
 from job.report.charts import LineChart, line_chart
-from job.report.numbers import count, figure, signed
+from job.report.numbers import MISSING, count, figure, signed
 from job.report.summary import change, significance, skipped
 from job.report.tables import Row, Table, table
+from job.report.training import reward_formula
 from job.report.words import JUDGED, candidate_name, judge_row
 
 HEAD = ("Phase", "Ended", "Steps", "Kept", "Dice before", "Dice after", "Change")
+COURSE_HEAD = (
+    "Phase", "Learns from", "Dice: start → kept → end", "What it maximises: start → kept → end",
+)  # fmt: skip
 NOTE = (
     "Dice on validation images, of the trained prompt at the threshold 0.5. Each phase keeps the step that"
     " was best there, its start among them; its row of the ladder has its best action and the test images."
+    " The trained prompt is that of the action that was best on training images before, or the phase's own"
+    " (prompt in finetune). What ships is the action that is best on validation under the new weights, so"
+    " that its prompt and threshold may be others."
 )
 ENDED = {
     "steps": "all steps taken",
@@ -31,6 +40,11 @@ _CURVES = {
 def phases_table(info: TrainingInfo) -> Table | None:
     """Set the phases one below the other, those of folds side by side; None without any."""
     return table(HEAD, [_row(course) for course in _courses(info)], n_text=2)
+
+
+def course_table(info: TrainingInfo) -> Table | None:
+    """Set what each phase learned from, true Dice and its own objective side by side; None without any."""
+    return table(COURSE_HEAD, [_course_row(course) for course in _courses(info)], n_text=2)
 
 
 def phases_sentence(info: TrainingInfo) -> str:
@@ -122,3 +136,30 @@ def _row(course: _Course) -> Row:
         "ships" if course.ships else "",
         is_marked=course.ships,
     )
+
+
+def _course_row(course: _Course) -> Row:
+    phase = course.phase
+    return Row((course.title, _teachers(phase.facts), _ends(phase, "gold"), _ends(phase, "proxy")))
+
+
+def _teachers(facts: Mapping[str, Any]) -> str:
+    """Say what taught a phase on how many images; a phase without terms learned from the masks themselves."""
+    labelled, unlabelled = facts.get("labelled", 0), facts.get("unlabelled", 0)
+    teachers = []
+    if labelled:
+        by = f"{reward_formula(facts['terms'])} on" if facts.get("terms") else "masks of"
+        teachers.append(f"{by} {count(labelled, 'labelled image')}")
+    if unlabelled:
+        networks = count(facts.get("networks", 0), "reward network")
+        teachers.append(f"{networks} on {count(unlabelled, 'unlabelled image')}")
+    return ", ".join(teachers) or MISSING
+
+
+def _ends(phase: PhaseSummary, key: str) -> str:
+    """Return a figure at the start, at the step that was kept and at the end; a dash where it has none."""
+    kept = [row for row in phase.curve if row["step"] == phase.best_step]
+    rows = [*phase.curve[:1], *kept[:1], *phase.curve[-1:]]
+    if not any(key in row for row in rows):
+        return MISSING
+    return " → ".join(figure(row.get(key)) for row in rows)

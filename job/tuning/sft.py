@@ -1,5 +1,7 @@
 """`sft`: supervised fine-tuning on labelled images, the best state on validation kept."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -29,7 +31,8 @@ def train_sft(spec: SftSpec, model: Trainable, data: PhaseData, room: PhaseRoom)
             advice="label more images, or move some between the splits (data.split)",
         )
     limits = Limits(patience=spec.patience)
-    return course.run(spec, limits, _Supervised(spec, model, data, room), model, data, room, NAME)
+    result = course.run(spec, limits, _Supervised(spec, model, data, room), model, data, room, NAME)
+    return replace(result, facts={"labelled": len(data.labelled)})
 
 
 class _Supervised(course.Supervised):

@@ -2,7 +2,7 @@ from job.publish.training_info import FoldSummary, PhaseSummary, TrainingInfo
 from job.report.html import render_html
 from job.report.markdown import render_markdown
 from job.report.summary import answer_table, learned
-from job.report.weights import phase_curves, phases_sentence, phases_table
+from job.report.weights import course_table, phase_curves, phases_sentence, phases_table
 from tests.report.factory import make_info
 
 CURVE = [{"step": 0.0, "gold": 0.5, "proxy": 0.6}, {"step": 50.0, "gold": 0.7, "proxy": 0.8}]
@@ -67,6 +67,46 @@ def test_true_dice_is_drawn_beside_what_is_maximised() -> None:
     assert [line.name for line in charts[0].lines] == ["true Dice", "what it maximises"]
     assert charts[0].marker is not None
     assert "step 50 was kept" in charts[0].note
+
+
+def test_the_course_is_told_in_figures_too() -> None:
+    """Teachers, and both figures at the start, at the kept step and at the end; Markdown draws no curves."""
+    curve = [*CURVE, {"step": 100.0, "gold": 0.6, "proxy": 0.9}]
+    taught = {"terms": {"dice": 0.5, "cldice": 0.5}, "labelled": 8, "unlabelled": 20, "networks": 3}
+    without_proxy = [{"step": row["step"], "gold": row["gold"]} for row in CURVE]
+    info = run_of(
+        phase(curve=without_proxy, facts={"labelled": 1}),
+        phase("grpo", curve=curve, facts=taught, ended="reward_hacking"),
+        phase("grpo_2", curve=[], best_step=0),
+    )
+    table = course_table(info)
+    assert table is not None
+    assert [row.cells[1:] for row in table.rows] == [
+        ("masks of 1 labelled image", "0.500 → 0.700 → 0.700", "–"),
+        (
+            "0.5 × dice + 0.5 × cldice on 8 labelled images, 3 reward networks on 20 unlabelled images",
+            "0.500 → 0.700 → 0.600",
+            "0.600 → 0.800 → 0.900",
+        ),
+        ("–", "–", "–"),
+    ]
+    for report in (render_markdown(info), render_html(info, {})):
+        assert "3 reward networks on 20 unlabelled images" in report
+        assert "0.600 → 0.800 → 0.900" in report
+        assert "its prompt and threshold may be others" in report
+    assert course_table(run_of()) is None
+
+
+def test_a_job_without_a_policy_has_no_section_for_it() -> None:
+    """Weights can be all that learns; a policy that a check skipped keeps its section."""
+    info = run_of(phase())
+    alone = info.model_copy(update={"spec": info.spec | {"finetune": [{"algorithm": "sft"}]}})
+    assert "Policy training" not in render_html(alone, {})
+    assert "#curves" not in render_html(alone, {})
+    beside = [{"algorithm": "sft"}, {"algorithm": "ppo"}]
+    page = render_html(info.model_copy(update={"spec": info.spec | {"finetune": beside}}), {})
+    assert "Policy training" in page
+    assert 'href="#curves"' in page
 
 
 def test_folds_stand_phase_by_phase_below_what_all_of_them_show() -> None:
