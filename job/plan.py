@@ -57,9 +57,11 @@ def _phases(spec: JobSpec) -> list[str]:
             f"PPO, {rollouts * rollout} steps ({rollouts} rollouts of {rollout}), seeds: {policy.seeds},"
             f" start: {policy.policy_uri or policy.init}, rewards: {policy.rollout}"
         )
-    before = "the segmenter's weights"
+    width, before = _known_width(spec), "the segmenter's weights"
     for name, phase in spec.weight_phases:
         size = "whole images" if phase.crop is None else f"crops of {phase.crop} px"
+        if phase.crop is not None and width is not None and phase.crop > width:
+            size += f" (as wide as the images: {width} px)"
         prompt = f'"{phase.prompt}"' if phase.prompt else "the best fixed action's"
         lines.append(
             f"{name}, at most {phase.steps} steps of {phase.batch_size} {size}, from {before},"
@@ -67,6 +69,12 @@ def _phases(spec: JobSpec) -> list[str]:
         )
         before = f"those of {name}"
     return lines
+
+
+def _known_width(spec: JobSpec) -> int | None:
+    """Return the width that images are worked on; None where their files alone know it."""
+    is_made = spec.data.uri.startswith("synthetic:")
+    return spec.data.width or (spec.data.synthetic.size if is_made else None)
 
 
 def _segmenter(spec: AnySegmenterSpec) -> str:
@@ -100,6 +108,10 @@ def warnings(loaded: LoadedSpec) -> list[str]:
         )
     if not spec.data.uri.startswith("synthetic:") and "data.synthetic" in " ".join(loaded.origins):
         found.append(f"data.synthetic is ignored: data.uri is {spec.data.uri}")
+    of_phases = [(f"{name}: terms", getattr(phase, "terms", None)) for name, phase in spec.weight_phases]
+    for place, terms in [("reward.terms", spec.reward.terms), *of_phases]:
+        if punished := [term for term, weight in (terms or {}).items() if weight < 0]:
+            found.append(f"{place} punishes {', '.join(punished)}, of which more is better")
     network = spec.reward.network
     if network.uri is None and network.init == "scratch" and network.epochs == 0:
         found.append("reward.network has no start and no epochs: its scores will be noise; set epochs or uri")

@@ -135,6 +135,14 @@ ONE_PROMPT = {"prompts": ["a"], "postprocess": [{"threshold": t / 10} for t in r
         ({"actions": {"prompts": ["a"], "postprocess": [{"threshold": 0.5}]}}, "nothing to choose"),
         ({"data": {"width": 32, "synthetic": {"size": 64}}}, "resizes synthetic images of 64 px"),
         ({"finetune": {"rollout": "live"}}, "table gives the same rewards"),
+        (
+            {"reward": {"terms": {"dice": 1, "iou": -0.5}}},
+            "reward.terms punishes iou, of which more is better",
+        ),
+        (
+            {"finetune": [{"algorithm": "sft"}, {"algorithm": "grpo", "terms": {"dice": -1}}]},
+            "grpo: terms punishes dice, of which more is better",
+        ),
     ],
 )
 def test_what_is_unwise_is_said(tmp_path: Path, sections: dict[str, Any], words: str) -> None:
@@ -198,3 +206,23 @@ def test_every_phase_has_a_line(tmp_path: Path) -> None:
     assert "from those of sft" in lines[1]
     assert len(lines) == 2
     assert warnings(loaded) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "note"),
+    [
+        ({"synthetic": {"size": 128}}, "4 crops of 256 px (as wide as the images: 128 px), "),
+        ({"width": 192}, "4 crops of 256 px (as wide as the images: 192 px), "),
+        ({"width": 256}, "4 crops of 256 px, "),
+    ],
+)
+def test_crops_that_end_at_the_image_are_said_to(tmp_path: Path, data: dict[str, Any], note: str) -> None:
+    """Where the width is known before any picture is read; it is no mistake."""
+    loaded = loaded_of(tmp_path, finetune={"algorithm": "sft"}, data=data)
+    assert note in plan(loaded)
+
+
+def test_crops_of_images_of_unknown_width_are_as_the_spec_says(tmp_path: Path) -> None:
+    """A folder's pictures are not read for it."""
+    data = {"uri": str(folder_of(tmp_path / "data", 9))}
+    assert "4 crops of 256 px, " in plan(loaded_of(tmp_path, finetune={"algorithm": "sft"}, data=data))

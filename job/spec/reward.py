@@ -6,7 +6,8 @@ from pydantic import Field, model_validator
 
 from job.spec.section import Section, Uri, broken_rule
 
-TermName = Literal["reward_net", "dice", "iou", "recall", "precision", "cldice", "betti", "foreground"]
+TrueTermName = Literal["dice", "iou", "recall", "precision", "cldice", "betti", "foreground"]
+TermName = Literal["reward_net", TrueTermName]
 Weight = Annotated[float, Field(ge=-100.0, le=100.0)]
 
 
@@ -40,7 +41,7 @@ class RewardSpec(Section):
     """A weighted sum of named terms."""
 
     terms: dict[TermName, Weight] = Field({"reward_net": 0.5, "dice": 0.5}, min_length=1)
-    """Weight of each term."""
+    """Weight of each term; a negative one rewards masks that have less of it."""
     normalise: bool = False
     """Divide each term by its within-image deviation on the training images, so that weights compare."""
     network: RewardNetworkSpec = RewardNetworkSpec()

@@ -1,11 +1,11 @@
 """`sft` and `grpo`: phases of `finetune` that change the segmenter's weights."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from job.spec.actions import Prompt
-from job.spec.reward import TermName, Weight
+from job.spec.reward import TrueTermName, Weight
 from job.spec.section import Section, broken_rule
 
 
@@ -46,18 +46,20 @@ class GrpoSpec(TuningSpec):
 
     algorithm: Literal["grpo"]
     """What learns."""
-    terms: dict[TermName, Weight] | None = Field(None, min_length=1)
-    """Reward on labelled images, without `reward_net`; null: that of the job's `reward.terms`, or Dice."""
+    terms: dict[TrueTermName, Weight] | None = Field(None, min_length=1)
+    """Reward on labelled images, weights as in `reward.terms`, without `reward_net`; null: that of the job's
+    `reward.terms`, or Dice."""
     samples: int = Field(8, ge=2, le=256)
     """Masks a crop."""
-    temperature: float = Field(1.0, gt=0.0, le=10.0)
-    """Of the sampling: below 1 masks are nearer to the model's own, which is the one that will be used."""
+    temperature: float = Field(1.0, ge=0.05, le=10.0)
+    """Of the sampling: below 1 masks are nearer to the model's own, which is the one that will be used. Far
+    below the least they would all be the same, and nothing could be learned from their differences."""
     credit: Literal["mask", "window"] = "window"
     """Whose merit a reward is: a sampled mask's as a whole, or each window's, put into the model's mask."""
     window: int = Field(4, ge=1, le=4096)
     """Side of the windows in pixels, where `credit` is `window`; betti and networks have larger."""
     antithetic: bool = False
-    """Sample masks in pairs of opposite noise."""
+    """Sample masks in pairs of opposite noise, of an even number of samples."""
     updates: int = Field(1, ge=1, le=100)
     """Gradient steps on the same samples."""
     clip_range: float = Field(0.2, gt=0.0, le=1.0)
@@ -79,10 +81,26 @@ class GrpoSpec(TuningSpec):
     hide_labels: bool = False
     """Take labelled training images for unlabelled ones: shows what the reward networks alone lead to."""
 
+    @field_validator("terms", mode="before")
+    @classmethod
+    def _true_terms(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "reward_net" in value:
+            raise broken_rule("judges unlabelled images alone: remove it", "reward_net")
+        return value
+
     @model_validator(mode="after")
-    def _true_terms(self) -> Self:
-        if self.terms and "reward_net" in self.terms:
-            raise broken_rule("reward_net judges unlabelled images alone: remove it", "terms")
+    def _samples_differ(self) -> Self:
         if self.terms and not any(self.terms.values()):
             raise broken_rule("every weight is 0: the reward would be constant", "terms")
+        if self.antithetic and self.samples % 2:
+            raise broken_rule(
+                f"with antithetic masks come in pairs, got {self.samples}; write {self.samples + 1}",
+                "samples",
+            )
+        if self.credit == "window" and self.crop is not None and self.window > self.crop:
+            raise broken_rule(
+                f"{self.window} exceeds crop = {self.crop}; write at most that, or credit"
+                ' "mask", which judges a crop as a whole',
+                "window",
+            )
         return self

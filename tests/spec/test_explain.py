@@ -51,6 +51,36 @@ def explained(document: dict[str, Any]) -> list[str]:
             'data.synthetic.annotation: expected "by_clarity" or "all", got "by_clarty"; '
             'did you mean "by_clarity"?',
         ),
+        (
+            {"finetune": {"algorithm": "grpo", "terms": {"x": 1}}},
+            "finetune.terms.x: unknown key; known here: dice, iou, recall, precision, cldice, betti, foreground",
+        ),
+        (
+            {
+                "finetune": [
+                    {"algorithm": "sft"},
+                    {"algorithm": "grpo", "terms": {"dice": 1, "reward_net": 1}},
+                ]
+            },
+            "finetune[1].terms.reward_net: judges unlabelled images alone: remove it",
+        ),
+        (
+            {"finetune": {"algorithm": "grpo", "terms": {"dice": 0}}},
+            "finetune.terms: every weight is 0: the reward would be constant",
+        ),
+        (
+            {"finetune": {"algorithm": "grpo", "samples": 7, "antithetic": True}},
+            "finetune.samples: with antithetic masks come in pairs, got 7; write 8",
+        ),
+        (
+            {"finetune": {"algorithm": "grpo", "temperature": 0.04}},
+            "finetune.temperature: expected at least 0.05, got 0.04",
+        ),
+        (
+            {"finetune": {"algorithm": "grpo", "window": 65, "crop": 64}},
+            'finetune.window: 65 exceeds crop = 64; write at most that, or credit "mask", which judges a crop'
+            " as a whole",
+        ),
         ({"version": 2}, "version: expected 1, got 2"),
         (
             {"data": {"split": {"kind": "pateints"}}},

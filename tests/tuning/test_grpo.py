@@ -52,10 +52,10 @@ def test_cold_samples_are_the_models_own_mask(opened: Opened, data: PhaseData, r
     """And at temperature 1 they are as often foreground as the probability says."""
     logits = torch.linspace(-3, 3, 64 * 64).reshape(1, 64, 64)
     cold, plain = (
-        _Reinforced(spec(temperature=t, samples=64), opened(), data, room)._masks(
+        _Reinforced(spec(samples=64).model_copy(update={"temperature": t}), opened(), data, room)._masks(
             logits, np.random.default_rng(0)
         )
-        for t in (1e-4, 1.0)
+        for t in (1e-4, 1.0)  # what a spec may not say: colder than the least
     )
     assert (cold == (logits > 0)[:, None]).float().mean() > 0.999
     often = plain.float().mean((0, 1))
