@@ -97,6 +97,9 @@ def _write(document: dict[str, JSON], override: Override, model: type[BaseModel]
 
 def _check_step(container: JSON, step: str | int, path: Path) -> str:
     where = show_path(path)
+    if isinstance(step, str) and isinstance(container, list):
+        meant = show_path((*path, int(step) if re.fullmatch(r"\d{1,9}", step) else 0))
+        return f"cannot be set: {where} is a list, whose entries go by index: {meant}"
     if isinstance(step, str) and not isinstance(container, dict):
         return f"cannot be set: {where} is {show_value(container, path)}, not an object"
     if isinstance(step, int):

@@ -53,7 +53,8 @@ def explained(document: dict[str, Any]) -> list[str]:
         ),
         (
             {"finetune": {"algorithm": "grpo", "terms": {"x": 1}}},
-            "finetune.terms.x: unknown key; known here: dice, iou, recall, precision, cldice, betti, foreground",
+            "finetune.terms.x: unknown key; known here: dice, iou, recall, precision, cldice, betti,"
+            " foreground",
         ),
         (
             {

@@ -25,6 +25,16 @@ from job.spec.overrides import merge
             "finetune.net_arch.pi[0]=4",
             {"finetune": {"net_arch": {"pi": [4]}}},
         ),
+        (
+            {"finetune": [{"algorithm": "ppo"}, {"algorithm": "sft"}]},
+            "finetune[1].steps=100",
+            {"finetune": [{"algorithm": "ppo"}, {"algorithm": "sft", "steps": 100}]},
+        ),
+        (
+            {"finetune": [{"algorithm": "sft"}]},
+            "finetune[1].algorithm=grpo",
+            {"finetune": [{"algorithm": "sft"}, {"algorithm": "grpo"}]},
+        ),
         ({}, "reward.terms.dice=1", {"reward": {"terms": {"reward_net": 0.5, "dice": 1}}}),
         (
             {"reward": {"terms": {"iou": 1}}},
@@ -76,13 +86,23 @@ def test_later_options_win() -> None:
             "--set finetune.net_arch.vf[9]=1: finetune.net_arch.vf[9]: cannot be set: "
             "finetune.net_arch.vf has 2 entries, and [2] appends one",
         ),
+        (
+            "actions.prompts.1=x",
+            '--set actions.prompts.1=x: actions.prompts["1"]: cannot be set: actions.prompts is a list, whose'
+            " entries go by index: actions.prompts[1]",
+        ),
+        (
+            "actions.prompts.first=x",
+            "--set actions.prompts.first=x: actions.prompts.first: cannot be set: actions.prompts is a list,"
+            " whose entries go by index: actions.prompts[0]",
+        ),
         ("data.uri=\udcff", "--set data.uri=\\udcff: data.uri: the value is not UTF-8"),
         ("name.token=hunter2", '--set name.token=***: name.token: cannot be set: name is "n", not an object'),
     ],
 )
 def test_an_option_that_cannot_be_written_says_why_and_changes_nothing(option: str, problem: str) -> None:
     """The option itself is the source of the problem, without the secrets in it."""
-    document: dict[str, Any] = {"name": "n", "data": {}}
+    document: dict[str, Any] = {"name": "n", "data": {}, "actions": {"prompts": ["a", "b"]}}
     merged, applied, problems = merge(document, [option], JobSpec)
     assert [str(p) for p in problems] == [problem]
     assert applied == []
