@@ -14,6 +14,7 @@ from job.places import Places
 from job.publish.local_run import champion_run, require_as_sealed
 from job.publish.pointers import CHAMPION, MODELS
 from job.publish.published import PublishedRun, newest_run
+from job.segmenters.checkpoint_kind import require_no_run
 from job.spec.job import JobSpec
 from job.spec.reward import RewardNetworkSpec
 from job.storage.fetch import Fetcher, Listing, listing, listing_of_file
@@ -263,6 +264,7 @@ def find_segmenter(uri: str, setting: str = "segmenter.uri") -> Folder:
     """
     if not uri.startswith("embedded:"):
         folder = _folder(uri, setting)
+        require_no_run(_telling_files(folder), uri, setting)
         if isinstance(folder, Path) and folder.parent.name == TRAINED:
             require_as_sealed(folder.parents[1], [f"{TRAINED}/{folder.name}"])
         return folder
@@ -271,6 +273,15 @@ def find_segmenter(uri: str, setting: str = "segmenter.uri") -> Folder:
             f"segmenter.uri {uri!r} is not embedded in this program", advice=f"there is {EMBEDDED_SEGMENTER}"
         )
     return EMBEDDED_ROOT / "segmenters" / "promptable_unet" / "checkpoint"
+
+
+def _telling_files(folder: Folder) -> list[str]:
+    """Return the files that tell a checkpoint from a run, relative to the folder."""
+    if isinstance(folder, Listing):
+        return [found.key for found in folder.objects]
+    below = "*/config.json" if folder.name == TRAINED else f"*/{TRAINED}/*/config.json"
+    paths = [path for pattern in ("*", f"{TRAINED}/*/config.json", below) for path in folder.glob(pattern)]
+    return [path.relative_to(folder).as_posix() for path in paths]
 
 
 def _reward_network(network: RewardNetworkSpec, files: Files) -> File | None:

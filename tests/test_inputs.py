@@ -93,6 +93,31 @@ def test_further_datasets_are_found_by_name(tmp_path: Path, world: Found) -> Non
     assert with_others.identity(spec_of()) != before
 
 
+def a_run(folder: Path, *trained: str) -> Path:
+    for name in ("manifest.json", "_SUCCESS", *(f"segmenter/{one}/config.json" for one in trained)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize("named", ["runs/x/1", "runs/x/1/", "runs/x/1/segmenter", "runs/x"])
+def test_a_run_in_place_of_a_checkpoint_is_answered_with_those_in_it(tmp_path: Path, named: str) -> None:
+    """Whether the run, its folder of checkpoints, or the folder of its name is given."""
+    run = a_run(tmp_path / "runs" / "x" / "1", "sft", "grpo")
+    with pytest.raises(InputError, match=r"^segmenter\.uri: .* is no checkpoint, but holds") as caught:
+        resolve(spec_of(segmenter={"uri": f"{tmp_path}/{named}"}))
+    assert caught.value.advice == f"name one of them: {run}/segmenter/grpo, {run}/segmenter/sft"
+
+
+def test_a_run_without_a_checkpoint_is_told_from_one(tmp_path: Path) -> None:
+    """It trained no weights; and a checkpoint is no run, whatever lies beside its config.json."""
+    run = a_run(tmp_path / "runs" / "x" / "1")
+    with pytest.raises(InputError, match="is a run that trained no weights, and no checkpoint"):
+        resolve(spec_of(segmenter={"uri": str(run)}))
+    (run / "config.json").write_text("{}")
+    assert resolve(spec_of(segmenter={"uri": str(run)})).segmenter == run.resolve()
+
+
 def test_a_file_where_a_folder_belongs_is_called_that(tmp_path: Path) -> None:
     """`does not exist` would send people looking in the wrong place."""
     (tmp_path / "file").write_text("")
@@ -329,6 +354,16 @@ def test_what_is_not_in_the_store_is_named_by_its_field(
     with pytest.raises(InputError, match=rf"^{field}: s3://") as caught:
         resolve(remote_spec(tmp_path, s3_prefix, **sections))
     assert caught.value.advice
+
+
+def test_a_run_of_a_store_is_no_checkpoint_either(tmp_path: Path, s3_prefix: str) -> None:
+    """Its checkpoints lie below an attempt."""
+    put_all(s3_prefix)
+    open_store(f"{s3_prefix}/runs/x/1").write("attempt-2/segmenter/sft/config.json", b"{}")
+    spec = remote_spec(tmp_path, s3_prefix, segmenter={"uri": f"{s3_prefix}/runs/x/1"})
+    with pytest.raises(InputError, match=r"^segmenter\.uri: s3://.*/runs/x/1 is no checkpoint") as caught:
+        resolve(spec)
+    assert caught.value.advice.endswith(f"{s3_prefix}/runs/x/1/attempt-2/segmenter/sft")
 
 
 def test_a_file_of_a_run_in_a_store_counts_by_its_digest(

@@ -1,6 +1,8 @@
 """Of which kind a checkpoint is, by its config.json: a wrong `segmenter.kind` is told before any weight."""
 
 import json
+import re
+from collections.abc import Collection
 
 from job.errors import InputError
 from job.spec.segmenter import AnySegmenterSpec, PluginSpec, PrecomputedSpec
@@ -15,6 +17,8 @@ _KIND_OF = {
     "sam3_video": "sam3",
 }
 """By `model_type`. What else a checkpoint says is for its family to judge."""
+_TRAINED = re.compile(r"(?:^|/)segmenter/[^/]+(?=/config\.json$)")
+_MOST_NAMED = 4
 
 
 def goes_by_config(spec: AnySegmenterSpec) -> bool:
@@ -35,4 +39,28 @@ def require_kind(spec: AnySegmenterSpec, config: bytes, place: str) -> None:
             f"segmenter.uri: {printable(place)} holds a checkpoint of kind {kind}, and segmenter.kind is"
             f" {spec.kind}",
             advice=f'set segmenter.kind to "{kind}", or name another folder',
+        )
+
+
+def require_no_run(files: Collection[str], place: str, setting: str) -> None:
+    """Raise `InputError` where a folder is a run, holds runs, or is a run's folder of checkpoints.
+
+    `files` are of the folder `place`, relative to it: its own, and what runs trained below. `setting` is the
+    field, or the option, that names it.
+    """
+    if CONFIG in files:
+        return
+    place = printable(place.rstrip("/"))
+    paths = (f"{place}/{file}" for file in sorted(files))
+    trained = [path[: found.end()] for path in paths if (found := _TRAINED.search(path))]
+    if trained:
+        more = f" or {len(trained) - _MOST_NAMED} more" if len(trained) > _MOST_NAMED else ""
+        raise InputError(
+            f"{setting}: {place} is no checkpoint, but holds those that runs trained",
+            advice=f"name one of them: {', '.join(trained[:_MOST_NAMED])}{more}",
+        )
+    if "manifest.json" in files and "_SUCCESS" in files:
+        raise InputError(
+            f"{setting}: {place} is a run that trained no weights, and no checkpoint",
+            advice="name the checkpoint folder that the run worked with (segmenter.uri in its spec.json)",
         )
