@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from job.storage.local import exclusive
 from tests.e2e.attempts import Attempt, poll
-from tests.e2e.child import ROOT, TINY
+from tests.e2e.child import ROOT, TINY, run_here
 from tests.fault_proxy import Delay, Fault, open_proxy
 from tests.s3_server import Server
 
@@ -203,3 +204,21 @@ def test_of_two_that_are_started_on_one_folder_one_works(stops: Stops) -> None:
     assert third.end() == 0
     assert third.named("job.already_done")
     assert stops.message(third) == ""
+
+
+def test_two_jobs_that_meet_at_a_stage_do_not_compute_it_twice(tmp_path: Path) -> None:
+    """Other settings, one output: the second ends with 10 and says who is at it, then takes it over."""
+    first = run_here(TINY, "--set", "runtime.threads=1", cwd=tmp_path)
+    assert first.code == 0, first.stderr
+    table = tmp_path / first.stage("table")
+    made = table.rename(tmp_path / "made")
+    other = (TINY, "--set", "runtime.threads=1", "--set", "finetune.learning_rate=1e-4")
+    with exclusive(table.with_name(f"{table.name}.lock"), "stage table"):
+        second = run_here(*other, cwd=tmp_path)
+        made.rename(table)
+    assert second.code == 10, second.stderr
+    holder = rf"stage table is being worked on by another process: {re.escape(os.uname().nodename)}, process"
+    assert re.search(rf"{holder} {os.getpid()}, for \d+ s", second.stderr)
+    third = run_here(*other, cwd=tmp_path)
+    assert third.code == 0, third.stderr
+    assert [event["stage"] for event in third.named("stage.reused")] == ["pull", "table", "reward", "audit"]
