@@ -1,5 +1,7 @@
+import re
+
 from job.publish.training_info import FoldSummary, PhaseSummary, TrainingInfo
-from job.report.html import render_html
+from job.report.html import render_html, text
 from job.report.markdown import render_markdown
 from job.report.summary import answer_table, learned
 from job.report.weights import course_table, phase_curves, phases_sentence, phases_table
@@ -149,3 +151,17 @@ def test_what_a_failed_check_skipped_is_told_where_one_looks() -> None:
     policy = make_info("invalid").model_copy(update={"skipped": ["ppo"]})
     assert "## Weights" not in render_markdown(policy)
     assert "Skipped" not in dict(answer_table(make_info()))
+
+
+def test_every_line_of_a_chart_has_a_colour_of_its_own() -> None:
+    """The phase with most of them: true Dice, what is maximised, and its two parts."""
+    parts = [row | {"proxy_labelled": 0.5, "proxy_unlabelled": 0.7} for row in CURVE]
+    (chart,) = phase_curves(run_of(phase("grpo", curve=parts)))
+    style = text("report.css")
+    drawn = [re.search(rf"\.line\.s{n} {{ stroke: (\S+);", style) for n in range(2, len(chart.lines) + 1)]
+    assert len(chart.lines) == 4
+    colours = [found[1] for found in drawn if found]
+    assert len(set(colours)) == 3
+    assert "var(--accent)" not in colours
+    keys = [f".keys i.s{n + 2} {{ background: {colour}; }}" for n, colour in enumerate(colours)]
+    assert [key for key in keys if key not in style] == []
