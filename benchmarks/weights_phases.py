@@ -51,7 +51,7 @@ class _Student(course.Supervised):
         self._said = CropSource(said, spec.crop, augment=True)
         self._sure = CropSource(sure, spec.crop, augment=True)
 
-    def step(self, step: int, task: Task) -> dict[str, float]:
+    def step(self, step: int, task: Task) -> tuple[float, dict[str, float]]:
         rng = np.random.default_rng([self._room.seed, 20, step])
         self._model.train(True)
         n_unlabelled = self._spec.batch_size // 2
@@ -67,7 +67,7 @@ class _Student(course.Supervised):
             loss = self._loss(crops, where) * share
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        return {"loss": total}
+        return total, {"loss": total}
 
     def _loss(self, crops: Crops, where_BHW: Tensor | None) -> Tensor:
         assert crops.truths_BHW is not None

@@ -21,6 +21,8 @@ from job.tuning.gold import patients_scores
 from job.tuning.phase import DEFAULT_TERMS, PhaseData, PhaseResult, PhaseRoom
 from job.tuning.resume import PhaseFile, State
 
+_SHOWN = ("gold", "proxy", "kl")
+"""Figures of the latest look that progress shows at each step."""
 _RISING = 0.05
 _LEAST_RATE = 0.01
 
@@ -41,8 +43,8 @@ class Learner(Protocol):
     slack: float
     """Mean gold that may be given up for them."""
 
-    def step(self, step: int, task: Task) -> dict[str, float]:
-        """Leave gradients of step `step` (from 0) in the model, and return figures with `loss` among them.
+    def step(self, step: int, task: Task) -> tuple[float, dict[str, float]]:
+        """Leave gradients of step `step` (from 0) in the model; return its loss, and figures worth showing.
 
         What is random in it depends on `step` alone, and nothing but the model changes unless it returns.
         """
@@ -111,6 +113,7 @@ class _Course:
         state.looks.slack = learner.slack
         if (own := file.load(state, model, optimizer)) is not None:
             learner.restore(own)
+            self.room.log.info("phase.resumed", step=state.step)
         with self.room.progress.task(f"{self.name} of the segmenter", spec.steps, "step") as task:
             try:
                 task.advance(state.step)
@@ -120,7 +123,8 @@ class _Course:
                         file.save(state, model, optimizer, learner.state())
                     if state.ended is None:
                         figures = self._step(state, optimizer, parameters, task)
-                        task.advance(1, **figures)
+                        looked = {key: state.curve[-1][key] for key in _SHOWN if key in state.curve[-1]}
+                        task.advance(1, **looked, **figures)
             except (Interrupted, DeadlineReached):
                 file.save(state, model, optimizer, learner.state())
                 raise
@@ -146,9 +150,9 @@ class _Course:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(state.step, self.spec)
         optimizer.zero_grad()
-        figures = self.learner.step(state.step, task)
+        loss, figures = self.learner.step(state.step, task)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.spec.max_grad_norm))
-        for what, value in (("the loss", figures["loss"]), ("the gradient's norm", norm)):
+        for what, value in (("the loss", loss), ("the gradient's norm", norm)):
             if not math.isfinite(value):
                 raise self._diverged(f"at step {state.step + 1} of {self.spec.steps}: {what} is {value}")
         optimizer.step()

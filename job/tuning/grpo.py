@@ -78,7 +78,7 @@ class _Reinforced:
         self._model.train(False)
         self._fixed_start = [[self._logits(crops).cpu() for crops in drawn] for _, drawn in self._fixed]
 
-    def step(self, step: int, task: Task) -> dict[str, float]:
+    def step(self, step: int, task: Task) -> tuple[float, dict[str, float]]:
         rng = np.random.default_rng([self._room.seed, 11, step])
         self._model.train(False)
         if step and step % self._spec.round_every == 0 and len(self._sources) == 2:
@@ -86,14 +86,15 @@ class _Reinforced:
         if step % self._spec.updates == 0 or not self._sampled:
             self._sampled = self._sample(rng)
         n_crops = sum(len(one.pixels_B3HW) for one in self._sampled)
-        sums = {"loss": 0.0, "clipped": 0.0}
+        total = total_clipped = 0.0
         for one in self._sampled:
             loss, clipped = self._loss(one)
             share = len(one.pixels_B3HW) / n_crops
             (loss * share).backward()  # type: ignore[no-untyped-call]
-            for name, value in (("loss", float(loss.detach())), ("clipped", clipped)):
-                sums[name] += share * value
-        return sums
+            total, total_clipped = total + share * float(loss.detach()), total_clipped + share * clipped
+        # Advantages are centred: before the weights move the loss is 0 and no ratio is clipped, whatever is
+        # learned. Neither says anything then.
+        return total, {"clipped": total_clipped} if self._spec.updates > 1 else {}
 
     def look(self, task: Task) -> course.Seen:
         self._model.train(False)

@@ -40,7 +40,7 @@ class _Supervised(course.Supervised):
         self._spec, self._model, self._prompt, self._room = spec, model, data.prompt, room
         self._source = CropSource(data.labelled, spec.crop, augment=True)
 
-    def step(self, step: int, task: Task) -> dict[str, float]:
+    def step(self, step: int, task: Task) -> tuple[float, dict[str, float]]:
         rng = np.random.default_rng([self._room.seed, 10, step])
         self._model.train(True)
         parts = self._source.draw(rng, self._spec.batch_size)
@@ -55,4 +55,4 @@ class _Supervised(course.Supervised):
             share = len(crops.pixels_B3HW) / self._spec.batch_size
             (loss * share).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach()) * share
-        return {"loss": total}
+        return total, {"loss": total}

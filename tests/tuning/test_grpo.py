@@ -1,6 +1,7 @@
 """Reinforcement: the reward rises, whatever its terms, and gold watches where the reward is not the truth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from job.errors import InputError
+from job.progress import Task
 from job.reward.mask_sums import MaskSums
 from job.reward.network import RewardNetwork, RewardNetworkConfig
 from job.reward.network_file import scratch
@@ -18,6 +20,22 @@ from job.tuning.grpo import _Reinforced, train_grpo
 from job.tuning.phase import PhaseData, PhaseRoom
 
 Opened = Callable[[], TrainablePromptableUNet]
+
+
+class Shown:
+    """A progress that keeps what it is to show."""
+
+    def __init__(self) -> None:
+        self.figures: list[dict[str, float]] = []
+
+    @contextmanager
+    def task(self, what: str, total: int, unit: str) -> Iterator[Task]:
+        """Follow every task."""
+        yield self
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        """Keep figures."""
+        self.figures.append(figures)
 
 
 def spec(**changed: object) -> GrpoSpec:
@@ -46,6 +64,22 @@ def test_the_reward_rises(
     assert rewards[-1] > rewards[0] + 0.1
     assert result.best_gold > result.start_gold + 0.1
     assert result.curve[0]["kl"] == 0 < result.curve[1]["kl"]
+
+
+@pytest.mark.parametrize(("updates", "shown"), [(1, set()), (2, {"clipped"})])
+def test_progress_shows_figures_that_say_something(
+    opened: Opened, data: PhaseData, room: PhaseRoom, updates: int, shown: set[str]
+) -> None:
+    """Those of the latest look; the loss of advantages that are centred is 0 whatever is learned."""
+    task = Shown()
+    result = train_grpo(spec(updates=updates, kl_budget=9.0), opened(), data, replace(room, progress=task))
+    first, last = result.curve[:2]
+    assert set(first) == {"step", "gold", "proxy", "kl"}
+    assert set(last) == {"step", "gold", "proxy", "kl"} | shown
+    steps = [figures for figures in task.figures if figures]
+    assert [set(figures) for figures in steps] == [{"gold", "proxy", "kl"} | shown] * 20
+    assert steps[0].items() >= {key: first[key] for key in ("gold", "proxy", "kl")}.items()
+    assert steps[19].items() >= {key: last[key] for key in ("gold", "proxy", "kl")}.items()
 
 
 def test_cold_samples_are_the_models_own_mask(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import structlog
 import torch
 
 from job.errors import Interrupted
@@ -60,7 +61,12 @@ def test_a_stop_anywhere_changes_no_bit(
         with pytest.raises(Interrupted):
             train(spec, opened(), mixed, replace(elsewhere, progress=Questions(stop_at)))
         resumed = opened()
-        result = train(spec, resumed, mixed, elsewhere)
+        with structlog.testing.capture_logs() as events:
+            result = train(spec, resumed, mixed, elsewhere)
+        assert events[0]["event"] == "phase.resumed"
+        again = [row["step"] for row in events[1:]]  # none of the looks before the stop
+        assert again == [row["step"] for row in expected.curve[len(expected.curve) - len(again) :]]
+        assert all(step >= events[0]["step"] for step in again)
         assert result == expected
         for name, values in whole.state().items():
             assert torch.equal(resumed.state()[name], values), name
