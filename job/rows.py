@@ -72,7 +72,6 @@ class RowCache:
 
         The batch size counts because networks round otherwise in another batch.
         """
-        pixels = (loaded.image, loaded.truth, loaded.fov)
         digest = sha256_json(
             {
                 "revision": REVISION,
@@ -81,7 +80,10 @@ class RowCache:
                 "batch_size": batch_size,
                 "prompts": space.prompts,
                 "postprocess": [asdict(postprocess) for postprocess in space.postprocess],
-                "pixels": [None if array is None else pixel_digest(array) for array in pixels],
+                "pixels": [
+                    loaded.digest,
+                    *(None if array is None else pixel_digest(array) for array in (loaded.truth, loaded.fov)),
+                ],
             }
         )
         return f"{segmenter_key[:32]}/{digest}"

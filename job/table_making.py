@@ -13,7 +13,6 @@ import numpy as np
 from job import table_bounds, workers
 from job.actions import ActionSpace
 from job.data.dataset import Dataset, Loaded, Sample
-from job.data.images import pixel_digest
 from job.in_order import Begun, in_order, nothing_to_do, then
 from job.memory import available_memory
 from job.progress import SILENT_TASK, Progress, SharedTask, Task
@@ -202,7 +201,8 @@ class _Asked:
         ]
         together = self._with_company(batch, keys, pending)
         keeping: list[Callable[[], None]] = []
-        answers = self.cache.get([batch[i].image for i in together], keep=keeping.append)
+        images, names = [batch[i].image for i in together], [batch[i].digest for i in together]
+        answers = self.cache.get(images, keep=keeping.append, names=names)
         for keep in keeping:
             yield Begun(self.writers.submit(lambda write, task: write(), keep), 0)
         answer_of = dict(zip(together, answers, strict=True))
@@ -228,7 +228,7 @@ class _Asked:
         companies = [self.company_of.get(key, ()) for key in keys]
         if not pending or not any(companies):
             return pending
-        lost = {pixel_digest(batch[i].image) for i in pending}
+        lost = {batch[i].digest for i in pending}
         company = [i for i, company in enumerate(companies) if not lost.isdisjoint(company)]
         return sorted({*pending, *company})
 

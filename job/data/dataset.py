@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,13 @@ class Loaded:
     image: NDArray[np.uint8]
     truth: NDArray[np.bool_] | None
     fov: NDArray[np.bool_] | None
+
+    @cached_property
+    def digest(self) -> str:
+        """The image's `pixel_digest`."""
+        from job.data.images import pixel_digest
+
+        return pixel_digest(self.image)
 
 
 @dataclass(frozen=True)

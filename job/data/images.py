@@ -104,7 +104,7 @@ def working_size(height: int, width: int, to_width: int | None) -> tuple[int, in
 def pixel_digest(image: NDArray[np.generic]) -> str:
     """Return a sha256 over dtype, shape and pixels: equal pixels, equal digest, whatever the file format."""
     digest = hashlib.sha256(f"{image.dtype.str}{image.shape}".encode())
-    digest.update(np.ascontiguousarray(image).tobytes())
+    digest.update(np.ascontiguousarray(image).reshape(-1).data)
     return digest.hexdigest()
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,20 +76,22 @@ class SegmentationCache:
         self,
         images: Sequence[NDArray[np.uint8]],
         keep: Callable[[Callable[[], None]], object] = lambda write: write(),
+        names: Sequence[str] | None = None,
     ) -> list[Segmentation]:
         """Return one segmentation an image, with logits for every prompt in order.
 
         `keep` is given what is left to do for each image that was computed: writing it to the disk, at any
-        time, in any thread.
+        time, in any thread. `names` are the images' pixel digests, where they are known.
         """
         if self._keep and images:
             self._mirror.restore_cache(self._group)  # does something the first time alone
-        names = [pixel_digest(image) for image in images]
+        names = names or [pixel_digest(image) for image in images]
         # Equal pixels are one image, whatever their names: each is read, asked for and kept once.
         first_of = {name: i for i, name in reversed(list(enumerate(names)))}
         found = {name: self._unwritten.get(name) or self._read(self._path(name)) for name in first_of}
         missing = {name for name, kept in found.items() if self._missing(kept)}
         computed = 0
+        whole: dict[str, Segmentation] = {}
         if missing:
             # All images of the call lack the same prompts in the usual cases (new image, new prompt), and a
             # batch of equal shape gives equal bits: so ask for the union.
@@ -102,13 +105,16 @@ class SegmentationCache:
             for name, answer in zip(asked, answers, strict=True):
                 if name in missing:
                     found[name] = _added(found[name], prompts, answer, tuple(asked))
+                    if tuple(prompts) == self.prompts:
+                        whole[name] = _as_promised(answer.logits_PHW, answer.embedding_D, tuple(asked))
                     if self._keep:
                         self._unwritten[name] = found[name]
                         keep(partial(self._write, name, found[name]))
             computed = len(asked) * len(prompts)
         self.computed += computed
         self.cached += max(0, len(images) * len(self.prompts) - computed)
-        return [self._segmentation(found[name]) for name in names]
+        # What was answered as a whole is handed on as it is: copies cost an accelerator's time.
+        return [whole.get(name) or self._segmentation(found[name]) for name in names]
 
     def counts(self) -> dict[str, int]:
         """Return the pairs computed and found, and what else the segmenter counted, if it was opened."""
@@ -128,11 +134,8 @@ class SegmentationCache:
             del self._unwritten[name]
 
     def _segmentation(self, kept: "_Kept") -> Segmentation:
-        return Segmentation(
-            np.stack([kept.tensors[_name(p)] for p in self.prompts], dtype=np.float16),
-            np.asarray(kept.tensors[EMBEDDING], dtype=np.float32),
-            kept.company,
-        )
+        logits_PHW = np.stack([kept.tensors[_name(p)] for p in self.prompts])
+        return _as_promised(logits_PHW, kept.tensors[EMBEDDING], kept.company)
 
     def _missing(self, kept: "_Kept") -> bool:
         return EMBEDDING not in kept.tensors or any(_name(p) not in kept.tensors for p in self.prompts)
@@ -165,6 +168,12 @@ def _added(before: _Kept, prompts: Sequence[str], answer: Segmentation, company:
     """Add an answer to what was known of an image."""
     tensors = before.tensors | {_name(p): row for p, row in zip(prompts, answer.logits_PHW, strict=True)}
     return _Kept({**tensors, EMBEDDING: answer.embedding_D}, company)
+
+
+def _as_promised(
+    logits_PHW: NDArray[Any], embedding_D: NDArray[Any], company: tuple[str, ...]
+) -> Segmentation:
+    return Segmentation(np.asarray(logits_PHW, np.float16), np.asarray(embedding_D, np.float32), company)
 
 
 def _name(prompt: str) -> str:
