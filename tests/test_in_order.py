@@ -1,7 +1,7 @@
 """Results in the order of the work, memory within bounds, an end whatever happens."""
 
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import closing
 from threading import Event, Lock
 from typing import Any
@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 
 from job.errors import Interrupted
-from job.in_order import Begun, each, in_order, nothing_to_do
+from job.in_order import Begun, each, in_order, nothing_to_do, then
 from job.progress import Task
 
 
@@ -169,3 +169,40 @@ def test_a_stop_is_noticed_between_any_two() -> None:
     with pytest.raises(Interrupted):
         next(found)
     assert work.begun < 50
+
+
+def test_work_that_follows_begins_with_what_it_needs() -> None:
+    """Not before, and its result is the whole's."""
+    first: Future[int] = Future()
+    second: Future[str] = Future()
+    asked: list[int] = []
+    whole = then(first, lambda found: asked.append(found) or second)  # type: ignore[func-returns-value]
+    assert not asked
+    first.set_result(3)
+    assert asked == [3]
+    assert not whole.done()
+    second.set_result("three")
+    assert whole.result() == "three"
+
+
+def test_errors_of_both_and_of_the_begin_between_are_the_wholes() -> None:
+    """Also of work that was cancelled: who waits is never left waiting."""
+    first: Future[int] = Future()
+    whole = then(first, Mock(side_effect=AssertionError("begun")))
+    first.set_exception(OSError("the first"))
+    with pytest.raises(OSError, match="the first"):
+        whole.result(timeout=0)
+    done: Future[int] = Future()
+    done.set_result(1)
+    with pytest.raises(ValueError, match="between"):
+        then(done, Mock(side_effect=ValueError("between"))).result(timeout=0)
+    second: Future[int] = Future()
+    whole = then(done, lambda _: second)
+    second.set_exception(OSError("the second"))
+    with pytest.raises(OSError, match="the second"):
+        whole.result(timeout=0)
+    cancelled: Future[int] = Future()
+    whole = then(cancelled, Mock(side_effect=AssertionError("begun")))
+    cancelled.cancel()
+    with pytest.raises(CancelledError):
+        whole.result(timeout=0)

@@ -16,7 +16,7 @@ from job.actions import ActionSpace, PostProcess
 from job.data.dataset import Dataset, Loaded, Sample
 from job.data.images import write_image, write_mask
 from job.errors import Interrupted
-from job.progress import SILENT
+from job.progress import SILENT, SILENT_TASK
 from job.rows import Row, RowCache, write_row
 from job.segmenters.protocol import Segmentation
 from job.table import ActionTable
@@ -150,6 +150,43 @@ def test_masks_made_on_a_device_make_the_same_table(
     assert built.digest() == alone.digest()
     assert files_of(tmp_path / "one") == files_of(tmp_path / "more")
     assert processes.mock_calls == ([call(2)] if terms is ALL_TERMS else [])
+
+
+def test_a_device_makes_masks_while_the_next_images_are_segmented(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the first batch are not ready before the second one was handed to the segmenter."""
+    alone, _, _ = build(dataset, tmp_path / "one", threads=1)
+    handed = threading.Event()
+    measure = masks_on_device.measure
+
+    class Second(FakeSegmenter):
+        def segment(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> list[Segmentation]:
+            if self.calls:
+                handed.set()
+            return super().segment(images, prompts)
+
+    def late(*of: object, **how: object) -> object:
+        assert handed.wait(PATIENCE_S)
+        return measure(*of, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(masks_on_device, "measure", late)
+    built, _, _ = build(dataset, tmp_path / "more", threads=2, device=DEVICE, kind=Second)
+    assert built.digest() == alone.digest()
+
+
+@pytest.mark.parametrize("size", [(24, 20), (400, 333)])
+@pytest.mark.parametrize("terms", [("dice",), ALL_TERMS])
+def test_what_will_be_measured_is_known_in_bytes(size: tuple[int, int], terms: Sequence[str]) -> None:
+    """Before it is: so much is counted against the bound of what is on its way."""
+    rng = np.random.default_rng(0)
+    loaded = Loaded(rng.integers(0, 255, (*size, 3), np.uint8), rng.random(size) < 0.3, None)
+    logits = rng.normal(size=(len(SPACE.prompts), 12, 10)).astype(np.float16)
+    for one in (loaded, replace(loaded, truth=None)):
+        asked = masks_on_device.Asked(one, logits, terms)
+        (measured,) = masks_on_device.measure_those_that_fit([asked], SPACE, DEVICE, SILENT_TASK)
+        assert measured is not None
+        assert asked.measured_bytes(SPACE) == measured.n_bytes
 
 
 def test_what_a_device_cannot_hold_the_cpu_makes(

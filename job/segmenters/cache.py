@@ -173,7 +173,10 @@ def _added(before: _Kept, prompts: Sequence[str], answer: Segmentation, company:
 def _as_promised(
     logits_PHW: NDArray[Any], embedding_D: NDArray[Any], company: tuple[str, ...]
 ) -> Segmentation:
-    return Segmentation(np.asarray(logits_PHW, np.float16), np.asarray(embedding_D, np.float32), company)
+    # In one memory layout, whichever the segmenter has: sums depend on it.
+    return Segmentation(
+        np.ascontiguousarray(logits_PHW, np.float16), np.asarray(embedding_D, np.float32), company
+    )
 
 
 def _name(prompt: str) -> str:

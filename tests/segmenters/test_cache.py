@@ -49,6 +49,17 @@ def test_nothing_is_computed_twice(tmp_path: Path) -> None:
     assert (again.computed, again.cached) == (0, 6)
 
 
+def test_answers_lie_in_memory_as_kept_ones_do(tmp_path: Path) -> None:
+    """Sums over logits depend on it, and rows on those: tonight's would differ from tomorrow's."""
+    image = photographs(1)
+    cache, segmenter = cache_of(tmp_path, PROMPTS)
+    assert not segmenter.segment(image, PROMPTS)[0].logits_PHW.flags.c_contiguous
+    again, _ = cache_of(tmp_path, PROMPTS)
+    for one in (*cache.get(image), *again.get(image)):
+        assert one.logits_PHW.flags.c_contiguous
+        assert (one.logits_PHW.dtype, one.embedding_D.dtype) == (np.float16, np.float32)
+
+
 def test_equal_pixels_are_one_image(tmp_path: Path) -> None:
     """Two names for the same picture, in one call: asked for once, answered twice."""
     first, second = photographs(2)
