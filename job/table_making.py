@@ -18,7 +18,7 @@ from job.memory import available_memory
 from job.progress import SILENT_TASK, Progress, SharedTask, Task
 from job.rows import Row, RowCache, write_row
 from job.scoring import Measured, score_image
-from job.segmenters.cache import SegmentationCache
+from job.segmenters.cache import AskedFor, SegmentationCache
 from job.segmenters.protocol import Segmentation
 from job.table import ActionTable
 from job.workers import Workers
@@ -152,6 +152,20 @@ class _Measuring:
 
 
 @dataclass(frozen=True)
+class _Batch:
+    """Images that were asked for `together`, as far as their rows are not `known`; positions among them."""
+
+    images: Sequence[Loaded]
+    keys: Sequence[str]
+    known: Sequence[Row | None]
+    pending: Sequence[int]
+    together: Sequence[int]
+    asked: AskedFor
+    keeping: Sequence[Callable[[], None]]
+    """What is left to write, once the answers are there."""
+
+
+@dataclass(frozen=True)
 class _Asked:
     """Asks for the rows of a table, in order; among them is other work, whose result is None."""
 
@@ -169,16 +183,29 @@ class _Asked:
     device: str
     company_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """By the keys of images that were asked for: see `Row.company`."""
+    seen: set[str] = field(default_factory=set)
 
     def rows(self) -> Generator[Begun[_Found | None], None, None]:
-        """Segment batch by batch; only images whose row lacks something are segmented and scored."""
+        """Segment batch by batch; only images whose row lacks something are segmented and scored.
+
+        Where a device works on a batch by itself, the one before is seen to meanwhile.
+        """
 
         def pixels(one: tuple[Loaded, str]) -> int:
             return n_pixels(one[0])
 
+        before: _Batch | None = None
         with closing(read_ahead(self._read, self.samples, self.writers.n, pixels)) as read:
-            for batch in batches(read, self.batch_size, pixels):
-                yield from self._rows_of(*zip(*batch, strict=True))
+            for images in batches(read, self.batch_size, pixels):
+                batch = self._begun(*zip(*images, strict=True))
+                if before is not None:
+                    yield from self._rows_of(before)
+                before = batch
+                if not batch.asked.is_ahead:
+                    yield from self._rows_of(batch)
+                    before = None
+        if before is not None:
+            yield from self._rows_of(before)
 
     def _read(self, sample: Sample) -> tuple[Loaded, str]:
         loaded = self.dataset.load(sample)
@@ -187,11 +214,10 @@ class _Asked:
         )
         return loaded, key
 
-    def _rows_of(
-        self, batch: Sequence[Loaded], keys: Sequence[str]
-    ) -> Generator[Begun[_Found | None], None, None]:
+    def _begun(self, batch: Sequence[Loaded], keys: Sequence[str]) -> "_Batch":
         # An image may be there twice: its row is made once.
-        is_again = [key in self.company_of or key in keys[:i] for i, key in enumerate(keys)]
+        is_again = [key in self.seen or key in keys[:i] for i, key in enumerate(keys)]
+        self.seen.update(keys)
         known = [
             None if again else self.remembered.read(key) for key, again in zip(keys, is_again, strict=True)
         ]
@@ -202,26 +228,30 @@ class _Asked:
         together = self._with_company(batch, keys, pending)
         keeping: list[Callable[[], None]] = []
         images, names = [batch[i].image for i in together], [batch[i].digest for i in together]
-        answers = self.cache.get(images, keep=keeping.append, names=names)
-        for keep in keeping:
+        asked = self.cache.begin(images, keeping.append, names)
+        return _Batch(batch, keys, known, pending, together, asked, keeping)
+
+    def _rows_of(self, batch: "_Batch") -> Generator[Begun[_Found | None], None, None]:
+        answer_of = dict(zip(batch.together, batch.asked.answers(), strict=True))
+        for keep in batch.keeping:
             yield Begun(self.writers.submit(lambda write, task: write(), keep), 0)
-        answer_of = dict(zip(together, answers, strict=True))
         # Of small images too: enough to keep all at work while the next batch is segmented, and no more.
         least = table_bounds.BYTES_SCORED // (2 * self.scorers.n + 2 * self.batch_size)
-        found = self._measured([(batch[i], known[i], answer_of[i]) for i in pending])
-        for i, key in enumerate(keys):
-            if i in pending:
+        found = self._measured([(batch.images[i], batch.known[i], answer_of[i]) for i in batch.pending])
+        for i, key in enumerate(batch.keys):
+            loaded, known = batch.images[i], batch.known[i]
+            if i in batch.pending:
                 self.company_of[key] = answer_of[i].company
                 measuring = next(found)
                 scored = then(
                     measuring.all,
-                    partial(self._scored, batch[i], key, known[i], answer_of[i], measuring.position),
+                    partial(self._scored, loaded, key, known, answer_of[i], measuring.position),
                 )
                 carried = answer_of[i].logits_PHW.nbytes + measuring.n_bytes
-                held = table_bounds.held_bytes(n_pixels(batch[i]), carried, self.scorers.copies)
+                held = table_bounds.held_bytes(n_pixels(loaded), carried, self.scorers.copies)
                 yield Begun(scored, max(held, least * self.scorers.copies))
             else:
-                yield nothing_to_do(_Found(key, known[i], is_new=False))
+                yield nothing_to_do(_Found(key, known, is_new=False))
 
     def _with_company(self, batch: Sequence[Loaded], keys: Sequence[str], pending: list[int]) -> list[int]:
         """Add the images of a batch that the pending ones were once segmented with: see `Row.company`."""

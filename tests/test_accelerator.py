@@ -17,9 +17,9 @@ from job.errors import DeviceError, IntegrityError
 from job.segmenters import promptable_unet
 from job.segmenters.cache import SegmentationCache
 from job.segmenters.checked import CheckedSegmenter
-from job.segmenters.protocol import Segmentation, Segmenter
+from job.segmenters.protocol import Finish, Segmentation, Segmenter
 from job.spec.segmenter import PromptableUNetSpec
-from tests.segmenters.fakes import FakeSegmenter, photographs
+from tests.segmenters.fakes import FakeSegmenter, PipelinedSegmenter, photographs
 
 EMBEDDED = Path(promptable_unet.__file__).parent / "checkpoint"
 PROMPTS = ("a", "bb", "ccc")
@@ -189,3 +189,62 @@ def test_every_segmenter_of_a_spec_is_guarded(monkeypatch: pytest.MonkeyPatch) -
         next(parameter for parameter in network.parameters() if parameter.ndim == 4).mul_(np.inf)
     with pytest.raises(IntegrityError, match="not finite"):
         segmenter.segment([image], ["vessels"])
+
+
+class SmallPipeline(SmallAccelerator, PipelinedSegmenter):
+    """A device of its own pace that finds out that its memory is too small at the begin, or only later."""
+
+    def __init__(self, pairs: int, *, at_once: bool) -> None:
+        super().__init__(pairs)
+        PipelinedSegmenter.__init__(self)
+        self._pairs, self._error, self._at_once = pairs, torch.OutOfMemoryError, at_once
+
+    def begin(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> Finish | None:
+        if self._at_once and len(images) * len(prompts) > self._pairs:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().begin(images, prompts)
+
+
+def test_a_call_that_fits_is_begun_and_checked() -> None:
+    """Its answers are those of `segment`; one without a pipeline is to be asked later."""
+    images = photographs(4)
+    assert checked(FakeSegmenter())[0].begin(images, PROMPTS) is None
+    pipeline = SmallPipeline(12, at_once=True)
+    finish = checked(pipeline)[0].begin(images, PROMPTS)
+    assert finish is not None
+    assert not pipeline.calls
+    assert_equal(finish(), PipelinedSegmenter().segment(images, PROMPTS))
+
+
+def test_a_call_that_does_not_fit_beside_another_is_not_begun() -> None:
+    """Alone it may fit: nothing is parted, nor kept in mind, before it was tried so."""
+    segmenter, warnings = checked(SmallPipeline(11, at_once=True))
+    assert segmenter.begin(photographs(4), PROMPTS) is None
+    assert segmenter.begin(photographs(3), PROMPTS) is not None
+    assert not warnings
+    segmenter.segment(photographs(4), PROMPTS)
+    assert len(warnings) == 1
+    assert segmenter.begin(photographs(3), PROMPTS) is None  # 9 pairs; 6 fitted
+
+
+def test_a_call_that_turns_out_not_to_fit_is_parted() -> None:
+    """When its answers are waited for, with a warning."""
+    images = photographs(4)
+    segmenter, warnings = checked(SmallPipeline(6, at_once=False))
+    finish = segmenter.begin(images, PROMPTS)
+    assert finish is not None
+    assert [answer.logits_PHW.shape[0] for answer in finish()] == [3] * 4
+    assert len(warnings) == 1
+
+
+def test_what_was_begun_is_finite_too() -> None:
+    """Else it is refused as what was asked for at once."""
+
+    class Broken(PipelinedSegmenter):
+        def segment(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> list[Segmentation]:
+            return BrokenSegmenter(prompt=PROMPTS[1]).segment(images, prompts)
+
+    finish = checked(Broken())[0].begin(photographs(2), PROMPTS)
+    assert finish is not None
+    with pytest.raises(IntegrityError, match="not finite"):
+        finish()

@@ -21,7 +21,13 @@ from job.rows import Row, RowCache, write_row
 from job.segmenters.protocol import Segmentation
 from job.table import ActionTable
 from tests.questions import Questions
-from tests.segmenters.fakes import FakeSegmenter, SociableSegmenter, cache_of, photographs
+from tests.segmenters.fakes import (
+    FakeSegmenter,
+    PipelinedSegmenter,
+    SociableSegmenter,
+    cache_of,
+    photographs,
+)
 
 SPACE = ActionSpace(("vessels", "thin"), (PostProcess(), PostProcess(0.8, low=0.4, min_area=4)))
 SIZE = (24, 20)
@@ -173,6 +179,35 @@ def test_a_device_makes_masks_while_the_next_images_are_segmented(
     monkeypatch.setattr(masks_on_device, "measure", late)
     built, _, _ = build(dataset, tmp_path / "more", threads=2, device=DEVICE, kind=Second)
     assert built.digest() == alone.digest()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_batch_is_begun_while_the_one_before_is_seen_to(
+    dataset: Dataset, tmp_path: Path, batch_size: int, keep: bool
+) -> None:
+    """The same table, also where an image comes again in the next batch, and where rows are there already."""
+    twice = replace(dataset.samples[1], name="again", patient="again")
+    some = replace(dataset, samples=[*dataset.samples[:2], twice, *dataset.samples[2:]])
+    alone, _, _ = build(
+        some, tmp_path / "one", threads=1, batch_size=batch_size, kind=SociableSegmenter, keep=keep
+    )
+    built, segmenter, rows = build(
+        some, tmp_path / "more", threads=2, batch_size=batch_size, kind=PipelinedSegmenter, keep=keep
+    )
+    assert built.digest() == alone.digest()
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "more")
+    assert isinstance(segmenter, PipelinedSegmenter)
+    assert [what for what, _ in segmenter.told[:3]] == ["begun", "begun", "finished"]
+    assert sum(n for what, n in segmenter.told if what == "finished") == 9
+    assert (rows.computed, rows.reused) == (9, 1)
+    fewer = [path for i, path in enumerate(sorted((tmp_path / "more/rows").rglob("*.safetensors"))) if i % 3]
+    for path in fewer:
+        path.unlink()
+    again, _, _ = build(
+        some, tmp_path / "more", threads=2, batch_size=batch_size, kind=PipelinedSegmenter, keep=keep
+    )
+    assert again.digest() == alone.digest()
 
 
 @pytest.mark.parametrize("size", [(24, 20), (400, 333)])

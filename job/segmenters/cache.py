@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from job.data.images import pixel_digest
 from job.errors import IntegrityError
 from job.segmenters import telling
-from job.segmenters.protocol import Segmentation, Segmenter
+from job.segmenters.protocol import Finish, Pipelined, Segmentation, Segmenter
 from job.storage.mirror import Mirror, NoMirror
 from job.storage.tensor_file import read_tensors, write_tensors
 
@@ -58,6 +58,7 @@ class SegmentationCache:
         self._open_segmenter = open_segmenter
         self._segmenter: Segmenter | None = None
         self._unwritten: dict[str, _Kept] = {}
+        self._ahead: list[AskedFor] = []
 
     def of(
         self, *, key: str, prompts: Sequence[str], open_segmenter: Callable[[], Segmenter]
@@ -83,38 +84,62 @@ class SegmentationCache:
         `keep` is given what is left to do for each image that was computed: writing it to the disk, at any
         time, in any thread. `names` are the images' pixel digests, where they are known.
         """
+        return self.begin(images, keep, names).answers()
+
+    def begin(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        keep: Callable[[Callable[[], None]], object],
+        names: Sequence[str] | None = None,
+    ) -> "AskedFor":
+        """Begin what `get` does: a device may work on it while the call before is seen to."""
         if self._keep and images:
             self._mirror.restore_cache(self._group)  # does something the first time alone
         names = names or [pixel_digest(image) for image in images]
+        for one in [one for one in self._ahead if not one.names.isdisjoint(names)]:
+            one.answers()  # what they have in common is found then
         # Equal pixels are one image, whatever their names: each is read, asked for and kept once.
         first_of = {name: i for i, name in reversed(list(enumerate(names)))}
         found = {name: self._unwritten.get(name) or self._read(self._path(name)) for name in first_of}
         missing = {name for name, kept in found.items() if self._missing(kept)}
-        computed = 0
-        whole: dict[str, Segmentation] = {}
-        if missing:
-            # All images of the call lack the same prompts in the usual cases (new image, new prompt), and a
-            # batch of equal shape gives equal bits: so ask for the union.
-            prompts = [p for p in self.prompts if any(_name(p) not in found[n].tensors for n in missing)]
-            asked = [
-                name
-                for name in sorted(first_of, key=first_of.__getitem__)
-                if name in missing or not missing.isdisjoint(found[name].company)
-            ]
-            answers = self.segmenter.segment([images[first_of[name]] for name in asked], prompts)
-            for name, answer in zip(asked, answers, strict=True):
-                if name in missing:
-                    found[name] = _added(found[name], prompts, answer, tuple(asked))
-                    if tuple(prompts) == self.prompts:
-                        whole[name] = _as_promised(answer.logits_PHW, answer.embedding_D, tuple(asked))
-                    if self._keep:
-                        self._unwritten[name] = found[name]
-                        keep(partial(self._write, name, found[name]))
+        # All images of the call lack the same prompts in the usual cases (new image, new prompt), and a batch
+        # of equal shape gives equal bits: so ask for the union.
+        prompts = [p for p in self.prompts if any(_name(p) not in found[n].tensors for n in missing)]
+        asked = [
+            name
+            for name in sorted(first_of, key=first_of.__getitem__)
+            if name in missing or (missing and not missing.isdisjoint(found[name].company))
+        ]
+        pixels = [images[first_of[name]] for name in asked]
+        finish = self._begun(pixels, prompts) if missing else None
+
+        def answers() -> list[Segmentation]:
+            whole: dict[str, Segmentation] = {}
+            if missing:
+                answered = finish() if finish is not None else self.segmenter.segment(pixels, prompts)
+                for name, answer in zip(asked, answered, strict=True):
+                    if name in missing:
+                        found[name] = _added(found[name], prompts, answer, tuple(asked))
+                        if tuple(prompts) == self.prompts:
+                            whole[name] = _as_promised(answer.logits_PHW, answer.embedding_D, tuple(asked))
+                        if self._keep:
+                            self._unwritten[name] = found[name]
+                            keep(partial(self._write, name, found[name]))
             computed = len(asked) * len(prompts)
-        self.computed += computed
-        self.cached += max(0, len(images) * len(self.prompts) - computed)
-        # What was answered as a whole is handed on as it is: copies cost an accelerator's time.
-        return [whole.get(name) or self._segmentation(found[name]) for name in names]
+            self.computed += computed
+            self.cached += max(0, len(images) * len(self.prompts) - computed)
+            self._ahead = [one for one in self._ahead if one is not begun]
+            # What was answered as a whole is handed on as it is: copies cost an accelerator's time.
+            return [whole.get(name) or self._segmentation(found[name]) for name in names]
+
+        begun = AskedFor(answers, frozenset(asked), is_ahead=finish is not None)
+        if begun.is_ahead:
+            self._ahead.append(begun)
+        return begun
+
+    def _begun(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> Finish | None:
+        segmenter = self.segmenter
+        return segmenter.begin(images, prompts) if isinstance(segmenter, Pipelined) else None
 
     def counts(self) -> dict[str, int]:
         """Return the pairs computed and found, and what else the segmenter counted, if it was opened."""
@@ -153,6 +178,26 @@ class SegmentationCache:
             path.unlink(missing_ok=True)
             return _Kept()
         return _Kept(dict(tensors), tuple(document.get("company", ())))
+
+
+class AskedFor:
+    """A call of the cache that was begun."""
+
+    def __init__(
+        self, answer: Callable[[], list[Segmentation]], names: frozenset[str], *, is_ahead: bool
+    ) -> None:
+        self.names = names
+        """Of the images that the segmenter was asked for."""
+        self.is_ahead = is_ahead
+        """Whether a device works on it already."""
+        self._answer: Callable[[], list[Segmentation]] | None = answer
+        self._answers: list[Segmentation] = []
+
+    def answers(self) -> list[Segmentation]:
+        """Return one segmentation an image, as `SegmentationCache.get` does."""
+        if self._answer is not None:
+            self._answers, self._answer = self._answer(), None
+        return self._answers
 
 
 @dataclass(frozen=True)

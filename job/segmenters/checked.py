@@ -5,13 +5,16 @@ Halves give the same logits but for rounding: an answer does not depend on what 
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from job.errors import DeviceError, IntegrityError
-from job.segmenters.protocol import Segmentation, Segmenter
+from job.segmenters.protocol import Finish, Pipelined, Segmentation, Segmenter
+
+T = TypeVar("T")
 
 _ALLOCATION_FAILED = "ALLOC_FAILED"
 """Of cuBLAS and cuDNN, which take memory past torch's allocator and have no type of error for it."""
@@ -53,16 +56,33 @@ class CheckedSegmenter:
         _require_finite(answers, prompts)
         return answers
 
+    def begin(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> Finish | None:
+        """Begin what `segment` does, where the segmenter can and the accelerator's memory holds it meanwhile.
+
+        What is returned raises what `segment` raises.
+        """
+        segmenter = self.segmenter
+        if not isinstance(segmenter, Pipelined) or len(images) * len(prompts) > self._most_pairs:
+            return None
+        finish = _if_it_fits(lambda: segmenter.begin(images, prompts))
+        if finish is None:
+            return None
+
+        def finish_checked() -> list[Segmentation]:
+            answers = _if_it_fits(finish)
+            if answers is None:
+                return self.segment(images, prompts)
+            _require_finite(answers, prompts)
+            return answers
+
+        return finish_checked
+
     def _fitting(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> list[Segmentation]:
         n_pairs = len(images) * len(prompts)
         if n_pairs <= self._most_pairs:
-            try:
-                return self.segmenter.segment(images, prompts)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-            # Out of the handler: the error's traceback holds every tensor of the call.
-            torch.cuda.empty_cache()
+            answers = _if_it_fits(lambda: self.segmenter.segment(images, prompts))
+            if answers is not None:
+                return answers
             if n_pairs == 1:
                 raise _too_large(images[0])
             self._most_pairs = max(1, n_pairs // 2)
@@ -75,6 +95,18 @@ class CheckedSegmenter:
         half = len(prompts) // 2
         (one,), (other,) = (self._fitting(images, some) for some in (prompts[:half], prompts[half:]))
         return [Segmentation(np.concatenate([one.logits_PHW, other.logits_PHW]), one.embedding_D)]
+
+
+def _if_it_fits(ask: Callable[[], T]) -> T | None:
+    """Return what is asked for; None, and the accelerator's memory freed, where that does not hold it."""
+    try:
+        return ask()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    # Out of the handler: the error's traceback holds every tensor of the call.
+    torch.cuda.empty_cache()
+    return None
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -1,8 +1,8 @@
 """What every segmenter must offer: logits for images x prompts, one embedding per image, a content key."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,3 +31,15 @@ class Segmenter(Protocol):
 
     def segment(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> list[Segmentation]:
         """Segment RGB images `[H, W, 3]` (sizes may differ) with every prompt: one answer an image."""
+
+
+Finish = Callable[[], list[Segmentation]]
+"""Waits for the answers of a call that was begun."""
+
+
+@runtime_checkable
+class Pipelined(Protocol):
+    """A segmenter whose device need not wait between calls: the next one is begun before this one ends."""
+
+    def begin(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> Finish | None:
+        """Begin what `segment` does; None where that cannot be begun now: then it is to be asked later."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job.segmenters.cache import SegmentationCache
-from job.segmenters.protocol import Segmentation
+from job.segmenters.protocol import Finish, Segmentation
 
 
 class FakeSegmenter:
@@ -37,6 +37,24 @@ class SociableSegmenter(FakeSegmenter):
             replace(answer, logits_PHW=answer.logits_PHW + np.float16((i + 1) / len(images)))
             for i, answer in enumerate(answers)
         ]
+
+
+class PipelinedSegmenter(SociableSegmenter):
+    """One whose device works by itself; `told` is what was begun and waited for, as numbers of images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[str, int]] = []
+
+    def begin(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> Finish | None:
+        """Note it; what is computed then is what `segment` says."""
+        self.told.append(("begun", len(images)))
+
+        def finish() -> list[Segmentation]:
+            self.told.append(("finished", len(images)))
+            return self.segment(images, prompts)
+
+        return finish
 
 
 def segmentation_of(image: NDArray[np.uint8], prompts: Sequence[str]) -> Segmentation:

@@ -12,6 +12,7 @@ from job.segmenters.protocol import Segmentation, Segmenter
 from job.storage.mirror import NoMirror
 from tests.segmenters.fakes import (
     FakeSegmenter,
+    PipelinedSegmenter,
     SociableSegmenter,
     cache_of,
     photographs,
@@ -121,6 +122,31 @@ def test_of_a_batch_that_was_torn_apart_every_image_gets_the_bits_of_the_whole(
     assert segmenter.calls == [(4, PROMPTS)] * 2
     torn.get([*images, *photographs(2, seed=1)])
     assert segmenter.calls[2:] == [(2, PROMPTS)]
+
+
+def test_a_call_is_begun_before_the_one_before_it_ends(tmp_path: Path) -> None:
+    """Answers are those of calls one after the other; what two have in common is not computed twice."""
+    images = photographs(5)
+    plain, _ = cache_of(tmp_path / "plain", PROMPTS, kind=SociableSegmenter)
+    wanted = [*plain.get(images[:2]), *plain.get(images[2:4]), *plain.get([images[1], images[4]])]
+    cache, segmenter = cache_of(tmp_path / "ahead", PROMPTS, kind=PipelinedSegmenter)
+    assert isinstance(segmenter, PipelinedSegmenter)
+    written: list[Callable[[], None]] = []
+    first = cache.begin(images[:2], written.append)
+    second = cache.begin(images[2:4], written.append)
+    assert (first.is_ahead, second.is_ahead) == (True, True)
+    assert segmenter.told == [("begun", 2), ("begun", 2)]
+    third = cache.begin([images[1], images[4]], written.append)
+    assert segmenter.told[2:] == [("finished", 2), ("begun", 1)]
+    found = [*first.answers(), *second.answers(), *third.answers()]
+    assert segmenter.told[4:] == [("finished", 2), ("finished", 1)]
+    for answer, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(answer.logits_PHW, other.logits_PHW)
+        assert answer.company == other.company
+    assert len(written) == 5
+    assert (cache.computed, cache.cached) == (plain.computed, plain.cached) == (10, 2)
+    assert first.answers() is first.answers()
+    assert not cache.begin(images[:2], written.append).is_ahead  # there is nothing to compute
 
 
 def test_keeping_nothing_writes_nothing_and_answers_the_same(tmp_path: Path) -> None:

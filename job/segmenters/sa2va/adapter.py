@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from job.segmenters.chatter import kept_out
-from job.segmenters.protocol import Segmentation
+from job.segmenters.protocol import Finish, Segmentation
 from job.segmenters.sa2va.agreement import Agreement, compare
 from job.segmenters.sa2va.compiled import compile_encoders
 from job.segmenters.sa2va.content import content_key
@@ -75,14 +75,24 @@ class Sa2vaSegmenter:
         Raises ValueError when there is no prompt or an image is not uint8 RGB, `SpecError` for a prompt
         with special tokens or a misplaced `<image>`, `InputError` where path `generate` lacks a CUDA device.
         """
+        return self.begin(images, prompts)()
+
+    def begin(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> Finish:
+        """Begin what `segment` does, on the path `shared`; raises what it raises."""
         asked = texts(prompts, self._checkpoint.tokenizer, image_first=self._checkpoint.is_qwen_vl)
         for position, image in enumerate(images):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise ValueError(f"image {position} must be uint8 [H, W, 3], got {image.dtype} {image.shape}")
-        if self._shared is not None:
+        if self._shared is None:
+            return lambda: [self._generate(image, asked) for image in images]
+        with kept_out():
+            finish = self._shared.begin(images, asked)
+
+        def finish_quietly() -> list[Segmentation]:
             with kept_out():
-                return self._shared.segment(images, asked)
-        return [self._generate(image, asked) for image in images]
+                return finish()
+
+        return finish_quietly
 
     def counts(self) -> dict[str, int]:
         """Return how many replies were not the expected one, and how many gave no mask, or several."""

@@ -5,9 +5,10 @@ the next batch was handed to the device.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from job.errors import SpecError
-from job.segmenters.protocol import Segmentation
+from job.segmenters.protocol import Finish, Segmentation
 from job.segmenters.sa2va import language
 from job.segmenters.sa2va.counters import Counters
 from job.segmenters.sa2va.family import Family, Prefix, Prepared
@@ -49,6 +50,24 @@ class _Handed:
     ready: "torch.cuda.Event | None"
 
 
+class _Unfinished:
+    """A batch on its way; once its answers are there it holds nothing of the device."""
+
+    def __init__(self, finish: Callable[[], Iterator[tuple[int, Segmentation]]]) -> None:
+        self._finish: Callable[[], Iterator[tuple[int, Segmentation]]] | None = finish
+        self._answers: list[tuple[int, Segmentation]] = []
+        self._lock = Lock()
+
+    def answers(self) -> list[tuple[int, Segmentation]]:
+        """Wait for them: positions in the call, and what is there."""
+        with self._lock:
+            if self._finish is not None:
+                with torch.inference_mode():
+                    self._answers = list(self._finish())
+                self._finish = None
+        return self._answers
+
+
 class Shared:
     """Segments images with prompts, many at once.
 
@@ -66,6 +85,7 @@ class Shared:
         self._device = checkpoint.device
         self._dtype = torch.float16 if rounded else torch.float32
         self._queueing = Lock()
+        self._latest: _Unfinished | None = None
         self._reply = self._family.tokenizer.encode(options.reply, add_special_tokens=False)
         if self._reply.count(self._family.seg_id) != 1:
             raise SpecError(
@@ -85,7 +105,14 @@ class Shared:
 
     def segment(self, images: Sequence[NDArray[np.uint8]], texts: Sequence[str]) -> list[Segmentation]:
         """Answer each image; `texts` as `prompts.texts` gives them."""
-        answers: dict[int, Segmentation] = {}
+        return self.begin(images, texts)()
+
+    def begin(self, images: Sequence[NDArray[np.uint8]], texts: Sequence[str]) -> Finish:
+        """Hand all images to the device; what is returned waits for the answers that are not there yet.
+
+        One batch at most is not waited for, whoever's: the next call's first may be on its way already.
+        """
+        begun: list[_Unfinished] = []
         tails = self._family.tails(texts)
         whole = self._options.several_seg != "first"
         step = self._options.prompts_per_batch or _PROMPTS_PER_BATCH
@@ -93,17 +120,29 @@ class Shared:
             language.pack(self._family, tails[first : first + step], self._reply, whole=whole)
             for first in range(0, len(tails), step)
         ]
-        with torch.inference_mode():
-            handed: _Handed | None = None
-            for positions, batch in self._batches(images):
-                with self._queueing:
-                    following = self._hand_over(positions, batch, packed)
-                if handed is not None:
-                    answers.update(self._finish(handed, tails))
-                handed = following
-            if handed is not None:
-                answers.update(self._finish(handed, tails))
-        return [answers[position] for position in range(len(images))]
+        try:
+            with torch.inference_mode():
+                for positions, batch in self._batches(images):
+                    with self._queueing:
+                        handed = self._hand_over(positions, batch, packed)
+                        begun.append(_Unfinished(partial(self._finish, handed, tails)))
+                        before, self._latest = self._latest, begun[-1]
+                    if before is not None:
+                        before.answers()
+        except BaseException:
+            self._forget(begun)  # nobody will ask for them, and one holds the device's memory
+            raise
+
+        def finish() -> list[Segmentation]:
+            answers = dict(answer for one in begun for answer in one.answers())
+            self._forget(begun)
+            return [answers[position] for position in range(len(images))]
+
+        return finish
+
+    def _forget(self, begun: Sequence[_Unfinished]) -> None:
+        with self._queueing:
+            self._latest = None if self._latest in begun else self._latest
 
     def _batches(self, images: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[list[int], list[Prepared]]]:
         """Yield batches of images of one group, resized on threads a bounded number of images ahead."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -46,6 +47,32 @@ def test_both_paths_give_the_same_masks(tmp_path: Path, images: list[NDArray[np.
         np.testing.assert_allclose(alone.logits_PHW[0], answer.logits_PHW[0], rtol=0, atol=2e-3)
         np.testing.assert_allclose(alone.embedding_D, answer.embedding_D, rtol=1e-5, atol=1e-6)
     assert len({answer.logits_PHW.tobytes() for answer in together}) == 2
+
+
+def test_calls_that_are_begun_one_after_the_other_answer_alike(
+    tmp_path: Path, images: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, in whatever order they are waited for; and one that fails leaves nothing behind."""
+    segmenter = opened(tmp_path)
+    shared = segmenter._shared
+    assert shared is not None
+    monkeypatch.setattr(shared, "_images_per_batch", lambda prepared: 1)
+    wanted = [segmenter.segment(some, PROMPTS) for some in (images[1:], images, images[:1])]
+    first, second = (segmenter.begin(some, PROMPTS) for some in (images, images[:1]))
+    hand_over = shared._hand_over
+    handed = Mock(side_effect=[hand_over, RuntimeError("too large")])
+    with monkeypatch.context() as patched:
+        patched.setattr(shared, "_hand_over", lambda *what: handed()(*what))
+        with pytest.raises(RuntimeError, match="too large"):
+            segmenter.begin(images, PROMPTS)
+    assert shared._latest is None
+    third = segmenter.begin(images[1:], PROMPTS)
+    found = [third(), first(), second()]
+    for answers, others in zip(found, wanted, strict=True):
+        for one, other in zip(answers, others, strict=True):
+            np.testing.assert_array_equal(one.logits_PHW, other.logits_PHW)
+            np.testing.assert_array_equal(one.embedding_D, other.embedding_D)
+    assert shared._latest is None
 
 
 def test_the_no_op_is_the_mask_that_predict_forward_gives(
