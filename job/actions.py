@@ -149,19 +149,25 @@ def iter_masks(
     A block is of whole prompts where `at_once` is enough for one, else of a part of one.
     """
     check_logits(space, logits_PHW, size)
-    n_actions, n_of_prompt = len(space), len(space.postprocess)
-    first, block_BHW = 0, np.empty((0, *size), dtype=np.bool_)
-    for p in range(len(space.prompts)):
-        thresholds = _Thresholds(_surface(space, logits_PHW, p, size))
-        for q, postprocess in enumerate(space.postprocess):
-            action = space.index(p, q)
-            if action == first:
-                whole = min(n_actions - action, at_once // n_of_prompt * n_of_prompt)
-                block_BHW = np.empty((whole or min(n_of_prompt - q, at_once), *size), dtype=np.bool_)
-            block_BHW[action - first] = thresholds.mask(postprocess)
-            if action - first + 1 == len(block_BHW):
-                yield range(first, action + 1), block_BHW
-                first = action + 1
+    prompt, thresholds = -1, None
+    for block in blocks_of(space, at_once):
+        block_BHW = np.empty((len(block), *size), dtype=np.bool_)
+        for action, mask_HW in zip(block, block_BHW, strict=True):
+            p, q = divmod(action, len(space.postprocess))
+            if thresholds is None or p != prompt:
+                prompt, thresholds = p, _Thresholds(_surface(space, logits_PHW, p, size))
+            mask_HW[:] = thresholds.mask(space.postprocess[q])
+        yield block, block_BHW
+
+
+def blocks_of(space: ActionSpace, at_once: int) -> Iterator[range]:
+    """Yield all actions in order, at most `at_once` together: whole prompts, or a part of one."""
+    n_of_prompt, first = len(space.postprocess), 0
+    while first < len(space):
+        whole = min(len(space) - first, at_once // n_of_prompt * n_of_prompt)
+        n = whole or min(n_of_prompt - first % n_of_prompt, at_once)
+        yield range(first, first + n)
+        first += n
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,9 @@ from torch import Tensor
 
 from job.actions import LARGEST_LOGIT, ActionSpace, Logits, PostProcess, check_logits, rows_between
 from job.components_on_device import Components
-from job.data.dataset import Loaded
 from job.metrics.overlap import Confusion
 from job.progress import Task
-from job.scoring import Measured, needs_whole_masks, sampling_stride
+from job.scoring import Measured, sampling_stride
 from job.segmenters.checked import is_out_of_memory
 
 BYTES_AT_ONCE, MOST_BYTES_AT_ONCE, SHARE_OF_FREE_MEMORY = 2**30, 2**33, 8
@@ -93,21 +92,13 @@ def measure(
 
 @dataclass(frozen=True)
 class Asked:
-    """An image whose masks are wanted, for a row of the table with such terms."""
+    """An image whose masks of a size are to be counted, against the truth if there is one."""
 
-    loaded: Loaded
     logits_PHW: Logits
-    terms: Sequence[str]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the masks."""
-        return self.loaded.image.shape[0], self.loaded.image.shape[1]
-
-    @property
-    def whole(self) -> bool:
-        """Whether the masks themselves are wanted, beside their counts."""
-        return self.loaded.truth is not None and needs_whole_masks(self.terms)
+    size: tuple[int, int]
+    truth: NDArray[np.bool_] | None
+    whole: bool
+    """Whether the masks themselves are wanted, too."""
 
     def measured_bytes(self, space: ActionSpace) -> int:
         """Return what its `Measured` will take."""
@@ -118,21 +109,24 @@ class Asked:
         return len(space) * bits + len(space.prompts) * sampled * np.dtype(np.float32).itemsize
 
 
-def together(asked: Sequence[Asked], space: ActionSpace, device: str) -> int:
-    """Return how many of the images, from the first on, are measured in one go: alike, and few enough."""
-    first = asked[0]
-    alike = [
-        (one.size, one.logits_PHW.shape, one.whole) == (first.size, first.logits_PHW.shape, first.whole)
-        for one in asked
-    ]
-    most = _bytes_at_once(device) // (len(space.prompts) * _bytes_of_a_map(space, first.size))
-    return max(1, min([*alike, False].index(False), most))
+def groups(asked: Sequence[Asked], space: ActionSpace, device: str) -> Iterator[Sequence[Asked]]:
+    """Yield, in order, images that are measured in one go: alike, and as many as the memory holds."""
+    while asked:
+        first = asked[0]
+        alike = [
+            (one.size, one.logits_PHW.shape, one.whole) == (first.size, first.logits_PHW.shape, first.whole)
+            for one in asked
+        ]
+        most = _bytes_at_once(device) // (len(space.prompts) * _bytes_of_a_map(space, first.size))
+        n = max(1, min([*alike, False].index(False), most))
+        yield asked[:n]
+        asked = asked[n:]
 
 
 def measure_those_that_fit(
     asked: Sequence[Asked], space: ActionSpace, device: str, task: Task
 ) -> list[Measured | None]:
-    """Measure images that are `together`; None for those whose masks the device's memory does not hold.
+    """Measure a group of images; None for those whose masks the device's memory does not hold.
 
     The CPU, which is asked then, says the same. `task` is looked at for a stop request.
     """
@@ -141,7 +135,7 @@ def measure_those_that_fit(
     try:
         return list(
             measure(
-                space, [one.logits_PHW for one in asked], first.size, [one.loaded.truth for one in asked],
+                space, [one.logits_PHW for one in asked], first.size, [one.truth for one in asked],
                 stride=sampling_stride(first.size), whole=first.whole, device=device,
             )
         )  # fmt: skip

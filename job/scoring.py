@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from job.actions import LARGEST_LOGIT, ActionSpace, iter_masks, resize_bilinear
+from job.actions import LARGEST_LOGIT, ActionSpace, blocks_of, iter_masks, resize_bilinear
 from job.data.dataset import Loaded
 from job.data.features import statistics_vector
 from job.metrics.overlap import Confusion
@@ -72,7 +72,8 @@ def score_image(
             scores |= from_counts(measured.counts, terms)
         of_shape = {term: scores[term] for term in terms if term in TOPOLOGICAL}
         if of_shape and measured.masks_KX is not None:
-            _scored(loaded.truth, _unpacked(measured.masks_KX, size, at_once), of_shape, None, task)
+            masks = unpacked(measured.masks_KX, size, blocks_of(space, at_once))
+            _scored(loaded.truth, masks, of_shape, None, task)
     task.advance(0)
     names, statistics = statistics_vector(loaded.image, loaded.fov, segmentation.logits_PHW)
     return Row(
@@ -89,6 +90,15 @@ def score_image(
 def sampling_stride(size: tuple[int, int]) -> int:
     """Return which rows and columns of an image are on the grid of `DIVERSITY_PIXELS`: every how many."""
     return math.ceil(math.sqrt(size[0] * size[1] / DIVERSITY_PIXELS))
+
+
+def unpacked(
+    masks_KX: NDArray[np.uint8], size: tuple[int, int], blocks: Iterable[range]
+) -> Iterator[tuple[range, NDArray[np.bool_]]]:
+    """Yield blocks of masks `[B, H, W]` that are given as packed bits."""
+    for block in blocks:
+        bits_BX = np.unpackbits(masks_KX[block.start : block.stop], axis=1, count=size[0] * size[1])
+        yield block, bits_BX.view(np.bool_).reshape(-1, *size)
 
 
 def needs_whole_masks(terms: Sequence[str]) -> bool:
@@ -118,15 +128,6 @@ def _scored(
                 scores[term][actions.start + few :][: len(values)] = values
             task.advance(0)
     return np.concatenate(packed) if packed else np.zeros((0, 0), np.uint8)
-
-
-def _unpacked(
-    masks_KX: NDArray[np.uint8], size: tuple[int, int], at_once: int
-) -> Iterator[tuple[range, NDArray[np.bool_]]]:
-    n_pixels = size[0] * size[1]
-    for first in range(0, len(masks_KX), at_once):
-        bits_BX = np.unpackbits(masks_KX[first : first + at_once], axis=1, count=n_pixels)
-        yield range(first, first + len(bits_BX)), bits_BX.view(np.bool_).reshape(-1, *size)
 
 
 def _judged_free(

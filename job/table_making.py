@@ -17,7 +17,7 @@ from job.in_order import Begun, in_order, nothing_to_do, then
 from job.memory import available_memory
 from job.progress import SILENT_TASK, Progress, SharedTask, Task
 from job.rows import Row, RowCache, write_row
-from job.scoring import Measured, score_image
+from job.scoring import Measured, needs_whole_masks, score_image
 from job.segmenters.cache import AskedFor, SegmentationCache
 from job.segmenters.protocol import Segmentation
 from job.table import ActionTable
@@ -273,13 +273,14 @@ class _Asked:
             return
         from job import masks_on_device
 
-        asked = [
-            masks_on_device.Asked(loaded, answer.logits_PHW, known.lacks(self.terms) if known else self.terms)
-            for loaded, known, answer in images
-        ]
-        while asked:
-            n = masks_on_device.together(asked, self.space, self.device)
-            few, asked = asked[:n], asked[n:]
+        asked = []
+        for loaded, known, answer in images:
+            whole = loaded.truth is not None and needs_whole_masks(
+                known.lacks(self.terms) if known else self.terms
+            )
+            size = (loaded.image.shape[0], loaded.image.shape[1])
+            asked.append(masks_on_device.Asked(answer.logits_PHW, size, loaded.truth, whole))
+        for few in masks_on_device.groups(asked, self.space, self.device):
             found = self.measurers.submit(
                 masks_on_device.measure_those_that_fit, few, self.space, self.device
             )

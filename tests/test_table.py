@@ -4,13 +4,14 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from scipy.special import expit
 
-from job import scoring, table_making
+from job import mask_judging, scoring, table_making
 from job.actions import ActionSpace, PostProcess, apply
 from job.data.dataset import Dataset, Sample
 from job.data.features import statistics_vector
@@ -388,9 +389,20 @@ def test_a_stop_is_noticed_within_an_image(
         build(Questions(stop_at=4))
 
 
-@pytest.mark.parametrize("threads", [1, 4])
-def test_judging_asks_each_image_s_own_judge_about_each_action_s_mask(world: World, threads: int) -> None:
-    """Labelled or not, and never with the truth in hand; scores beyond 0 and 1 are cut."""
+@pytest.mark.parametrize(
+    ("threads", "device", "memory_bytes"),
+    [(1, "cpu", 4000), (4, "cpu", 4000), (4, "cpu:0", 2**20), (4, "cpu:0", 4000)],
+)
+def test_judging_asks_each_image_s_own_judge_about_each_action_s_mask(
+    world: World, threads: int, device: str, memory_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labelled or not, and never with the truth in hand; scores beyond 0 and 1 are cut.
+
+    Masks come from a device where one may hold them all at once.
+    """
+    if (device, memory_bytes) == ("cpu:0", 2**20):
+        refused = Mock(side_effect=AssertionError("a mask made on the CPU"))
+        monkeypatch.setattr(mask_judging, "iter_masks", refused)
 
     def judge_of(sample: Sample) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         number = world.dataset.samples.index(sample)
@@ -405,7 +417,7 @@ def test_judging_asks_each_image_s_own_judge_about_each_action_s_mask(world: Wor
     with SILENT.task("judging masks", 5, "images") as task:
         rows = judge_rows(
             world.dataset, world.dataset.samples, SPACE, cache, judge_of,
-            memory_bytes=4000, threads=threads, task=SharedTask(task),
+            memory_bytes=memory_bytes, threads=threads, task=SharedTask(task), device=device,
         )  # fmt: skip
         scores_NK = np.stack(list(rows))
     for i, sample in enumerate(world.dataset.samples):

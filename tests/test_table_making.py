@@ -218,7 +218,8 @@ def test_what_will_be_measured_is_known_in_bytes(size: tuple[int, int], terms: S
     loaded = Loaded(rng.integers(0, 255, (*size, 3), np.uint8), rng.random(size) < 0.3, None)
     logits = rng.normal(size=(len(SPACE.prompts), 12, 10)).astype(np.float16)
     for one in (loaded, replace(loaded, truth=None)):
-        asked = masks_on_device.Asked(one, logits, terms)
+        whole = one.truth is not None and scoring.needs_whole_masks(terms)
+        asked = masks_on_device.Asked(logits, size, one.truth, whole)
         (measured,) = masks_on_device.measure_those_that_fit([asked], SPACE, DEVICE, SILENT_TASK)
         assert measured is not None
         assert asked.measured_bytes(SPACE) == measured.n_bytes

@@ -102,6 +102,7 @@ def judge(
     return mask_judging.judge_rows(
         dataset, samples, context.space, context.segmentations, judge_of,
         memory_bytes=_memory_bytes(context), threads=context.machine.threads, task=task,
+        device=context.machine.device,
     )  # fmt: skip
 
 
