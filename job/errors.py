@@ -114,17 +114,23 @@ def meaning(error: BaseException) -> JobError | None:
 def storage_error(error: BaseException) -> JobError | None:
     """Return what an error of the operating system means for the user, None where it is something else.
 
-    A full disk is `TryAgain`; a place that cannot be written or read is `InputError`. Libraries wrap the
-    former in errors of their own, so that its words are looked for too.
+    A full disk is `TryAgain`; a place that cannot be written or read, or where a file is in a folder's place
+    or a folder in a file's, is `InputError`. Libraries wrap the first in errors of their own, so that
+    its words are looked for too.
     """
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(
         error
     ):
         return TryAgain(f"the disk is full: {error}", advice="free space, then run the same command")
-    refused = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
     place = getattr(error, "filename", None)
+    if place and isinstance(error, NotADirectoryError | IsADirectoryError | FileExistsError):
+        place = error.filename2 or place  # of a renaming that which is in its way
+        return InputError(
+            f"cannot use {place}: {error.strerror}",
+            advice=f"move {container.nearest(place)} away, or set output.uri to another folder",
+        )
     # Without a place it is about a socket or a process: nothing that a user could look at.
-    if place and (isinstance(error, refused) or getattr(error, "errno", None) == errno.EROFS):
+    if place and (isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS):
         advice = "check the owner and the mode of the folder, or set output.uri to one that can be written"
         if container.is_image():
             advice = f"{container.writable_at(place)}, or {advice}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 import torch
 from torch import Tensor
 
@@ -65,11 +66,16 @@ class PhaseFile:
     def load(self, state: State, model: Trainable, optimizer: torch.optim.Optimizer) -> Arrays | None:
         """Bring a phase that is about to begin to the kept state; return what it had kept for itself.
 
-        None where nothing can be used: starting over is always right and costs time only.
+        None where nothing can be used: starting over is always right and costs time only. Of a file that
+        should be there and cannot be read it warns.
         """
         try:
             tensors, document = read_tensors(self._path)
-        except (FileNotFoundError, IntegrityError):
+        except FileNotFoundError:
+            return None
+        except IntegrityError as error:
+            message = f"{error}; the phase begins at step 0"
+            structlog.get_logger().warning("job.warning", message=message)
             return None
         if document != self._document:
             return None

@@ -8,13 +8,14 @@ import pytest
 import structlog
 import torch
 
-from job.errors import Interrupted
+from job.errors import Interrupted, storage_error
 from job.reward.network import RewardNetworkConfig
 from job.reward.network_file import scratch
 from job.segmenters.promptable_unet.trainable import TrainablePromptableUNet
 from job.spec.tuning import GrpoSpec, SftSpec, TuningSpec
 from job.tuning.grpo import train_grpo
 from job.tuning.phase import PhaseData, PhaseResult, PhaseRoom
+from job.tuning.resume import FILE
 from job.tuning.sft import train_sft
 from tests.questions import Questions
 
@@ -89,8 +90,32 @@ def test_a_finished_phase_is_read_back(opened: Opened, data: PhaseData, room: Ph
 
 
 def test_a_damaged_state_starts_over(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:
-    """A file that cannot be read costs time only."""
-    result = train(PHASES[0], opened(), data, room)
+    """A file that cannot be read costs time only, and is told; none, or that of another phase, is not."""
+    with structlog.testing.capture_logs() as events:
+        result = train(PHASES[0], opened(), data, room)
+        changed = PHASES[0].model_copy(update={"learning_rate": 1e-4})
+        train(changed, opened(), data, room)
+    assert {event["event"] for event in events} == {"phase.step"}
     (file,) = room.resume_folder.iterdir()
     file.write_bytes(file.read_bytes()[:-100])
-    assert train(PHASES[0], opened(), data, room) == result
+    with structlog.testing.capture_logs() as events:
+        assert train(PHASES[0], opened(), data, room) == result
+    assert (events[0]["event"], events[0]["log_level"]) == ("job.warning", "warning")
+    told = events[0]["message"]
+    assert told.startswith(f"{file}: ")
+    assert "is cut short" in told
+    assert told.endswith("; the phase begins at step 0")
+    assert events[1]["step"] == 0
+
+
+def test_a_folder_in_place_of_the_state_is_said_to_be_one(
+    opened: Opened, data: PhaseData, room: PhaseRoom
+) -> None:
+    """Nothing can be kept there, whoever owns it: it must go."""
+    (room.resume_folder / FILE).mkdir(parents=True)
+    with pytest.raises(IsADirectoryError) as failed:
+        train(PHASES[0], opened(), data, room)
+    told = storage_error(failed.value)
+    assert told is not None
+    assert str(told) == f"cannot use {room.resume_folder / FILE}: Is a directory"
+    assert told.advice.startswith(f"move {room.resume_folder / FILE} away")
