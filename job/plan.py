@@ -13,13 +13,11 @@ from job.publish.publishing import finished_in
 from job.spec.job import JobSpec
 from job.spec.loading import LoadedSpec
 from job.spec.segmenter import AnySegmenterSpec, PluginSpec
+from job.spec.unwise import warnings
 from job.storage import lease
 from job.storage.fetch import Listing
 from job.storage.manifest import LEASE
 from job.storage.run_folder import RunFolder
-
-STEPS_PER_ACTION = 50
-"""Fewer PPO steps than this per action leave most actions all but untried."""
 
 
 def plan(loaded: LoadedSpec) -> str:
@@ -86,38 +84,6 @@ def _segmenter(spec: AnySegmenterSpec) -> str:
     )
     name = f" {spec.name}" if isinstance(spec, PluginSpec) else ""
     return f"{spec.kind}{name} {spec.uri}{f' ({options})' if options else ''}"
-
-
-def warnings(loaded: LoadedSpec) -> list[str]:
-    """Return what is allowed but looks unwise."""
-    spec = loaded.spec
-    actions = len(spec.actions.prompts) * len(spec.actions.postprocess)
-    steps = spec.policy.total_timesteps if spec.has_policy else 0
-    found = []
-    if 0 < steps < STEPS_PER_ACTION * actions:
-        found.append(
-            f"finetune.total_timesteps {steps} is under {STEPS_PER_ACTION} per action"
-            f" ({STEPS_PER_ACTION * actions} for K = {actions}): most actions stay all but untried;"
-            " raise it, or offer fewer actions"
-        )
-    if actions == 1:
-        found.append("there is one action: nothing to choose; add prompts or post-processings")
-    if spec.data.uri.startswith("synthetic:") and spec.data.width not in (None, spec.data.synthetic.size):
-        found.append(
-            f"data.width {spec.data.width} resizes synthetic images of {spec.data.synthetic.size} px"
-        )
-    if not spec.data.uri.startswith("synthetic:") and "data.synthetic" in " ".join(loaded.origins):
-        found.append(f"data.synthetic is ignored: data.uri is {spec.data.uri}")
-    of_phases = [(f"{name}: terms", getattr(phase, "terms", None)) for name, phase in spec.weight_phases]
-    for place, terms in [("reward.terms", spec.reward.terms), *of_phases]:
-        if punished := [term for term, weight in (terms or {}).items() if weight < 0]:
-            found.append(f"{place} punishes {', '.join(punished)}, of which more is better")
-    network = spec.reward.network
-    if network.uri is None and network.init == "scratch" and network.epochs == 0:
-        found.append("reward.network has no start and no epochs: its scores will be noise; set epochs or uri")
-    if spec.has_policy and spec.policy.rollout == "live":
-        found.append("finetune.rollout live calls the segmenter at every step; table gives the same rewards")
-    return found
 
 
 def _state(places: Places, folder: RunFolder, path: str) -> str:

@@ -14,6 +14,7 @@ from job.places import Places
 from job.publish import promotion, retention
 from job.publish.published import PublishedRun, open_run
 from job.spec.loading import LoadedSpec
+from job.spec.unwise import warnings
 from job.stopping import raise_if_stopped
 from job.storage.fetch import Fetcher
 from job.storage.local import private_folder
@@ -117,7 +118,7 @@ def _distrusted(run_uri: str, exit_code: int, output: Output) -> InvalidResult |
 def _work(loaded: LoadedSpec, found: Found, home: Home, hold: Hold, identity: str, output: Output) -> Ended:
     raise_if_stopped()
     # Only a run that has work to do pays for these imports.
-    from job import device, plan, trust
+    from job import device, trust
     from job.pipeline import Pipeline
 
     started, started_at = time.monotonic(), utc_now()
@@ -132,7 +133,7 @@ def _work(loaded: LoadedSpec, found: Found, home: Home, hold: Hold, identity: st
         "job.started", name=spec.name, run_id=folder.run_id, run_uri=home.uri,
         device=machine.device, device_name=machine.device_name, threads=machine.threads,
     )  # fmt: skip
-    for warning in filter(None, (device.without_accelerator(machine, spec.runtime), *plan.warnings(loaded))):
+    for warning in filter(None, (device.without_accelerator(machine, spec.runtime), *warnings(loaded))):
         log.warning("job.warning", message=warning)
     progress = ReportedProgress(
         output,

@@ -105,8 +105,15 @@ class JobSpec(Section):
         return named
 
     @property
+    def phases(self) -> dict[str, FinetuneSpec | WeightPhase]:
+        """Every phase in its order by its place in the spec: `finetune`, or of a list `finetune[0]`, ..."""
+        if not isinstance(self.finetune, list):
+            return {"finetune": self.finetune}
+        return {f"finetune[{i}]": phase for i, phase in enumerate(self.finetune)}
+
+    @property
     def _phases(self) -> Sequence[FinetuneSpec | WeightPhase]:
-        return self.finetune if isinstance(self.finetune, list) else [self.finetune]
+        return list(self.phases.values())
 
     @model_validator(mode="after")
     def _one_policy(self) -> Self:
