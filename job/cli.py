@@ -13,6 +13,7 @@ from job.arguments import Parser, natural, positive
 from job.errors import EXIT_OK, EXIT_UNCAUGHT, InputError, SpecError
 from job.spec.loading import LoadedSpec, load
 from job.spec.problems import SpecProblems, format_json
+from job.spec.unwise import warnings
 from job.verbs import is_run, with_verb
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
 
     run = _verb(verbs, "run", "run the job that a spec describes, or go on with it", _run, spec=True)
     run.add_argument("--run-id", help="name of the run; else $JOB_RUN_ID, else a digest of spec and inputs")
-    validate = _verb(verbs, "validate", "say everything that is wrong with a spec", _validate, spec=True)
+    validate = _verb(
+        verbs, "validate", "say everything that is wrong with a spec, or unwise", _validate, spec=True
+    )
     validate.add_argument("--format", choices=("text", "json"), default="text")
     _verb(verbs, "plan", "say what a run would do, compute and reuse", _plan, spec=True)
 
@@ -217,7 +220,10 @@ def _validate(options: argparse.Namespace) -> int:
             print(format_json(error.problems))
             return error.exit_code
         raise
-    print(format_json([]) if options.format == "json" else f"{loaded.source}: valid")
+    odd = warnings(loaded)
+    print(format_json([], odd) if options.format == "json" else f"{loaded.source}: valid")
+    for warning in odd if options.format == "text" else []:
+        print(f"{loaded.source}: warning: {warning}", file=sys.stderr)
     return EXIT_OK
 
 

@@ -34,7 +34,11 @@ class SpecProblems(SpecError):
         self.problems = tuple(problems)
 
 
-def format_json(problems: Sequence[Problem]) -> str:
-    """Return the answer of `validate --format json`: `valid`, and `problems` with a Problem's fields."""
-    answer = {"valid": not problems, "problems": [asdict(problem) for problem in problems]}
+def format_json(problems: Sequence[Problem], warnings: Sequence[str] = ()) -> str:
+    """Return the answer of `validate --format json`: `valid`, `warnings`, and `problems`, each a Problem."""
+    answer = {
+        "valid": not problems,
+        "problems": [asdict(problem) for problem in problems],
+        "warnings": list(warnings),
+    }
     return json.dumps(answer, indent=2, ensure_ascii=False)

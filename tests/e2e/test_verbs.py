@@ -36,7 +36,20 @@ def test_validate_speaks_json(tmp_path: Path, job: Job) -> None:
     answer = json.loads(done.stdout)
     assert answer["valid"] is False
     assert answer["problems"][0]["line"] == 1
-    assert json.loads(job("validate", TINY, "--format", "json").stdout) == {"valid": True, "problems": []}
+    enough = ("--set", "finetune.total_timesteps=300")
+    answer = json.loads(job("validate", TINY, *enough, "--format", "json").stdout)
+    assert answer == {"valid": True, "problems": [], "warnings": []}
+
+
+def test_validate_tells_what_is_unwise(job: Job) -> None:
+    """Beside the answer, which stays: the spec is valid."""
+    done = job("validate", TINY)
+    assert (done.code, done.stdout) == (0, f"{TINY}: valid\n")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{TINY}: warning: finetune.total_timesteps 64 is under 50 per action")
+    done = job("validate", TINY, "--format", "json")
+    assert (done.code, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["warnings"] == [line.removeprefix(f"{TINY}: warning: ")]
 
 
 def test_missing_inputs_end_with_3_before_anything_is_written(tmp_path: Path, job: Job) -> None:

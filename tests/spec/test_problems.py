@@ -24,7 +24,7 @@ def test_the_error_holds_all_problems_and_ends_the_job_with_2() -> None:
 
 def test_json_says_whether_the_spec_is_valid_and_holds_every_field() -> None:
     """A program reads the same list as a person."""
-    assert json.loads(format_json([])) == {"valid": True, "problems": []}
+    assert json.loads(format_json([], ["odd"])) == {"valid": True, "problems": [], "warnings": ["odd"]}
     answer = json.loads(format_json([IN_FILE, OPTION]))
     assert answer["valid"] is False
     assert answer["problems"][0] == {
