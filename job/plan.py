@@ -1,6 +1,7 @@
 """`plan`: what a run would do, what it would find done, and what looks unwise."""
 
 import json
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
@@ -10,9 +11,11 @@ from job.data.sides import sides_in_words
 from job.inputs import Found
 from job.places import Places
 from job.publish.publishing import finished_in
+from job.spec.finetune import WeightPhase
 from job.spec.job import JobSpec
 from job.spec.loading import LoadedSpec
 from job.spec.segmenter import AnySegmenterSpec, PluginSpec
+from job.spec.tuning import SftSpec
 from job.spec.unwise import warnings
 from job.storage import lease
 from job.storage.fetch import Listing
@@ -36,7 +39,7 @@ def plan(loaded: LoadedSpec) -> str:
         f"data       {_data(loaded, found)}",
         f"segmenter  {_segmenter(spec.segmenter)}",
         f"actions    K = {actions}: {prompts} prompts x {postprocess} post-processings; action 0 is today's",
-        f"reward     {' + '.join(f'{weight:g} {term}' for term, weight in spec.reward.terms.items())}",
+        f"reward     {_sum(spec.reward.terms)}",
         *(f"finetune   {phase}" for phase in _phases(spec)),
     ]
     if spec.sweep:
@@ -63,10 +66,30 @@ def _phases(spec: JobSpec) -> list[str]:
         prompt = f'"{phase.prompt}"' if phase.prompt else "the best fixed action's"
         lines.append(
             f"{name}, at most {phase.steps} steps of {phase.batch_size} {size}, from {before},"
-            f" prompt: {prompt}"
+            f" prompt: {prompt}, learns from {_teachers(spec, phase)}"
         )
         before = f"those of {name}"
     return lines
+
+
+def _teachers(spec: JobSpec, phase: WeightPhase) -> str:
+    """Say what a phase of weights learns from, and what may cost it Dice."""
+    if isinstance(phase, SftSpec):
+        also = f", soft clDice with weight {phase.cldice_weight:g}" if phase.cldice_weight else ""
+        return f"the images' masks{also}"
+    if phase.hide_labels:
+        teachers = "reward networks on all training images (hide_labels)"
+    else:
+        terms = phase.terms or spec.reward.true_terms
+        teachers = (
+            f"{_sum(terms)} on labelled images, by their masks; reward networks on unlabelled ones"
+            f" (unlabelled_share {phase.unlabelled_share:g})"
+        )
+    return teachers + (f", dice_slack {phase.dice_slack:g}" if phase.dice_slack else "")
+
+
+def _sum(terms: Mapping[Any, float]) -> str:
+    return " + ".join(f"{weight:g} {term}" for term, weight in terms.items())
 
 
 def _known_width(spec: JobSpec) -> int | None:

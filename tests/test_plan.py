@@ -174,6 +174,48 @@ def test_every_phase_has_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("reward", "phase", "teachers"),
+    [
+        ({"dice": 1}, {"algorithm": "sft"}, "the images' masks"),
+        (
+            {"dice": 1},
+            {"algorithm": "sft", "cldice_weight": 0.5},
+            "the images' masks, soft clDice with weight 0.5",
+        ),
+        (
+            {"reward_net": 1},
+            {"algorithm": "grpo"},
+            "1 dice on labelled images, by their masks; reward networks on unlabelled ones"
+            " (unlabelled_share 0.5)",
+        ),
+        (
+            {"reward_net": 0.5, "cldice": 0.5},
+            {"algorithm": "grpo", "unlabelled_share": 0.25},
+            "0.5 cldice on labelled images, by their masks; reward networks on unlabelled ones"
+            " (unlabelled_share 0.25)",
+        ),
+        (
+            {"dice": 1},
+            {"algorithm": "grpo", "terms": {"dice": 0.75, "betti": 0.25}, "dice_slack": 0.01},
+            "0.75 dice + 0.25 betti on labelled images, by their masks; reward networks on unlabelled ones"
+            " (unlabelled_share 0.5), dice_slack 0.01",
+        ),
+        (
+            {"dice": 1},
+            {"algorithm": "grpo", "hide_labels": True},
+            "reward networks on all training images (hide_labels)",
+        ),
+    ],
+)
+def test_a_phase_says_what_it_learns_from(
+    tmp_path: Path, reward: dict[str, float], phase: dict[str, Any], teachers: str
+) -> None:
+    """Whichever terms it takes: its own, the true ones of the reward, or Dice."""
+    loaded = loaded_of(tmp_path, reward={"terms": reward}, finetune=phase)
+    assert lines_of(plan(loaded))["finetune"].endswith(f", learns from {teachers}")
+
+
+@pytest.mark.parametrize(
     ("data", "note"),
     [
         ({"synthetic": {"size": 128}}, "4 crops of 256 px (as wide as the images: 128 px), "),

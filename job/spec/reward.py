@@ -52,3 +52,12 @@ class RewardSpec(Section):
         if not any(self.terms.values()):
             raise broken_rule("every weight is 0: the reward would be constant", "terms")
         return self
+
+    @property
+    def true_terms(self) -> dict[str, float]:
+        """What rewards masks of labelled images in a phase of `grpo` that names no terms itself.
+
+        Dice where the network alone is rewarded.
+        """
+        true = {str(term): weight for term, weight in self.terms.items() if weight and term != "reward_net"}
+        return true or {"dice": 1.0}

@@ -57,8 +57,7 @@ def formula(context: StageContext) -> RewardFormula:
 
 def true_terms(context: StageContext) -> dict[str, float]:
     """Return what rewards masks of labelled images in a phase of `grpo` that names no terms itself."""
-    weights = table.reward_weights(context).items()
-    return {term: weight for term, weight in weights if weight and term != "reward_net"} or {"dice": 1.0}
+    return context.spec.reward.true_terms
 
 
 def learned_by(context: StageContext) -> Mapping[str, float]:
