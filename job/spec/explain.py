@@ -49,20 +49,31 @@ def _is_unknown_key(error: ErrorDetails) -> bool:
 
 
 def _unknown_key(place: Located, model: type[BaseModel]) -> str:
-    """Look for what was meant: in the same object, then anywhere in a spec, first by the exact name."""
+    """Look for what was meant: in the same object, in other kinds of it, then anywhere in a spec."""
     key = place.path[-1]
+    if of := place.elsewhere.get(str(key)):
+        return f"belongs to {_quoted(of)}, and this is {_quoted([place.kind])}; {_known(place)}"
     if found := _close(key, place.keys):
         return _did_you_mean(found)
+    if found := _close(key, place.elsewhere):
+        of = place.elsewhere[found[0]]
+        return f"{_did_you_mean(found)} It belongs to {_quoted(of)}, and this is {_quoted([place.kind])}"
     paths = known_paths(model)
-    if place.path in paths:
-        return f"not a key of this kind of section; known here: {', '.join(place.keys)}"
     found = [show_path(path) for path in paths if path[-1] == key]
     if not found:
         names = _close(key, dict.fromkeys(path[-1] for path in paths))
         found = [show_path(path) for path in paths if path[-1] in names]
     if found:
         return _did_you_mean(found)
-    return f"unknown key; known here: {', '.join(place.keys)}"
+    return f"unknown key; {_known(place)}"
+
+
+def _known(place: Located) -> str:
+    return f"known here: {', '.join(place.keys)}"
+
+
+def _quoted(kinds: Sequence[str]) -> str:
+    return _either([f'"{kind}"' for kind in kinds])
 
 
 def _did_you_mean(found: Sequence[str]) -> str:
@@ -107,8 +118,7 @@ def _explain_tag(error: ErrorDetails, place: Located) -> Complaint:
         for key in error["input"]:
             if _close(key, [discriminator]):
                 return Complaint((*place.path, key), _did_you_mean([discriminator]), "key")
-        choices = _either([f'"{tag}"' for tag in place.tags])
-        return Complaint(path, f"required key is missing: {choices}")
+        return Complaint(path, f"required key is missing: {_quoted(place.tags)}")
     value = error["input"].get(discriminator)
     return Complaint(path, _explain_choice(_choices(error["ctx"]["expected_tags"]), value, path))
 

@@ -2,7 +2,7 @@
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,10 @@ class Located:
     """The field at the path, where there is one."""
     tags: tuple[str, ...]
     """The kinds to choose from, where the path holds a choice of sections."""
+    kind: str
+    """The kind that was chosen of the enclosing object; empty where there is none to choose."""
+    elsewhere: Mapping[str, tuple[str, ...]]
+    """Keys that this kind lacks, each with the kinds that have it."""
 
 
 def locate(model: Model, loc: Path) -> Located:
@@ -38,14 +42,19 @@ def locate(model: Model, loc: Path) -> Located:
     annotation: Any = model
     discriminator: _Chosen = None
     in_dictionary = False
+    choice: dict[str, Any] = {}
+    kind = chosen = ""
     for step in loc:
         annotation, discriminator = _unwrap(annotation, discriminator)
         if discriminator is not None:
-            annotation, discriminator = _tagged(annotation, discriminator).get(str(step)), None
+            members = _tagged(annotation, discriminator)
+            choice, chosen = (members, str(step)) if isinstance(discriminator, str) else ({}, "")
+            annotation, discriminator = members.get(str(step)), None
             continue
         if step == "[key]" and in_dictionary:
             break
         path.append(step)
+        kind, chosen = chosen, ""
         in_dictionary = typing.get_origin(annotation) is dict
         keys, field = tuple(_inner(annotation)), None
         if _is_model(annotation):
@@ -55,7 +64,8 @@ def locate(model: Model, loc: Path) -> Located:
             annotation = _inner(annotation).get(str(step), _item(annotation))
     annotation, discriminator = _unwrap(annotation, discriminator)
     tags = _tagged(annotation, discriminator) if isinstance(discriminator, str) else {}
-    return Located(tuple(path), keys, field, tuple(tags))
+    elsewhere = _elsewhere(choice, keys) if kind else {}
+    return Located(tuple(path), keys, field, tuple(tags), kind, elsewhere)
 
 
 def known_paths(model: Model) -> list[Path]:
@@ -84,6 +94,28 @@ def default_container(model: Model, path: Path) -> JSON:
     if isinstance(value, list):
         return [item.model_dump(mode="json") if isinstance(item, BaseModel) else item for item in value]
     return dict(value) if isinstance(value, dict) else None
+
+
+def takes_list(model: Model, path: Path) -> bool:
+    """Return whether the models expect a list at `path`, or also one."""
+    annotation: Any = model
+    discriminator: _Chosen = None
+    for step in path:
+        if not (_is_model(annotation) and (field := _by_key(annotation).get(str(step)))):
+            return False
+        annotation, discriminator = _unwrap(*_annotation(field))
+    members = _tagged(annotation, discriminator).values() if discriminator else [annotation]
+    return any(typing.get_origin(_unwrap(member, None)[0]) is list for member in members)
+
+
+def _elsewhere(choice: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Return the keys of the kinds of a choice that are not among `keys`."""
+    found: dict[str, tuple[str, ...]] = {}
+    for tag, member in choice.items():
+        for key in _inner(member):
+            if key not in keys:
+                found[key] = (*found.get(key, ()), tag)
+    return found
 
 
 def _walk(annotation: Any, discriminator: _Chosen, path: Path) -> Iterator[Path]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from job.spec.fields import default_container
+from job.spec.fields import default_container, takes_list
 from job.spec.positions import JSON, MalformedError, Path, parse
 from job.spec.problems import Problem
 from job.spec.secrets import redact
@@ -47,24 +47,30 @@ def merge(
             wrong = _write(merged, override, model)
         if not wrong:
             applied.append(override)
-        path = show_path(override.path)
-        problems += [Problem(override.option, None, None, path, message) for message in wrong]
+        problems += [
+            Problem(override.option, None, None, show_path((*override.path, *inner)), message)
+            for inner, message in wrong
+        ]
     return merged, applied, problems
 
 
-def _parse(option: str) -> tuple[Override, list[str]]:
+_Wrong = list[tuple[Path, str]]
+"""What is wrong with an option, and where below its path."""
+
+
+def _parse(option: str) -> tuple[Override, _Wrong]:
     target, equals, text = option.partition("=")
     path = _parse_path(target.strip())
     if not equals or not path:
         wrong = "expected PATH=VALUE" if path else "this is no path into a spec"
-        return Override((), None, _named(target)), [f"{wrong}; {EXAMPLE}"]
+        return Override((), None, _named(target)), [((), f"{wrong}; {EXAMPLE}")]
     hidden = redact(text) if not is_secret((*path, text)) else "***"
     named = _named(f"{target.strip()}={shorten(hidden)}")
     try:
         document = parse(text)
     except MalformedError:
-        return Override(path, text, named), [] if _is_utf8(text) else ["the value is not UTF-8"]
-    return Override(path, document.value, named), [refused.message for refused in document.refused]
+        return Override(path, text, named), [] if _is_utf8(text) else [((), "the value is not UTF-8")]
+    return Override(path, document.value, named), [(part.path, part.message) for part in document.refused]
 
 
 def _parse_path(text: str) -> Path:
@@ -75,13 +81,18 @@ def _parse_path(text: str) -> Path:
     return tuple(int(step[1:-1]) if step[0] == "[" else step for step in steps)
 
 
-def _write(document: dict[str, JSON], override: Override, model: type[BaseModel]) -> list[str]:
+def _write(document: dict[str, JSON], override: Override, model: type[BaseModel]) -> _Wrong:
     container: JSON = document
     path = override.path
     for depth, step in enumerate(path):
         wrong = _check_step(container, step, path[:depth])
+        if wrong and not isinstance(container, list) and isinstance(step, int):
+            where = show_path(path[:depth])
+            wrong += (
+                f"; give the whole list: --set '{where}=[...]'" if takes_list(model, path[:depth]) else ""
+            )
         if wrong:
-            return [wrong]
+            return [((), wrong)]
         assert isinstance(container, dict | list)
         here = _get(container, step)
         if depth == len(path) - 1:

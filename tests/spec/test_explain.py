@@ -82,6 +82,21 @@ def explained(document: dict[str, Any]) -> list[str]:
             'finetune.window: 65 exceeds crop = 64; write at most that, or credit "mask", which judges a crop'
             " as a whole",
         ),
+        (
+            {"finetune": [{"algorithm": "ppo"}, {"algorithm": "sft", "samples": 3}]},
+            'finetune[1].samples: belongs to "grpo", and this is "sft"; known here: prompt, steps,'
+            " batch_size, crop, learning_rate, weight_decay, max_grad_norm, validate_every, patience,"
+            " algorithm, cldice_weight",
+        ),
+        (
+            {"finetune": [{"algorithm": "sft", "sampels": 3}]},
+            'finetune[0].sampels: unknown key; did you mean samples? It belongs to "grpo", and this is "sft"',
+        ),
+        (
+            {"data": {"split": {"kind": "folds", "test": 0.3}}},
+            'data.split.test: belongs to "auto", "hash" or "patients", and this is "folds"; known here:'
+            " kind, k",
+        ),
         ({"version": 2}, "version: expected 1, got 2"),
         (
             {"data": {"split": {"kind": "pateints"}}},

@@ -170,7 +170,8 @@ def test_every_value_that_is_not_a_default_has_an_origin(folder: Path) -> None:
         ),
         (
             "data.split.kind=column",
-            "x.json:2:53: data.split.test: not a key of this kind of section; known here: kind",
+            'x.json:2:53: data.split.test: belongs to "auto", "hash" or "patients", and this is "column";'
+            " known here: kind",
         ),
         (
             "cache.n_steps=1",

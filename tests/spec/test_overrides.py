@@ -77,7 +77,13 @@ def test_later_options_win() -> None:
         ("seed=NaN", "--set seed=NaN: seed: NaN is not a JSON number; write a finite one"),
         (
             'cache={"uri": "a", "uri": "b"}',
-            '--set cache={"uri": "a", "uri": "b"}: cache: duplicate key, first given on line 1; remove one',
+            '--set cache={"uri": "a", "uri": "b"}: cache.uri: duplicate key, first given on line 1; remove'
+            " one",
+        ),
+        (
+            'finetune=[{"algorithm":"grpo","steps":4,"steps":10}]',
+            '--set finetune=[{"algorithm":"grpo","steps":4,"steps":10}]: finetune[0].steps: duplicate key,'
+            " first given on line 1; remove one",
         ),
         ("name.x=1", '--set name.x=1: name.x: cannot be set: name is "n", not an object'),
         ("data[0]=1", "--set data[0]=1: data[0]: cannot be set: data is an empty object, not a list"),
@@ -107,3 +113,27 @@ def test_an_option_that_cannot_be_written_says_why_and_changes_nothing(option: s
     assert [str(p) for p in problems] == [problem]
     assert applied == []
     assert {key: merged[key] for key in document} == document
+
+
+@pytest.mark.parametrize(
+    ("document", "option", "problem"),
+    [
+        (
+            {"finetune": {"n_envs": 2}},
+            "finetune[1].steps=3",
+            "finetune is an object, not a list; give the whole list: --set 'finetune=[...]'",
+        ),
+        (
+            {"actions": {"prompts": 3}},
+            "actions.prompts[0]=x",
+            "actions.prompts is 3, not a list; give the whole list: --set 'actions.prompts=[...]'",
+        ),
+        ({"data": {"split": {}}}, "data.split[0]=x", "data.split is an empty object, not a list"),
+    ],
+)
+def test_where_a_list_may_stand_an_index_is_answered_with_it(
+    document: dict[str, Any], option: str, problem: str
+) -> None:
+    """`finetune` is one phase or several; elsewhere a list would be no better."""
+    (found,) = merge(document, [option], JobSpec)[2]
+    assert found.message == f"cannot be set: {problem}"

@@ -55,7 +55,7 @@ def test_without_a_kind_it_is_the_network_that_ships_with_the_program() -> None:
         ({"kind": "sa2va", "uri": "x", "reply": "Sure."}, "reply"),
         (
             {"kind": "clipseg", "uri": "x", "path": "shared"},
-            "segmenter.path: not a key of this kind of section",
+            'segmenter.path: belongs to "sa2va", and this is "clipseg"; known here: kind, uri, dtype,',
         ),
         ({"kind": "plugin", "uri": "x"}, "segmenter.name: required key is missing"),
         ({"uri": "x", "trust_remote_code": True}, "segmenter.trust_remote_code"),
