@@ -62,8 +62,8 @@ def coverage_sentence(coverage: Coverage | None) -> str:
         return ""
     interval = f"{percent(coverage.promised)} interval"
     basis = count(coverage.n_calibration, "validation image")
-    if not math.isfinite(coverage.halfwidth):
-        return f"{basis}: too few for a {interval} of its predictions."
+    if not coverage.halfwidth < 1:  # it is at most 1: what holds everything was not found from these images
+        return f"{basis}: too few for a {interval} of its predictions that is narrower than 0 to 1."
     return (
         f"The {interval} of its predictions (±{figure(coverage.halfwidth)}, from {basis}) held"
         f" {percent(coverage.held)} of {count(coverage.n_test, 'test image')}."

@@ -1,4 +1,3 @@
-import math
 from dataclasses import replace
 from typing import Literal
 
@@ -57,7 +56,10 @@ def test_coverage_in_a_sentence() -> None:
         "The 90 % interval of its predictions (±0.034, from 20 validation images)"
         " held 91 % of 40 test images."
     )
-    assert "too few" in coverage_sentence(coverage.model_copy(update={"halfwidth": math.inf}))
+    few = coverage.model_copy(update={"held": 1.0, "halfwidth": 1.0, "n_calibration": 4})
+    assert coverage_sentence(few) == (
+        "4 validation images: too few for a 90 % interval of its predictions that is narrower than 0 to 1."
+    )
     assert coverage_sentence(None) == ""
 
 
