@@ -22,14 +22,14 @@ def open_plain(path: Path) -> BinaryIO:
     Raises `IntegrityError` for a pipe or a device, which may never end.
     """
     # A named pipe without a writer blocks whoever opens it, unless asked not to.
-    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)  # noqa: SIM115, PTH123
-    mode = os.fstat(file.fileno()).st_mode
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(opened).st_mode
     if not stat.S_ISREG(mode):
-        file.close()
+        os.close(opened)
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(21, "Is a directory", os.fspath(path))
         raise IntegrityError(f"{path} is no plain file but a pipe or a device", advice="name a plain file")
-    return file
+    return open(opened, "rb", buffering=0)  # noqa: PTH123
 
 
 def read_bytes(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes:
