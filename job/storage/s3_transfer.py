@@ -33,9 +33,10 @@ MANY_PARTS = 32
 that are on their way are lost with a killed process."""
 WHOLE = 2 << 20
 """Bytes: a body up to this size is taken as it is, of which the blocks would cost more than its bytes."""
-BLOCK = 256 << 10
+BLOCK = 1 << 20
 DIGESTED_IN_MEMORY = 256 << 10
-"""Bytes: what is larger is digested after it has been written, so that nobody waits for it."""
+"""Bytes: what is larger is digested after it has been written, so that nobody waits for it; of many
+processors one is idle: what is taken as it is they digest as it comes."""
 AT_ONCE = 16
 MANY_CPUS = 4
 DIGEST = "digest"
@@ -122,7 +123,7 @@ def _small_download(
     key, target, size = store.full_key(item.source.key), item.target, item.source.size
     unfinished = target.with_name(f".{target.name}.{os.getpid()}{UNFINISHED}")
     digest = hashlib.sha256()
-    is_digested = size <= DIGESTED_IN_MEMORY
+    is_digested = size <= (WHOLE if available_cpus() >= MANY_CPUS else DIGESTED_IN_MEMORY)
     with _opened(unfinished, target) as file:
 
         def get() -> None:
