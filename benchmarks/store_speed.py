@@ -259,6 +259,7 @@ def main() -> int:
     parser.add_argument("--limit-s", type=float, default=math.inf, help="for all rounds together")
     arguments = parser.parse_args()
     chosen = [one for one in WORKLOADS if not arguments.only or one.name in arguments.only]
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + arguments.limit_s
     medians: dict[str, Ratios] = {}
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name, serve(Path(name, "server")) as server:
