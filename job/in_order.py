@@ -39,7 +39,7 @@ def nothing_to_do(result: R) -> Begun[R]:
 def then(first: "Future[T]", following: "Callable[[T], Future[R]]") -> "Future[R]":
     """Return the future of the work that `following` begins with what `first` gives, once it is there.
 
-    It is begun in the thread that did the first. Errors of both are the future's.
+    It is begun by whoever makes `first` be done: here and now, where it is. Errors of both are the future's.
     """
     result: Future[R] = Future()
 

@@ -1,6 +1,6 @@
 """Judging masks without the truth: the segmenter works in one thread, judges of its images in others."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 
 import numpy as np
@@ -15,13 +15,14 @@ from job.progress import SharedTask, Task
 from job.reward.terms import Judge, score
 from job.scoring import unpacked
 from job.segmenters.cache import SegmentationCache
-from job.table_making import batches, n_pixels, read_ahead
+from job.table_making import n_pixels, read_ahead
 from job.workers import Workers
 
 PIXELS_JUDGED = 4_000_000
 """Of images that are judged side by side: a judge makes floats of all their masks."""
 IMAGES_TOGETHER = 16
-"""Of which an accelerator makes the masks in one go, where they are small."""
+"""Of which an accelerator makes the masks in one go, where the memory for masks holds their bits; twice that
+is held, while the next are made."""
 BYTES_PER_JUDGED_PIXEL = 16
 """What decides how many masks a judge sees together; with it, a few bits of its scores."""
 
@@ -46,9 +47,9 @@ def judge_rows(
     """
 
     def judged(judges: Workers) -> Generator[Begun[NDArray[np.float64]], None, None]:
-        at_once = 1 if device == "cpu" else IMAGES_TOGETHER
+        most_bytes = 0 if device == "cpu" else memory_bytes
         with closing(read_ahead(dataset.load, samples, threads, n_pixels)) as read:
-            for few in batches(zip(samples, read, strict=True), at_once, lambda one: n_pixels(one[1])):
+            for few in _together(zip(samples, read, strict=True), len(space), most_bytes):
                 logits = [cache.get([loaded.image])[0].logits_PHW for _, loaded in few]
                 masks = _masks(space, [loaded for _, loaded in few], logits, memory_bytes, device, task)
                 for (sample, loaded), logits_PHW, packed_KX in zip(few, logits, masks, strict=True):
@@ -63,6 +64,23 @@ def judge_rows(
         closing(in_order(judged(judges), most=PIXELS_JUDGED, look=lambda: task.advance(0))) as found,
     ):
         yield from found
+
+
+def _together(
+    images: Iterable[tuple[Sample, Loaded]], n_masks: int, most_bytes: int
+) -> Iterator[list[tuple[Sample, Loaded]]]:
+    """Yield images whose masks, as bits, take `most_bytes` together, or more than that alone."""
+    some: list[tuple[Sample, Loaded]] = []
+    n_bytes = 0
+    for one in images:
+        own = n_masks * n_pixels(one[1]) // 8
+        if some and (n_bytes + own > most_bytes or len(some) == IMAGES_TOGETHER):
+            yield some
+            some, n_bytes = [], 0
+        some.append(one)
+        n_bytes += own
+    if some:
+        yield some
 
 
 def _masks(

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 PIXELS_OF_A_BATCH = 16_000_000
 """Of images that go through the segmenter together, a thousand of 128 px: of larger ones a batch has fewer.
-With P prompts they and their logits take 5 + 2 P bytes a pixel."""
+With P prompts they and their logits take 5 + 2 P bytes a pixel, twice where a device is a batch ahead."""
 PIXELS_SCORED = 16_000_000
 """Of images whose masks are made side by side: one of more than half is alone."""
 PIXELS_AHEAD = 8_000_000
@@ -197,13 +197,14 @@ class _Asked:
         before: _Batch | None = None
         with closing(read_ahead(self._read, self.samples, self.writers.n, pixels)) as read:
             for images in batches(read, self.batch_size, pixels):
-                batch = self._begun(*zip(*images, strict=True))
+                batch = self._begun(before, *zip(*images, strict=True))
                 if before is not None:
                     yield from self._rows_of(before)
-                before = batch
-                if not batch.asked.is_ahead:
+                before = batch if batch.asked.is_ahead else None
+                if before is None:
+                    self._wait_for_masks()
                     yield from self._rows_of(batch)
-                    before = None
+                del batch  # with all its pixels
         if before is not None:
             yield from self._rows_of(before)
 
@@ -214,7 +215,9 @@ class _Asked:
         )
         return loaded, key
 
-    def _begun(self, batch: Sequence[Loaded], keys: Sequence[str]) -> "_Batch":
+    def _begun(self, before: "_Batch | None", batch: Sequence[Loaded], keys: Sequence[str]) -> "_Batch":
+        if before is not None and not set(keys).isdisjoint(before.keys):
+            self._answers(before)  # with the company of an image that is here again
         # An image may be there twice: its row is made once.
         is_again = [key in self.seen or key in keys[:i] for i, key in enumerate(keys)]
         self.seen.update(keys)
@@ -232,7 +235,7 @@ class _Asked:
         return _Batch(batch, keys, known, pending, together, asked, keeping)
 
     def _rows_of(self, batch: "_Batch") -> Generator[Begun[_Found | None], None, None]:
-        answer_of = dict(zip(batch.together, batch.asked.answers(), strict=True))
+        answer_of = self._answers(batch)
         for keep in batch.keeping:
             yield Begun(self.writers.submit(lambda write, task: write(), keep), 0)
         # Of small images too: enough to keep all at work while the next batch is segmented, and no more.
@@ -241,7 +244,6 @@ class _Asked:
         for i, key in enumerate(batch.keys):
             loaded, known = batch.images[i], batch.known[i]
             if i in batch.pending:
-                self.company_of[key] = answer_of[i].company
                 measuring = next(found)
                 scored = then(
                     measuring.all,
@@ -252,6 +254,19 @@ class _Asked:
                 yield Begun(scored, max(held, least * self.scorers.copies))
             else:
                 yield nothing_to_do(_Found(key, known, is_new=False))
+
+    def _answers(self, batch: "_Batch") -> dict[int, Segmentation]:
+        answer_of = dict(zip(batch.together, batch.asked.answers(), strict=True))
+        self.company_of.update((batch.keys[i], answer_of[i].company) for i in batch.pending)
+        return answer_of
+
+    def _wait_for_masks(self) -> None:
+        """Let a segmenter that is asked now have the device to itself.
+
+        What does not fit is asked in parts from then on: that must not depend on what else was there.
+        """
+        if self.device != "cpu":
+            self.measurers.submit(lambda task: None).result()
 
     def _with_company(self, batch: Sequence[Loaded], keys: Sequence[str], pending: list[int]) -> list[int]:
         """Add the images of a batch that the pending ones were once segmented with: see `Row.company`."""

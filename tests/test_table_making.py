@@ -1,5 +1,6 @@
 """The making of the table as a pipeline: nothing but time depends on threads, and nothing outlives it."""
 
+import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from job.data.images import write_image, write_mask
 from job.errors import Interrupted
 from job.progress import SILENT, SILENT_TASK
 from job.rows import Row, RowCache, write_row
-from job.segmenters.protocol import Segmentation
+from job.segmenters.protocol import Finish, Segmentation
 from job.table import ActionTable
 from tests.questions import Questions
 from tests.segmenters.fakes import (
@@ -163,22 +164,68 @@ def test_a_device_makes_masks_while_the_next_images_are_segmented(
 ) -> None:
     """Those of the first batch are not ready before the second one was handed to the segmenter."""
     alone, _, _ = build(dataset, tmp_path / "one", threads=1)
-    handed = threading.Event()
+    third = threading.Event()
     measure = masks_on_device.measure
 
-    class Second(FakeSegmenter):
+    class Third(PipelinedSegmenter):
+        def begin(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> Finish | None:
+            if [what for what, _ in self.told].count("begun") == 2:
+                third.set()
+            return super().begin(images, prompts)
+
         def segment(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> list[Segmentation]:
-            if self.calls:
-                handed.set()
-            return super().segment(images, prompts)
+            return FakeSegmenter.segment(self, images, prompts)
 
     def late(*of: object, **how: object) -> object:
-        assert handed.wait(PATIENCE_S)
+        assert third.wait(PATIENCE_S)
         return measure(*of, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(masks_on_device, "measure", late)
-    built, _, _ = build(dataset, tmp_path / "more", threads=2, device=DEVICE, kind=Second)
+    built, _, _ = build(dataset, tmp_path / "more", threads=2, device=DEVICE, kind=Third)
     assert built.digest() == alone.digest()
+
+
+def test_who_is_asked_by_itself_has_the_device_to_itself(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No mask is made meanwhile: what fits must not depend on the moment."""
+    measure, measuring = masks_on_device.measure, threading.Event()
+
+    class Alone(FakeSegmenter):
+        def segment(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> list[Segmentation]:
+            assert not measuring.wait(0.05)
+            return super().segment(images, prompts)
+
+    def slow(*of: object, **how: object) -> object:
+        measuring.set()
+        try:
+            return measure(*of, **how)  # type: ignore[arg-type]
+        finally:
+            measuring.clear()
+
+    monkeypatch.setattr(masks_on_device, "measure", slow)
+    build(dataset, tmp_path / "more", threads=2, device=DEVICE, kind=Alone)
+
+
+def test_an_image_that_is_here_again_brings_its_company(dataset: Dataset, tmp_path: Path) -> None:
+    """A and X were asked for together, X's file was lost: with A X is asked for again, also a batch later."""
+    a, x, b = dataset.samples[:3]
+    again = replace(a, name="again", patient="again")
+    tables = []
+    for folder, kind in (("plain", SociableSegmenter), ("ahead", PipelinedSegmenter)):
+        whole, segmenter, _ = build(
+            replace(dataset, samples=[a, x]), tmp_path / folder, threads=1, kind=SociableSegmenter
+        )
+        lost = dataset.load(x).digest
+        for path in (tmp_path / folder).rglob("*.safetensors"):
+            if path.stem == lost or "rows" in path.parts:
+                path.unlink()
+        torn = replace(dataset, samples=[a, b, again, x])
+        built, segmenter, _ = build(torn, tmp_path / folder, threads=1, kind=kind)
+        assert (2, SPACE.prompts) in segmenter.calls
+        np.testing.assert_array_equal(built.scores["dice"][3], whole.scores["dice"][1])
+        tables.append(built.digest())
+    assert tables[0] == tables[1]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
@@ -198,7 +245,8 @@ def test_a_batch_is_begun_while_the_one_before_is_seen_to(
     assert built.digest() == alone.digest()
     assert files_of(tmp_path / "one") == files_of(tmp_path / "more")
     assert isinstance(segmenter, PipelinedSegmenter)
-    assert [what for what, _ in segmenter.told[:3]] == ["begun", "begun", "finished"]
+    told = [what for what, _ in segmenter.told]
+    assert ("begun", "begun") in itertools.pairwise(told)
     assert sum(n for what, n in segmenter.told if what == "finished") == 9
     assert (rows.computed, rows.reused) == (9, 1)
     fewer = [path for i, path in enumerate(sorted((tmp_path / "more/rows").rglob("*.safetensors"))) if i % 3]

@@ -114,6 +114,7 @@ class SegmentationCache:
         finish = self._begun(pixels, prompts) if missing else None
 
         def answers() -> list[Segmentation]:
+            self._ahead = [one for one in self._ahead if one is not begun]
             whole: dict[str, Segmentation] = {}
             if missing:
                 answered = finish() if finish is not None else self.segmenter.segment(pixels, prompts)
@@ -128,7 +129,6 @@ class SegmentationCache:
             computed = len(asked) * len(prompts)
             self.computed += computed
             self.cached += max(0, len(images) * len(self.prompts) - computed)
-            self._ahead = [one for one in self._ahead if one is not begun]
             # What was answered as a whole is handed on as it is: copies cost an accelerator's time.
             return [whole.get(name) or self._segmentation(found[name]) for name in names]
 

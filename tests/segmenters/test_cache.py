@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -147,6 +148,21 @@ def test_a_call_is_begun_before_the_one_before_it_ends(tmp_path: Path) -> None:
     assert (cache.computed, cache.cached) == (plain.computed, plain.cached) == (10, 2)
     assert first.answers() is first.answers()
     assert not cache.begin(images[:2], written.append).is_ahead  # there is nothing to compute
+
+
+def test_a_call_that_failed_is_its_own_affair(tmp_path: Path) -> None:
+    """Who asks for the same images later gets them."""
+    images = photographs(2)
+    cache, segmenter = cache_of(tmp_path, PROMPTS, kind=PipelinedSegmenter)
+    segment = segmenter.segment
+    segmenter.segment = Mock(side_effect=RuntimeError("the device"))  # type: ignore[method-assign]
+    first = cache.begin(images, Mock())
+    with pytest.raises(RuntimeError, match="the device"):
+        first.answers()
+    segmenter.segment = segment  # type: ignore[method-assign]
+    wanted = SociableSegmenter().segment(images, PROMPTS)
+    for answer, other in zip(cache.get(images), wanted, strict=True):
+        np.testing.assert_array_equal(answer.logits_PHW, other.logits_PHW)
 
 
 def test_keeping_nothing_writes_nothing_and_answers_the_same(tmp_path: Path) -> None:

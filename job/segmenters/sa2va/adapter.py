@@ -75,24 +75,32 @@ class Sa2vaSegmenter:
         Raises ValueError when there is no prompt or an image is not uint8 RGB, `SpecError` for a prompt
         with special tokens or a misplaced `<image>`, `InputError` where path `generate` lacks a CUDA device.
         """
-        return self.begin(images, prompts)()
+        finish = self.begin(images, prompts)
+        if finish is not None:
+            return finish()
+        asked = self._asked(images, prompts)
+        return [self._generate(image, asked) for image in images]
 
-    def begin(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> Finish:
-        """Begin what `segment` does, on the path `shared`; raises what it raises."""
-        asked = texts(prompts, self._checkpoint.tokenizer, image_first=self._checkpoint.is_qwen_vl)
-        for position, image in enumerate(images):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError(f"image {position} must be uint8 [H, W, 3], got {image.dtype} {image.shape}")
-        if self._shared is None:
-            return lambda: [self._generate(image, asked) for image in images]
+    def begin(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> Finish | None:
+        """Begin what `segment` does, and raise what it raises; None on the path `generate`."""
+        shared, asked = self._shared, self._asked(images, prompts)
+        if shared is None:
+            return None
         with kept_out():
-            finish = self._shared.begin(images, asked)
+            finish = shared.begin(images, asked)
 
         def finish_quietly() -> list[Segmentation]:
             with kept_out():
                 return finish()
 
         return finish_quietly
+
+    def _asked(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> list[str]:
+        asked = texts(prompts, self._checkpoint.tokenizer, image_first=self._checkpoint.is_qwen_vl)
+        for position, image in enumerate(images):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(f"image {position} must be uint8 [H, W, 3], got {image.dtype} {image.shape}")
+        return asked
 
     def counts(self) -> dict[str, int]:
         """Return how many replies were not the expected one, and how many gave no mask, or several."""

@@ -51,20 +51,31 @@ class _Handed:
 
 
 class _Unfinished:
-    """A batch on its way; once its answers are there it holds nothing of the device."""
+    """A batch on its way; once it is settled it holds nothing of the device."""
 
     def __init__(self, finish: Callable[[], Iterator[tuple[int, Segmentation]]]) -> None:
         self._finish: Callable[[], Iterator[tuple[int, Segmentation]]] | None = finish
         self._answers: list[tuple[int, Segmentation]] = []
+        self._error: Exception | None = None
         self._lock = Lock()
+
+    def settle(self) -> None:
+        """Wait for its answers; an error is for whoever asks for them."""
+        with self._lock:
+            if self._finish is None:
+                return
+            finish, self._finish = self._finish, None
+            try:
+                with torch.inference_mode():
+                    self._answers = list(finish())
+            except Exception as error:
+                self._error = error
 
     def answers(self) -> list[tuple[int, Segmentation]]:
         """Wait for them: positions in the call, and what is there."""
-        with self._lock:
-            if self._finish is not None:
-                with torch.inference_mode():
-                    self._answers = list(self._finish())
-                self._finish = None
+        self.settle()
+        if self._error is not None:
+            raise self._error
         return self._answers
 
 
@@ -110,7 +121,8 @@ class Shared:
     def begin(self, images: Sequence[NDArray[np.uint8]], texts: Sequence[str]) -> Finish:
         """Hand all images to the device; what is returned waits for the answers that are not there yet.
 
-        One batch at most is not waited for, whoever's: the next call's first may be on its way already.
+        One batch at most is not waited for, whoever's: the next call's first may be on its way already. The
+        answers are there once.
         """
         begun: list[_Unfinished] = []
         tails = self._family.tails(texts)
@@ -128,14 +140,17 @@ class Shared:
                         begun.append(_Unfinished(partial(self._finish, handed, tails)))
                         before, self._latest = self._latest, begun[-1]
                     if before is not None:
-                        before.answers()
+                        before.settle()
         except BaseException:
             self._forget(begun)  # nobody will ask for them, and one holds the device's memory
             raise
 
         def finish() -> list[Segmentation]:
-            answers = dict(answer for one in begun for answer in one.answers())
-            self._forget(begun)
+            try:
+                answers = dict(answer for one in begun for answer in one.answers())
+            finally:
+                self._forget(begun)
+                begun.clear()
             return [answers[position] for position in range(len(images))]
 
         return finish

@@ -67,12 +67,37 @@ def test_calls_that_are_begun_one_after_the_other_answer_alike(
             segmenter.begin(images, PROMPTS)
     assert shared._latest is None
     third = segmenter.begin(images[1:], PROMPTS)
+    assert first is not None
+    assert second is not None
+    assert third is not None
     found = [third(), first(), second()]
     for answers, others in zip(found, wanted, strict=True):
         for one, other in zip(answers, others, strict=True):
             np.testing.assert_array_equal(one.logits_PHW, other.logits_PHW)
             np.testing.assert_array_equal(one.embedding_D, other.embedding_D)
     assert shared._latest is None
+
+
+def test_a_batch_that_fails_is_told_to_whoever_asked_for_it(
+    tmp_path: Path, images: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not to who comes next; and it holds nothing of the device any more."""
+    segmenter = opened(tmp_path)
+    shared = segmenter._shared
+    assert shared is not None
+    (wanted,) = segmenter.segment(images[1:], PROMPTS)
+    with monkeypatch.context() as patched:
+        patched.setattr(shared, "_finish", Mock(side_effect=RuntimeError("too large")))
+        broken, other = (segmenter.begin(images[:1], PROMPTS) for _ in range(2))
+        assert broken is not None
+        assert other is not None
+        with pytest.raises(RuntimeError, match="too large"):
+            other()
+    assert shared._latest is None
+    (found,) = segmenter.segment(images[1:], PROMPTS)
+    np.testing.assert_array_equal(found.logits_PHW, wanted.logits_PHW)
+    with pytest.raises(RuntimeError, match="too large"):
+        broken()
 
 
 def test_the_no_op_is_the_mask_that_predict_forward_gives(
