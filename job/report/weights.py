@@ -35,6 +35,7 @@ _CURVES = {
     "proxy_labelled": "true terms, labelled images",
     "proxy_unlabelled": "networks, unlabelled images",
 }
+_ROUNDS = "; what rounds of the networks alone would move is taken out"
 
 
 def phases_table(info: TrainingInfo) -> Table | None:
@@ -79,7 +80,7 @@ def phase_curves(info: TrainingInfo) -> list[LineChart]:
                 [row["step"] for row in phase.curve],
                 series,
                 note=f"{ENDED.get(phase.ended, phase.ended)}; step {phase.best_step:,} was kept,"
-                f" with {figure(phase.best_dice)}",
+                f" with {figure(phase.best_dice)}" + (_ROUNDS if "proxy_unlabelled" in known else ""),
                 marker=float(phase.best_step),
             )
         )

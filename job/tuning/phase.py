@@ -48,8 +48,9 @@ class PhaseResult:
     """How a phase went. The model holds the best weights that validation saw, the start among them.
 
     `curve` has a row each time validation was asked: `step`, `gold` (mean validation Dice over patients),
-    `proxy` (what the phase maximises, on the same scale from row to row), and `loss`, `kl`, ... where they
-    are known. `best_step` is 0 where nothing was better than the start.
+    `proxy` (what the phase maximises, on the same scale from row to row: what teaching the reward networks
+    alone would move is taken out), and `loss`, `kl`, ... where they are known. `best_step` is 0 where
+    nothing was better than the start.
     """
 
     steps: int

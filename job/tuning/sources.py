@@ -57,6 +57,10 @@ class Source:
             return [partial(_true_reward, truth.numpy(), self.terms) for truth in crops.truths_BHW]
         return [partial(self.ensemble.score, _image(pixels)) for pixels in crops.pixels_B3HW]
 
+    def mean_rewards(self, crops: Crops, masks_BKHW: Masks) -> list[float]:
+        """Return the mean reward of each crop's masks."""
+        return [float(reward(masks_BKHW[b]).mean()) for b, reward in enumerate(self.rewards(crops))]
+
     def advantages(
         self,
         crops: Crops,

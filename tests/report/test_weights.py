@@ -160,6 +160,7 @@ def test_every_line_of_a_chart_has_a_colour_of_its_own() -> None:
     style = text("report.css")
     drawn = [re.search(rf"\.line\.s{n} {{ stroke: (\S+);", style) for n in range(2, len(chart.lines) + 1)]
     assert len(chart.lines) == 4
+    assert chart.note.endswith("what rounds of the networks alone would move is taken out")
     colours = [found[1] for found in drawn if found]
     assert len(set(colours)) == 3
     assert "var(--accent)" not in colours

@@ -179,6 +179,17 @@ def test_networks_learn_from_the_models_own_masks(opened: Opened, data: PhaseDat
         assert all(torch.equal(values, was[name]) for name, values in one.state_dict().items())
 
 
+def test_rounds_alone_do_not_move_the_proxy(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:
+    """A policy that stays where it is earns the same, whatever its judges have learned meanwhile."""
+    networks = [scratch(n, RewardNetworkConfig(widths=(4, 8), readings=2, max_side=48)) for n in range(2)]
+    mixed = replace(data, unlabelled=[replace(one, truth=None) for one in data.validation])
+    settings = spec(steps=6, validate_every=2, round_every=2, round_images=4, learning_rate=1e-12)
+    first, *others = train_grpo(settings, opened(), mixed, replace(room, networks=networks)).curve
+    assert all(row["mse_after"] < row["mse_before"] for row in others[1:])
+    for name in ("proxy", "proxy_labelled", "proxy_unlabelled"):
+        assert [row[name] for row in others] == pytest.approx([first[name]] * 3, abs=1e-9)
+
+
 def test_deviating_networks_are_believed_less() -> None:
     """The score is the mean less `k_sd` deviations."""
     from job.tuning.ensemble import Ensemble
