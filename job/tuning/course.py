@@ -110,10 +110,10 @@ class _Course:
         optimizer = torch.optim.AdamW(parameters, spec.learning_rate, weight_decay=spec.weight_decay)
         state = State(best=model.state())
         file = PhaseFile(self.room.resume_folder, self._key(state))
-        state.looks.slack = learner.slack
         if (own := file.load(state, model, optimizer)) is not None:
             learner.restore(own)
             self.room.log.info("phase.resumed", step=state.step)
+        state.looks.slack, state.looks.kl_budget = learner.slack, self.limits.kl_budget
         with self.room.progress.task(f"{self.name} of the segmenter", spec.steps, "step") as task:
             try:
                 task.advance(state.step)

@@ -1,5 +1,6 @@
 """When a phase ends, and which of its states is kept: pure functions of what its looks saw."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -38,7 +39,7 @@ class Looks:
     """What was seen at each look, the start being the first: gold by patient, proxy by sample, mean KL.
 
     `worth` is what the kept state has most of, among those whose mean gold is at most `slack` below the
-    start's.
+    start's, and whose KL is within the budget.
     """
 
     gold: list[Numbers] = field(default_factory=list)
@@ -46,12 +47,16 @@ class Looks:
     kl: list[float] = field(default_factory=list)
     worth: list[float] = field(default_factory=list)
     slack: float = 0.0
+    kl_budget: float | None = None
 
     @property
     def best(self) -> int:
         """The look of highest worth, the earliest among equals: the start wins unless it is beaten."""
         least = self.gold[0].mean() - self.slack
-        allowed = [gold_P.mean() >= least for gold_P in self.gold]
+        most = math.inf if self.kl_budget is None else self.kl_budget
+        allowed = [
+            gold_P.mean() >= least and kl <= most for gold_P, kl in zip(self.gold, self.kl, strict=True)
+        ]
         return int(np.argmax(np.where(allowed, self.worth, -np.inf)))
 
 

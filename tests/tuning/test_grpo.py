@@ -106,9 +106,11 @@ def test_normalisation_keeps_its_statistics(opened: Opened, data: PhaseData, roo
 
 
 def test_a_spent_budget_ends_the_phase(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:
-    """Beyond the budget of divergence training ends; its weight keeps the model nearer to its start."""
+    """Beyond it training ends, and what was gained is not kept; a weight holds the model near its start."""
     ended = train_grpo(spec(kl_budget=0.01), opened(), data, room)
     assert (ended.ended, ended.steps) == ("kl", 10)
+    assert ended.best_step == 0
+    assert ended.curve[1]["gold"] > ended.start_gold
     held = train_grpo(
         spec(kl_budget=0.01, kl_weight=50.0),
         opened(),

@@ -32,6 +32,17 @@ def test_dice_may_be_given_up_within_its_slack() -> None:
     assert some.best == 3
 
 
+def test_what_is_beyond_the_budget_is_not_kept() -> None:
+    """However good its gold is; the start has moved nowhere."""
+    some = looks([0.70, 0.75, 0.72, 0.80], [0.7] * 4)
+    some.kl = [0.0, 0.2, 0.5, 0.6]
+    assert some.best == 3
+    some.kl_budget = 0.5
+    assert some.best == 1
+    some.kl_budget = 0.1
+    assert some.best == 0
+
+
 def test_gold_that_falls_while_the_proxy_rises_is_hacking() -> None:
     """Two looks in a row are needed, and both movements."""
     assert ending(looks([0.7, 0.75, 0.70, 0.65], [0.6, 0.7, 0.8, 0.9]), LIMITS) == "reward_hacking"
