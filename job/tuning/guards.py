@@ -72,11 +72,15 @@ def ending(looks: Looks, limits: Limits) -> Ending | None:
 def is_hacked(looks: Looks, limits: Limits) -> bool:
     """Return whether gold fell from its best while the proxy rose, both beyond noise, two looks in a row.
 
-    One look alone may be an unlucky one, and a gold that is on its way back up is not fooled: large first
-    steps cost it a dip. Without a proxy nothing is said to be hacked.
+    One look alone may be an unlucky one, and a gold that is on its way back up, beyond noise or by more than
+    the smallest fall, is not fooled: large first steps cost it a dip. Without a proxy nothing is said to be
+    hacked.
     """
     best, last = looks.best, len(looks.gold) - 1
-    if last - best < 2 or not looks.proxy or has_risen(looks.gold[last - 1], looks.gold[last]):
+    if last - best < 2 or not looks.proxy:
+        return False
+    before, now = looks.gold[last - 1 :]
+    if now.mean() - before.mean() > limits.smallest_fall or has_risen(before, now):
         return False
     return all(
         has_risen(looks.gold[at], looks.gold[best], limits.smallest_fall)

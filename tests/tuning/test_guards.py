@@ -53,6 +53,16 @@ def test_gold_that_falls_while_the_proxy_rises_is_hacking() -> None:
     assert ending(looks([0.7, 0.75, 0.65, 0.70], [0.6, 0.7, 0.8, 0.9]), LIMITS) is None  # on its way back
 
 
+def test_a_gold_that_comes_back_unevenly_comes_back() -> None:
+    """By more than the smallest fall in the mean: patients differ in how fast they do."""
+    some = looks([0.7, 0.75, 0.65, 0.67], [0.6, 0.7, 0.8, 0.9])
+    some.gold[3] += [-0.03, 0.03]
+    assert not has_risen(some.gold[2], some.gold[3])
+    assert ending(some, LIMITS) is None
+    some.gold[3] -= 0.011
+    assert ending(some, LIMITS) == "reward_hacking"
+
+
 def test_a_small_fall_is_noise() -> None:
     """Less than the smallest fall, or less than patients differ in it, is no fall."""
     assert ending(looks([0.7, 0.75, 0.742, 0.741], [0.6, 0.7, 0.8, 0.9]), LIMITS) is None
