@@ -147,13 +147,16 @@ def _course_row(course: _Course) -> Row:
 def _teachers(facts: Mapping[str, Any]) -> str:
     """Say what taught a phase on how many images; a phase without terms learned from the masks themselves."""
     labelled, unlabelled = facts.get("labelled", 0), facts.get("unlabelled", 0)
+    is_taught = labelled and facts.get("unlabelled_share") != 1
     teachers = []
-    if labelled:
+    if is_taught:
         by = f"{reward_formula(facts['terms'])} on" if facts.get("terms") else "masks of"
         teachers.append(f"{by} {count(labelled, 'labelled image')}")
     if unlabelled:
         networks = count(facts.get("networks", 0), "reward network")
         teachers.append(f"{networks} on {count(unlabelled, 'unlabelled image')}")
+    if labelled and not is_taught:
+        teachers.append(f"{count(labelled, 'labelled image')} for teaching the networks alone")
     return ", ".join(teachers) or MISSING
 
 

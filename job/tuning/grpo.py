@@ -26,7 +26,7 @@ from job.tuning.estimators import Masks, Numbers
 from job.tuning.guards import Limits, Part, mean_of
 from job.tuning.phase import DEFAULT_TERMS, PhaseData, PhaseResult, PhaseRoom
 from job.tuning.sampling import bernoulli_kl, correlated_noise, log_probability, sample_masks
-from job.tuning.sources import Source, sources, terms_of
+from job.tuning.sources import Source, sources, terms_of, unlabelled_share
 
 NAME = "grpo"
 _TINY = 1e-12
@@ -35,21 +35,25 @@ _TINY = 1e-12
 def train_grpo(spec: GrpoSpec, model: Trainable, data: PhaseData, room: PhaseRoom) -> PhaseResult:
     """Maximise the reward of masks sampled around the model's logits.
 
-    With `spec.hide_labels` labelled images are treated as unlabelled ones. Raises InputError without
+    With `spec.hide_labels` labelled images are treated as unlabelled ones; where unlabelled ones have no
+    share they are left out, and the networks are neither asked nor taught. Raises InputError without
     validation or training images, or without a network for unlabelled ones, InvalidResult when training
     diverges, and what `room.progress` raises.
     """
     if spec.hide_labels:
         data = replace(data, labelled=[], unlabelled=_without_truths(data.labelled, data.unlabelled))
+    if not (share := unlabelled_share(spec, data.labelled, data.unlabelled)):
+        data = replace(data, unlabelled=[])
     _check(data, room)
     learner = _Reinforced(spec, model, data, room)
     limits = Limits(spec.patience, spec.kl_budget, parts=learner.parts)
     result = course.run(spec, limits, learner, model, data, room, NAME)
     facts = {
-        "terms": terms_of(spec) if data.labelled else {},
+        "terms": terms_of(spec) if share < 1 else {},
         "labelled": len(data.labelled),
         "unlabelled": len(data.unlabelled),
-        "networks": len(room.networks),
+        "unlabelled_share": share,
+        "networks": len(room.networks) if share else 0,
     }
     return replace(result, facts=facts)
 
@@ -67,7 +71,7 @@ class _Reinforced:
         self.worth = terms_of(spec) if spec.dice_slack else DEFAULT_TERMS
         self.slack = spec.dice_slack
         self._start = model.state()
-        self._ensemble = Ensemble(room.networks, spec.k_sd, room.device)
+        self._ensemble = Ensemble(room.networks if data.unlabelled else (), spec.k_sd, room.device)
         self._sources = sources(spec, data.labelled, data.unlabelled, self._ensemble)
         self._sampled: list[_Sampled] = []
         self._mse: dict[str, float] = {}

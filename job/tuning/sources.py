@@ -118,15 +118,20 @@ def terms_of(spec: GrpoSpec) -> dict[str, float]:
     return {term: weight / total for term, weight in weights.items()}
 
 
+def unlabelled_share(spec: GrpoSpec, labelled: Sequence[Loaded], unlabelled: Sequence[Loaded]) -> float:
+    """Return the share of the steps on unlabelled images: the spec's where there are labelled ones too."""
+    return spec.unlabelled_share if labelled and unlabelled else float(bool(unlabelled))
+
+
 def sources(
     spec: GrpoSpec, labelled: Sequence[Loaded], unlabelled: Sequence[Loaded], ensemble: Ensemble
 ) -> list[Source]:
     """Return the source of labelled images, then that of unlabelled ones, as far as there are any."""
     found = []
-    unlabelled_share = spec.unlabelled_share if labelled and unlabelled else float(bool(unlabelled))
+    of_unlabelled = unlabelled_share(spec, labelled, unlabelled)
     if labelled:
         crops = CropSource(labelled, spec.crop, augment=True)
-        share, terms = 1 - unlabelled_share, terms_of(spec)
+        share, terms = 1 - of_unlabelled, terms_of(spec)
         found.append(Source(labelled, crops, spec.batch_size, _WATCHED_CROPS, share, terms, ensemble))
     if unlabelled:
         n_drawn = spec.batch_size
@@ -135,7 +140,7 @@ def sources(
             n_drawn = max(1, round(n_drawn * part))
         crops = CropSource(unlabelled, None, augment=True)
         watched = min(_WATCHED_IMAGES, len(unlabelled))
-        found.append(Source(unlabelled, crops, n_drawn, watched, unlabelled_share, None, ensemble))
+        found.append(Source(unlabelled, crops, n_drawn, watched, of_unlabelled, None, ensemble))
     return found
 
 

@@ -80,6 +80,7 @@ def test_the_course_is_told_in_figures_too() -> None:
         phase(curve=without_proxy, facts={"labelled": 1}),
         phase("grpo", curve=curve, facts=taught, ended="reward_hacking"),
         phase("grpo_2", curve=[], best_step=0),
+        phase("grpo_3", curve=[], facts=taught | {"terms": {}, "unlabelled_share": 1.0}),
     )
     table = course_table(info)
     assert table is not None
@@ -91,6 +92,11 @@ def test_the_course_is_told_in_figures_too() -> None:
             "0.600 → 0.800 → 0.900",
         ),
         ("–", "–", "–"),
+        (
+            "3 reward networks on 20 unlabelled images, 8 labelled images for teaching the networks alone",
+            "–",
+            "–",
+        ),
     ]
     for report in (render_markdown(info), render_html(info, {})):
         assert "3 reward networks on 20 unlabelled images" in report

@@ -18,6 +18,7 @@ from job.segmenters.promptable_unet.trainable import TrainablePromptableUNet
 from job.spec.tuning import GrpoSpec
 from job.tuning.grpo import _Reinforced, train_grpo
 from job.tuning.phase import PhaseData, PhaseRoom
+from job.tuning.sources import Source
 
 Opened = Callable[[], TrainablePromptableUNet]
 
@@ -160,7 +161,7 @@ def test_a_network_that_can_be_fooled_is_caught(opened: Opened, data: PhaseData,
     assert last["gold"] < best["gold"] - 0.05
     assert last["proxy"] > best["proxy"] + 0.05
     assert result.best_gold >= result.start_gold
-    assert result.facts == {"terms": {}, "labelled": 0, "unlabelled": 4, "networks": 2}
+    assert result.facts == {"terms": {}, "labelled": 0, "unlabelled": 4, "unlabelled_share": 1, "networks": 2}
 
 
 def test_networks_learn_from_the_models_own_masks(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:
@@ -179,6 +180,42 @@ def test_networks_learn_from_the_models_own_masks(opened: Opened, data: PhaseDat
         assert row["proxy"] == pytest.approx(parts, abs=1e-12)
     for one, was in zip(networks, before, strict=True):
         assert all(torch.equal(values, was[name]) for name, values in one.state_dict().items())
+
+
+def test_without_a_share_networks_are_neither_asked_nor_taught(
+    opened: Opened, data: PhaseData, room: PhaseRoom
+) -> None:
+    """Unlabelled images then change nothing, need no network, and are not what was learned from."""
+    mixed = replace(data, unlabelled=[replace(one, truth=None) for one in data.validation])
+    settings = spec(steps=4, validate_every=2, round_every=2, unlabelled_share=0)
+    result = train_grpo(settings, opened(), mixed, room)
+    expected = train_grpo(settings, opened(), data, replace(room, resume_folder=room.resume_folder / "b"))
+    assert result == expected
+    assert set(result.curve[-1]) == {"step", "gold", "proxy", "kl"}
+    assert result.facts == {
+        "terms": {"dice": 1}, "labelled": 4, "unlabelled": 0, "unlabelled_share": 0, "networks": 0,
+    }  # fmt: skip
+
+
+def test_labels_without_a_share_teach_the_networks_alone(
+    opened: Opened, data: PhaseData, room: PhaseRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No step is on them; they are what rounds show."""
+    drawn = []
+    draw = Source.draw
+    monkeypatch.setattr(
+        Source, "draw", lambda self, rng, n: drawn.append(self.terms is None) or draw(self, rng, n)
+    )
+    mixed = replace(data, unlabelled=[replace(one, truth=None) for one in data.validation])
+    settings = spec(steps=4, validate_every=2, round_every=2, unlabelled_share=1, kl_budget=100.0)
+    result = train_grpo(settings, opened(), mixed, replace(room, networks=fooled()))
+    assert drawn == [False, True, *[True] * 4]  # what is watched, then the steps
+    assert "mse_after" in result.curve[-1]
+    for row in result.curve:
+        assert row["proxy"] == row["proxy_unlabelled"]
+    assert result.facts == {
+        "terms": {}, "labelled": 4, "unlabelled": 2, "unlabelled_share": 1, "networks": 2,
+    }  # fmt: skip
 
 
 def test_rounds_alone_do_not_move_the_proxy(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:
