@@ -27,7 +27,13 @@ ENDED = {
     "steps": "all steps taken",
     "patience": "no better on validation",
     "reward_hacking": "reward rose while Dice fell",
+    "overfitting": "reward rose on training images while Dice fell on validation images",
     "kl": "too far from its start",
+}
+_FOOLED = {
+    "reward_hacking": "the reward rising and true Dice falling: the reward was being played, and",
+    "overfitting": "the reward rising on training images and Dice falling on validation images: it was"
+    " learning them by heart, and",
 }
 _CURVES = {
     "gold": "true Dice",
@@ -49,17 +55,15 @@ def course_table(info: TrainingInfo) -> Table | None:
 
 
 def phases_sentence(info: TrainingInfo) -> str:
-    """Say what was trained, which guard stopped it, and what a check skipped; empty without phases."""
+    """Say what was trained, what fooled it, and what a check skipped; empty without phases."""
     courses, told = _courses(info), []
     if courses:
         prompts = dict.fromkeys(course.phase.prompt for course in courses)
         asked = " and ".join(f"“{prompt.rstrip('.')}”" for prompt in prompts)
         told += [_over_folds(info), f"Weights were trained for {asked}. {NOTE}"]
-    if hacked := [course.title for course in courses if course.phase.ended == "reward_hacking"]:
-        told.append(
-            f"{' and '.join(hacked)} was stopped because the reward went on rising while true Dice fell:"
-            " the reward was being played, and the best step before that was restored."
-        )
+    for ended, how in _FOOLED.items():
+        if fooled := [course.title for course in courses if course.phase.ended == ended]:
+            told.append(f"{' and '.join(fooled)} ended with {how} the best step before that was restored.")
     if set(info.skipped) - {"ppo"}:
         told.append(f"{skipped(info)}.")
     return " ".join(filter(None, told))

@@ -23,7 +23,7 @@ from job.tuning import course
 from job.tuning.crops import Crops
 from job.tuning.ensemble import Ensemble
 from job.tuning.estimators import Masks, Numbers
-from job.tuning.guards import Limits, Part, mean_of
+from job.tuning.guards import Fooled, Limits, Part, mean_of
 from job.tuning.phase import DEFAULT_TERMS, PhaseData, PhaseResult, PhaseRoom
 from job.tuning.sampling import bernoulli_kl, correlated_noise, log_probability, sample_masks
 from job.tuning.sources import Source, sources, terms_of, unlabelled_share
@@ -46,7 +46,8 @@ def train_grpo(spec: GrpoSpec, model: Trainable, data: PhaseData, room: PhaseRoo
         data = replace(data, unlabelled=[])
     _check(data, room)
     learner = _Reinforced(spec, model, data, room)
-    limits = Limits(spec.patience, spec.kl_budget, parts=learner.parts)
+    fooled: Fooled = "reward_hacking" if share else "overfitting"
+    limits = Limits(spec.patience, spec.kl_budget, parts=learner.parts, fooled=fooled)
     result = course.run(spec, limits, learner, model, data, room, NAME)
     facts = {
         "terms": terms_of(spec) if share < 1 else {},

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Ending = Literal["reward_hacking", "kl", "patience"]
+Fooled = Literal["reward_hacking", "overfitting"]
+Ending = Fooled | Literal["kl", "patience"]
 Numbers = NDArray[np.float64]
 
 
@@ -25,13 +26,15 @@ class Limits:
     """What a phase may do: `patience` looks without a better gold, nats of `kl` a pixel, and a fall of gold.
 
     `smallest_fall` is the least fall of mean Dice that counts as one, whatever the patients say. `parts` are
-    those of the proxy; none: all samples weigh the same.
+    those of the proxy; none: all samples weigh the same. `fooled` names what it is when gold falls while the
+    proxy rises: a reward that is nothing but true is not hacked, and overfits.
     """
 
     patience: int
     kl_budget: float | None = None
     smallest_fall: float = 0.01
     parts: tuple[Part, ...] = ()
+    fooled: Fooled = "reward_hacking"
 
 
 @dataclass
@@ -64,17 +67,17 @@ def ending(looks: Looks, limits: Limits) -> Ending | None:
     """Return why training ends after the latest look, None where it goes on."""
     if limits.kl_budget is not None and looks.kl[-1] > limits.kl_budget:
         return "kl"
-    if len(looks.gold) - 1 - looks.best >= limits.patience:
-        return "reward_hacking" if is_hacked(looks, limits) else "patience"
-    return "reward_hacking" if is_hacked(looks, limits) else None
+    if is_fooled(looks, limits):
+        return limits.fooled
+    return "patience" if len(looks.gold) - 1 - looks.best >= limits.patience else None
 
 
-def is_hacked(looks: Looks, limits: Limits) -> bool:
+def is_fooled(looks: Looks, limits: Limits) -> bool:
     """Return whether gold fell from its best while the proxy rose, both beyond noise, two looks in a row.
 
     One look alone may be an unlucky one, and a gold that is on its way back up, beyond noise or by more than
-    the smallest fall, is not fooled: large first steps cost it a dip. Without a proxy nothing is said to be
-    hacked.
+    the smallest fall, is not fooled: large first steps cost it a dip. Without a proxy nothing can
+    fool.
     """
     best, last = looks.best, len(looks.gold) - 1
     if last - best < 2 or not looks.proxy:

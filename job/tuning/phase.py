@@ -58,7 +58,7 @@ class PhaseResult:
     start_gold: float
     best_gold: float
     ended: str
-    """Why: `steps`, `patience`, `reward_hacking` or `kl`."""
+    """Why: `steps`, `patience`, `reward_hacking`, `overfitting` or `kl`."""
     curve: list[dict[str, float]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     """Further figures for the record, plain JSON."""

@@ -4,7 +4,7 @@ from job.publish.training_info import FoldSummary, PhaseSummary, TrainingInfo
 from job.report.html import render_html, text
 from job.report.markdown import render_markdown
 from job.report.summary import answer_table, learned
-from job.report.weights import course_table, phase_curves, phases_sentence, phases_table
+from job.report.weights import ENDED, course_table, phase_curves, phases_sentence, phases_table
 from tests.report.factory import make_info
 
 CURVE = [{"step": 0.0, "gold": 0.5, "proxy": 0.6}, {"step": 50.0, "gold": 0.7, "proxy": 0.8}]
@@ -56,9 +56,18 @@ def test_phases_stand_one_below_the_other() -> None:
 
 def test_a_reward_that_was_played_is_named() -> None:
     """Before anybody looks at the curves."""
-    told = phases_sentence(run_of(phase(), phase("grpo", ended="reward_hacking")))
-    assert "GRPO on the weights was stopped because the reward went on rising while true Dice fell" in told
-    assert "stopped" not in phases_sentence(run_of(phase()))
+    ends = {
+        "reward_hacking": "GRPO on the weights ended with the reward rising and true Dice falling",
+        "overfitting": "GRPO on the weights ended with the reward rising on training images and Dice",
+    }
+    for ended, words in ends.items():
+        info = run_of(phase(), phase("grpo", ended=ended))
+        assert words in phases_sentence(info)
+        assert "stopped" not in phases_sentence(info)  # all its steps may have been taken
+        for report in (render_markdown(info), render_html(info, {})):
+            assert words in report
+            assert ENDED[ended] in report
+    assert "ended" not in phases_sentence(run_of(phase()))
     assert phases_sentence(run_of()) == ""
 
 
@@ -127,7 +136,7 @@ def test_folds_stand_phase_by_phase_below_what_all_of_them_show() -> None:
     gained = f"Supervised fine-tuning +{row.vs_noop.mean:.3f} Dice (interval +{row.vs_noop.low:.3f} to "
     assert told.startswith(f"Over all folds, against today on test images: {gained}")
     assert "29 patients, 29 images), better." in told
-    assert "Supervised fine-tuning, fold 2 was stopped" in told
+    assert "Supervised fine-tuning, fold 2 ended with" in told
     table = phases_table(info)
     assert table is not None
     assert [one.cells[0].replace("Supervised fine-tuning", "SFT") for one in table.rows] == [

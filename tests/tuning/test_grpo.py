@@ -164,6 +164,23 @@ def test_a_network_that_can_be_fooled_is_caught(opened: Opened, data: PhaseData,
     assert result.facts == {"terms": {}, "labelled": 0, "unlabelled": 4, "unlabelled_share": 1, "networks": 2}
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_reward_of_true_terms_is_not_hacked_but_overfits(
+    opened: Opened, data: PhaseData, room: PhaseRoom, share: float
+) -> None:
+    """Recall alone rises as masks grow and Dice falls: nobody lied, where networks were not asked."""
+    prompt = "Segment all vessels, including the finest branches."
+    unlabelled = [replace(one, truth=None) for one in data.labelled]
+    mixed = replace(data, prompt=prompt, unlabelled=unlabelled)
+    settings = spec(
+        steps=60, validate_every=3, patience=10, kl_budget=100.0, terms={"recall": 1.0},
+        unlabelled_share=share, round_every=1000,
+    )  # fmt: skip
+    result = train_grpo(settings, opened(), mixed, replace(room, networks=fooled()))
+    assert result.ended == ("reward_hacking" if share else "overfitting")
+    assert result.steps < 60
+
+
 def test_networks_learn_from_the_models_own_masks(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:
     """With labelled images beside unlabelled ones, networks are taught in rounds, copies of them alone."""
     networks = [scratch(n, RewardNetworkConfig(widths=(4, 8), readings=2, max_side=48)) for n in range(2)]

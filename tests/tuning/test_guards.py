@@ -1,5 +1,7 @@
 """Guards: what counts as a rise, when training ends, and which state is kept."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -116,7 +118,9 @@ def test_parts_weigh_as_much_as_their_share() -> None:
 def test_a_part_without_a_share_is_not_asked() -> None:
     """Networks that may be played are no reason to end where nothing learns from them."""
     parts = (Part(2, 1.0), Part(2, 0.0))
+    true = Limits(patience=4, parts=parts, fooled="overfitting")
     some = looks([0.7, 0.75, 0.70, 0.65], [0.0] * 4)
     some.proxy = [np.array([level, level, 0.5, 0.5]) for level in (0.6, 0.7, 0.8, 0.9)]
-    assert ending(some, Limits(patience=4, parts=parts)) == "reward_hacking"
+    assert ending(some, true) == "overfitting"
+    assert ending(some, replace(true, patience=2)) == "overfitting"
     assert ending(some, Limits(patience=4, parts=(Part(2, 0.0), Part(2, 1.0)))) is None
