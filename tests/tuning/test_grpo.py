@@ -204,7 +204,7 @@ def test_without_a_share_networks_are_neither_asked_nor_taught(
 ) -> None:
     """Unlabelled images then change nothing, need no network, and are not what was learned from."""
     mixed = replace(data, unlabelled=[replace(one, truth=None) for one in data.validation])
-    settings = spec(steps=4, validate_every=2, round_every=2, unlabelled_share=0)
+    settings = spec(steps=4, validate_every=2, round_every=2, unlabelled_share=0, kl_budget=100.0)
     result = train_grpo(settings, opened(), mixed, room)
     expected = train_grpo(settings, opened(), data, replace(room, resume_folder=room.resume_folder / "b"))
     assert result == expected
@@ -233,6 +233,19 @@ def test_labels_without_a_share_teach_the_networks_alone(
     assert result.facts == {
         "terms": {}, "labelled": 4, "unlabelled": 2, "unlabelled_share": 1, "networks": 2,
     }  # fmt: skip
+
+
+def test_a_round_with_one_image_has_no_error_to_tell(
+    opened: Opened, data: PhaseData, room: PhaseRoom
+) -> None:
+    """It is taught, so that none is left to be judged on."""
+    networks = [scratch(n, RewardNetworkConfig(widths=(4, 8), readings=2, max_side=48)) for n in range(2)]
+    unlabelled = [replace(one, truth=None) for one in data.validation]
+    mixed = replace(data, labelled=data.labelled[:1], unlabelled=unlabelled)
+    settings = spec(steps=4, validate_every=2, round_every=2, kl_budget=100.0)
+    result = train_grpo(settings, opened(), mixed, replace(room, networks=networks))
+    assert result.steps == 4
+    assert set(result.curve[-1]) == {"step", "gold", "proxy", "kl", "proxy_labelled", "proxy_unlabelled"}
 
 
 def test_rounds_alone_do_not_move_the_proxy(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:
