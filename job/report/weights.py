@@ -29,6 +29,7 @@ ENDED = {
     "reward_hacking": "reward rose while Dice fell",
     "overfitting": "reward rose on training images while Dice fell on validation images",
     "kl": "too far from its start",
+    "diverged": "training diverged",
 }
 _FOOLED = {
     "reward_hacking": "the reward rising and true Dice falling: the reward was being played, and",
@@ -64,6 +65,10 @@ def phases_sentence(info: TrainingInfo) -> str:
     for ended, how in _FOOLED.items():
         if fooled := [course.title for course in courses if course.phase.ended == ended]:
             told.append(f"{' and '.join(fooled)} ended with {how} the best step before that was restored.")
+    for course in courses:
+        if course.phase.ended == "diverged":
+            at, advice = course.phase.facts["diverged"], course.phase.facts["advice"]
+            told.append(f"{course.title} diverged {at}. Its best step before that was restored; {advice}.")
     if set(info.skipped) - {"ppo"}:
         told.append(f"{skipped(info)}.")
     return " ".join(filter(None, told))

@@ -37,8 +37,8 @@ def train_grpo(spec: GrpoSpec, model: Trainable, data: PhaseData, room: PhaseRoo
 
     With `spec.hide_labels` labelled images are treated as unlabelled ones; where unlabelled ones have no
     share they are left out, and the networks are neither asked nor taught. Raises InputError without
-    validation or training images, or without a network for unlabelled ones, InvalidResult when training
-    diverges, and what `room.progress` raises.
+    validation or training images, or without a network for unlabelled ones, InvalidResult where the
+    model's answers are not finite from the start, and what `room.progress` raises.
     """
     if spec.hide_labels:
         data = replace(data, labelled=[], unlabelled=_without_truths(data.labelled, data.unlabelled))
@@ -55,6 +55,7 @@ def train_grpo(spec: GrpoSpec, model: Trainable, data: PhaseData, room: PhaseRoo
         "unlabelled": len(data.unlabelled),
         "unlabelled_share": share,
         "networks": len(room.networks) if share else 0,
+        **result.facts,
     }
     return replace(result, facts=facts)
 

@@ -38,6 +38,8 @@ class PhaseRoom:
     log: Log
     resume_folder: Path
     """Survives an interruption: a call that goes on from it ends with the same weights."""
+    field: str = "finetune"
+    """Where the spec has the phase, such as `finetune[1]`."""
     progress: Progress = SILENT
     networks: Sequence[RewardNetwork] = ()
     """The reward networks of the job, none of which saw the validation images; grpo copies them."""
@@ -58,7 +60,7 @@ class PhaseResult:
     start_gold: float
     best_gold: float
     ended: str
-    """Why: `steps`, `patience`, `reward_hacking`, `overfitting` or `kl`."""
+    """Why: `steps`, `patience`, `reward_hacking`, `overfitting`, `kl` or `diverged`."""
     curve: list[dict[str, float]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     """Further figures for the record, plain JSON."""

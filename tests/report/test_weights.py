@@ -71,6 +71,23 @@ def test_a_reward_that_was_played_is_named() -> None:
     assert phases_sentence(run_of()) == ""
 
 
+def test_a_phase_that_diverged_is_told_with_what_to_do() -> None:
+    """When, what was not finite, and that its best step is what came of it."""
+    facts = {
+        "diverged": "after 7 of 12 steps: the loss is infinite",
+        "advice": "lower finetune[1].learning_rate",
+    }
+    info = run_of(phase(), phase("grpo", ended="diverged", facts=facts))
+    told = (
+        "GRPO on the weights diverged after 7 of 12 steps: the loss is infinite. Its best step before that"
+        " was restored; lower finetune[1].learning_rate."
+    )
+    assert told in phases_sentence(info)
+    for report in (render_markdown(info), render_html(info, {})):
+        assert "diverged after 7 of 12 steps" in report
+        assert ENDED["diverged"] in report
+
+
 def test_true_dice_is_drawn_beside_what_is_maximised() -> None:
     """On one scale, with the step that was kept marked; a phase without looks has no chart."""
     charts = phase_curves(run_of(phase(), phase("grpo", curve=[])))
