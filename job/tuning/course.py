@@ -116,6 +116,8 @@ class _Course:
             learner.restore(own)
             self.room.log.info("phase.resumed", step=state.step)
         facts: dict[str, Any] = {}
+        if learner.slack:
+            facts |= {"dice_slack": learner.slack, "worth": dict(learner.worth)}
         state.looks.slack, state.looks.kl_budget = learner.slack, self.limits.kl_budget
         with self.room.progress.task(f"{self.name} of the segmenter", spec.steps, "step") as task:
             try:
@@ -134,7 +136,7 @@ class _Course:
             except InvalidResult as error:
                 if not state.curve:
                     raise
-                facts = self._diverged(state, error)
+                facts |= self._diverged(state, error)
         assert state.ended is not None
         model.load_state(state.best)
         gold = [float(gold_P.mean()) for gold_P in state.looks.gold]

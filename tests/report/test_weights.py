@@ -131,6 +131,35 @@ def test_the_course_is_told_in_figures_too() -> None:
     assert course_table(run_of()) is None
 
 
+def test_dice_that_is_given_up_is_told() -> None:
+    """Which phase keeps what for which terms, in words, in the table and as a curve."""
+    worth = {"dice": 0.5, "cldice": 0.5}
+    slack = {"labelled": 8, "terms": worth, "dice_slack": 0.01, "worth": worth}
+    curve = [
+        {"step": step, "gold": gold, "proxy": 0.6, "worth": terms}
+        for step, gold, terms in [(0.0, 0.7, 0.5), (50.0, 0.695, 0.625), (100.0, 0.6, 0.65)]
+    ]
+    loose = phase("grpo", facts=slack, curve=curve, start_dice=0.7, best_dice=0.695)
+    info = run_of(phase(), loose)
+    told = phases_sentence(info)
+    assert (
+        "GRPO on the weights keeps the step of highest 0.5 × dice + 0.5 × cldice there, its start among them,"
+        " where Dice is at most 0.01 below its start's. Every other phase keeps the step that was best there"
+    ) in told
+    assert "other phase" not in phases_sentence(run_of(loose))
+    assert "Each phase keeps the step that was best there" in phases_sentence(run_of(phase()))
+    table = course_table(info)
+    assert table is not None
+    assert table.head[4] == "Its terms on validation: start → kept → end"
+    assert [row.cells[4] for row in table.rows] == ["–", "0.500 → 0.625 → 0.650"]
+    chart = phase_curves(info)[1]
+    assert chart.lines[2].name == "its terms, validation images"
+    assert chart.note == "all steps taken; step 50 was kept for 0.625 of its terms, with Dice 0.695"
+    for report in (render_markdown(info), render_html(info, {})):
+        assert "0.500 → 0.625 → 0.650" in report
+        assert "below its start" in report
+
+
 def test_a_job_without_a_policy_has_no_section_for_it() -> None:
     """Weights can be all that learns; a policy that a check skipped keeps its section."""
     info = run_of(phase())
@@ -186,15 +215,15 @@ def test_what_a_failed_check_skipped_is_told_where_one_looks() -> None:
 
 
 def test_every_line_of_a_chart_has_a_colour_of_its_own() -> None:
-    """The phase with most of them: true Dice, what is maximised, and its two parts."""
-    parts = [row | {"proxy_labelled": 0.5, "proxy_unlabelled": 0.7} for row in CURVE]
+    """The phase with most of them: true Dice, what is maximised, its two parts, and its terms."""
+    parts = [row | {"proxy_labelled": 0.5, "proxy_unlabelled": 0.7, "worth": 0.6} for row in CURVE]
     (chart,) = phase_curves(run_of(phase("grpo", curve=parts)))
     style = text("report.css")
     drawn = [re.search(rf"\.line\.s{n} {{ stroke: (\S+);", style) for n in range(2, len(chart.lines) + 1)]
-    assert len(chart.lines) == 4
+    assert len(chart.lines) == 5
     assert chart.note.endswith("what rounds of the networks alone would move is taken out")
     colours = [found[1] for found in drawn if found]
-    assert len(set(colours)) == 3
+    assert len(set(colours)) == 4
     assert "var(--accent)" not in colours
     keys = [f".keys i.s{n + 2} {{ background: {colour}; }}" for n, colour in enumerate(colours)]
     assert [key for key in keys if key not in style] == []

@@ -146,6 +146,8 @@ def test_dice_is_given_up_for_the_reward_where_that_is_allowed(
     kept = next(row for row in loose.curve if row["step"] == loose.best_step)
     assert kept["worth"] == max(r["worth"] for r in loose.curve if r["gold"] >= loose.start_gold - 0.2)
     assert kept["worth"] > loose.curve[0]["worth"] + 0.02
+    assert loose.facts.items() >= {"dice_slack": 0.2, "worth": {"recall": 1.0}}.items()
+    assert "worth" not in strict.facts
     assert strict.best_gold > loose.best_gold >= loose.start_gold - 0.2
 
 
