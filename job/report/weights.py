@@ -19,9 +19,9 @@ COURSE_HEAD = (
 WORTH_HEAD = "Its terms on validation: start → kept → end"
 NOTE = (
     " A phase's row of the ladder has its best action and the test images. The trained prompt is that of the"
-    " action that was best on training images before, or the phase's own (prompt in finetune). What"
-    " ships is the action that is best on validation under the new weights, so that its prompt and threshold"
-    " may be others."
+    " action that was best on training images before, or the phase's own (prompt in finetune). A phase that"
+    " ships does so with the action that is best on validation under its weights, so that its prompt and"
+    " threshold may be others."
 )
 ENDED = {
     "steps": "all steps taken",

@@ -1,5 +1,7 @@
 import re
 
+import pytest
+
 from job.publish.training_info import FoldSummary, PhaseSummary, TrainingInfo
 from job.report.html import render_html, text
 from job.report.markdown import render_markdown
@@ -158,6 +160,14 @@ def test_dice_that_is_given_up_is_told() -> None:
     for report in (render_markdown(info), render_html(info, {})):
         assert "0.500 → 0.625 → 0.650" in report
         assert "below its start" in report
+
+
+@pytest.mark.parametrize("ships", ["noop", "sft"])
+def test_what_would_ship_is_said_where_nothing_does(ships: str) -> None:
+    """The action goes with a phase that ships; that one does is not said."""
+    told = phases_sentence(run_of(phase(), ships=ships))
+    assert "A phase that ships does so with the action that is best on validation under its weights" in told
+    assert "What ships is" not in told
 
 
 def test_a_job_without_a_policy_has_no_section_for_it() -> None:
