@@ -18,7 +18,7 @@ COURSE_HEAD = (
 )  # fmt: skip
 WORTH_HEAD = "Its terms on validation: start → kept → end"
 NOTE = (
-    " A phase's row of the ladder has its best action and the test images. The trained prompt is that of the"
+    "A phase's row of the ladder has its best action and the test images. The trained prompt is that of the"
     " action that was best on training images before, or the phase's own (prompt in finetune). A phase that"
     " ships does so with the action that is best on validation under its weights, so that its prompt and"
     " threshold may be others."
@@ -69,7 +69,7 @@ def phases_sentence(info: TrainingInfo) -> str:
     if courses:
         prompts = dict.fromkeys(course.phase.prompt for course in courses)
         asked = " and ".join(f"“{prompt.rstrip('.')}”" for prompt in prompts)
-        told += [_over_folds(info), f"Weights were trained for {asked}. {_kept(courses)}{NOTE}"]
+        told += [_over_folds(info), f"Weights were trained for {asked}. {_kept(courses)} {NOTE}"]
     for ended, how in _FOOLED.items():
         if fooled := [course.title for course in courses if course.phase.ended == ended]:
             told.append(f"{' and '.join(fooled)} ended with {how} the best step before that was restored.")
@@ -190,15 +190,15 @@ def _course_row(course: _Course, keys: list[str]) -> Row:
 def _teachers(facts: Mapping[str, Any]) -> str:
     """Say what taught a phase on how many images; a phase without terms learned from the masks themselves."""
     labelled, unlabelled = facts.get("labelled", 0), facts.get("unlabelled", 0)
-    is_taught = labelled and facts.get("unlabelled_share") != 1
+    has_steps = labelled and facts.get("unlabelled_share") != 1
     teachers = []
-    if is_taught:
+    if has_steps:
         by = f"{reward_formula(facts['terms'])} on" if facts.get("terms") else "masks of"
         teachers.append(f"{by} {count(labelled, 'labelled image')}")
     if unlabelled:
         networks = count(facts.get("networks", 0), "reward network")
         teachers.append(f"{networks} on {count(unlabelled, 'unlabelled image')}")
-    if labelled and not is_taught:
+    if labelled and not has_steps:
         teachers.append(f"{count(labelled, 'labelled image')} for teaching the networks alone")
     return ", ".join(teachers) or MISSING
 

@@ -76,8 +76,7 @@ def is_fooled(looks: Looks, limits: Limits) -> bool:
     """Return whether gold fell from its best while the proxy rose, both beyond noise, two looks in a row.
 
     One look alone may be an unlucky one, and a gold that is on its way back up, beyond noise or by more than
-    the smallest fall, is not fooled: large first steps cost it a dip. Without a proxy nothing can
-    fool.
+    the smallest fall, is not fooled: large first steps cost it a dip. Without a proxy nothing fools.
     """
     best, last = looks.best, len(looks.gold) - 1
     if last - best < 2 or not looks.proxy:
