@@ -14,6 +14,7 @@ from job.publish.publishing import finished_in
 from job.spec.finetune import WeightPhase
 from job.spec.job import JobSpec
 from job.spec.loading import LoadedSpec
+from job.spec.reward import on_one_scale
 from job.spec.segmenter import AnySegmenterSpec, PluginSpec
 from job.spec.tuning import SftSpec
 from job.spec.unwise import warnings
@@ -80,7 +81,7 @@ def _teachers(spec: JobSpec, phase: WeightPhase) -> str:
     if phase.hide_labels:
         teachers = "reward networks on all training images (hide_labels)"
     else:
-        terms = phase.terms or spec.reward.true_terms
+        terms = on_one_scale(phase.terms or spec.reward.true_terms)
         teachers = (
             f"{_sum(terms)} on labelled images, by their masks; reward networks on unlabelled ones"
             f" (unlabelled_share {phase.unlabelled_share:g})"

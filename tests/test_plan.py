@@ -191,7 +191,7 @@ def test_every_phase_has_a_line(tmp_path: Path) -> None:
         (
             {"reward_net": 0.5, "cldice": 0.5},
             {"algorithm": "grpo", "unlabelled_share": 0.25},
-            "0.5 cldice on labelled images, by their masks; reward networks on unlabelled ones"
+            "1 cldice on labelled images, by their masks; reward networks on unlabelled ones"
             " (unlabelled_share 0.25)",
         ),
         (

@@ -134,7 +134,8 @@ class PhaseSummary(Record):
     """0 where nothing was better than its start."""
     ended: str
     """`steps`: all were taken; `patience`: validation did not get better; `reward_hacking`: the reward rose
-    while true Dice fell; `kl`: it went too far from its start."""
+    while true Dice fell; `overfitting`: the same, where the reward is true terms of training images alone;
+    `kl`: it went too far from its start; `diverged`: something was not finite, which `facts` name."""
     start_dice: float
     """Mean validation Dice of the trained prompt at the threshold 0.5 before the phase."""
     best_dice: float

@@ -16,25 +16,34 @@ HEAD = ("Phase", "Ended", "Steps", "Kept", "Dice before", "Dice after", "Change"
 COURSE_HEAD = (
     "Phase", "Learns from", "Dice: start → kept → end", "What it maximises: start → kept → end",
 )  # fmt: skip
+WORTH_HEAD = "Its terms on validation: start → kept → end"
 NOTE = (
-    "Dice on validation images, of the trained prompt at the threshold 0.5. Each phase keeps the step that"
-    " was best there, its start among them; its row of the ladder has its best action and the test images."
-    " The trained prompt is that of the action that was best on training images before, or the phase's own"
-    " (prompt in finetune). What ships is the action that is best on validation under the new weights, so"
-    " that its prompt and threshold may be others."
+    "A phase's row of the ladder has its best action and the test images. The trained prompt is that of the"
+    " action that was best on training images before, or the phase's own (prompt in finetune). A phase that"
+    " ships does so with the action that is best on validation under its weights, so that its prompt and"
+    " threshold may be others."
 )
 ENDED = {
     "steps": "all steps taken",
     "patience": "no better on validation",
     "reward_hacking": "reward rose while Dice fell",
-    "kl": "too far from its start",
+    "overfitting": "reward rose on training images while Dice fell on validation images",
+    "kl": "too far from its start to be kept",
+    "diverged": "training diverged",
+}
+_FOOLED = {
+    "reward_hacking": "the reward rising and true Dice falling: the reward was being played, and",
+    "overfitting": "the reward rising on training images and Dice falling on validation images: it was"
+    " learning them by heart, and",
 }
 _CURVES = {
     "gold": "true Dice",
     "proxy": "what it maximises",
     "proxy_labelled": "true terms, labelled images",
     "proxy_unlabelled": "networks, unlabelled images",
+    "worth": "its terms, validation images",
 }
+_ROUNDS = "; what rounds of the networks alone would move is taken out"
 
 
 def phases_table(info: TrainingInfo) -> Table | None:
@@ -43,22 +52,31 @@ def phases_table(info: TrainingInfo) -> Table | None:
 
 
 def course_table(info: TrainingInfo) -> Table | None:
-    """Set what each phase learned from, true Dice and its own objective side by side; None without any."""
-    return table(COURSE_HEAD, [_course_row(course) for course in _courses(info)], n_text=2)
+    """Set what each phase learned from, true Dice and its own objective side by side; None without any.
+
+    Where Dice may be given up for a phase's terms, these have a column too.
+    """
+    courses = _courses(info)
+    head, keys = [*COURSE_HEAD], ["gold", "proxy"]
+    if any(map(_slack, courses)):
+        head, keys = [*head, WORTH_HEAD], [*keys, "worth"]
+    return table(head, [_course_row(course, keys) for course in courses], n_text=2)
 
 
 def phases_sentence(info: TrainingInfo) -> str:
-    """Say what was trained, which guard stopped it, and what a check skipped; empty without phases."""
+    """Say what was trained, what fooled it, and what a check skipped; empty without phases."""
     courses, told = _courses(info), []
     if courses:
         prompts = dict.fromkeys(course.phase.prompt for course in courses)
         asked = " and ".join(f"“{prompt.rstrip('.')}”" for prompt in prompts)
-        told += [_over_folds(info), f"Weights were trained for {asked}. {NOTE}"]
-    if hacked := [course.title for course in courses if course.phase.ended == "reward_hacking"]:
-        told.append(
-            f"{' and '.join(hacked)} was stopped because the reward went on rising while true Dice fell:"
-            " the reward was being played, and the best step before that was restored."
-        )
+        told += [_over_folds(info), f"Weights were trained for {asked}. {_kept(courses)} {NOTE}"]
+    for ended, how in _FOOLED.items():
+        if fooled := [course.title for course in courses if course.phase.ended == ended]:
+            told.append(f"{' and '.join(fooled)} ended with {how} the best step before that was restored.")
+    for course in courses:
+        if course.phase.ended == "diverged":
+            at, advice = course.phase.facts["diverged"], course.phase.facts["advice"]
+            told.append(f"{course.title} diverged {at}. Its best step before that was restored; {advice}.")
     if set(info.skipped) - {"ppo"}:
         told.append(f"{skipped(info)}.")
     return " ".join(filter(None, told))
@@ -78,8 +96,7 @@ def phase_curves(info: TrainingInfo) -> list[LineChart]:
                 course.title,
                 [row["step"] for row in phase.curve],
                 series,
-                note=f"{ENDED.get(phase.ended, phase.ended)}; step {phase.best_step:,} was kept,"
-                f" with {figure(phase.best_dice)}",
+                note=_chart_note(phase) + (_ROUNDS if "proxy_unlabelled" in known else ""),
                 marker=float(phase.best_step),
             )
         )
@@ -107,6 +124,33 @@ def _courses(info: TrainingInfo) -> list[_Course]:
     ]
     names = [course.phase.name for course in courses]
     return sorted(courses, key=lambda course: names.index(course.phase.name))
+
+
+def _slack(course: _Course) -> float:
+    """Return how much Dice the phase may have given up for its own terms."""
+    return float(course.phase.facts.get("dice_slack", 0.0))
+
+
+def _kept(courses: list[_Course]) -> str:
+    """Say which step phases keep: that of best Dice, or of most of their terms within a slack of Dice."""
+    loose = {candidate_name(course.phase.name): course for course in courses if _slack(course)}
+    told = ["Dice on validation images, of the trained prompt at the threshold 0.5."]
+    told += [
+        f"{name} keeps the step of highest {reward_formula(course.phase.facts['worth'])} there, its start"
+        f" among them, where Dice is at most {_slack(course):g} below its start's."
+        for name, course in loose.items()
+    ]
+    if not all(map(_slack, courses)):
+        each = "Every other" if loose else "Each"
+        told.append(f"{each} phase keeps the step that was best there, its start among them.")
+    return " ".join(told)
+
+
+def _chart_note(phase: PhaseSummary) -> str:
+    kept = f"{ENDED.get(phase.ended, phase.ended)}; step {phase.best_step:,} was kept"
+    worth = [row["worth"] for row in phase.curve if row["step"] == phase.best_step and "worth" in row]
+    for_terms = f" for {figure(worth[0])} of its terms" if worth else ""
+    return f"{kept}{for_terms}, with {'Dice ' if worth else ''}{figure(phase.best_dice)}"
 
 
 def _over_folds(info: TrainingInfo) -> str:
@@ -138,21 +182,24 @@ def _row(course: _Course) -> Row:
     )
 
 
-def _course_row(course: _Course) -> Row:
+def _course_row(course: _Course, keys: list[str]) -> Row:
     phase = course.phase
-    return Row((course.title, _teachers(phase.facts), _ends(phase, "gold"), _ends(phase, "proxy")))
+    return Row((course.title, _teachers(phase.facts), *(_ends(phase, key) for key in keys)))
 
 
 def _teachers(facts: Mapping[str, Any]) -> str:
     """Say what taught a phase on how many images; a phase without terms learned from the masks themselves."""
     labelled, unlabelled = facts.get("labelled", 0), facts.get("unlabelled", 0)
+    has_steps = labelled and facts.get("unlabelled_share") != 1
     teachers = []
-    if labelled:
+    if has_steps:
         by = f"{reward_formula(facts['terms'])} on" if facts.get("terms") else "masks of"
         teachers.append(f"{by} {count(labelled, 'labelled image')}")
     if unlabelled:
         networks = count(facts.get("networks", 0), "reward network")
         teachers.append(f"{networks} on {count(unlabelled, 'unlabelled image')}")
+    if labelled and not has_steps:
+        teachers.append(f"{count(labelled, 'labelled image')} for teaching the networks alone")
     return ", ".join(teachers) or MISSING
 
 

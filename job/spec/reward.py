@@ -1,6 +1,7 @@
 """`table` and `reward`: what is scored, and by what."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -61,3 +62,12 @@ class RewardSpec(Section):
         """
         true = {str(term): weight for term, weight in self.terms.items() if weight and term != "reward_net"}
         return true or {"dice": 1.0}
+
+
+def on_one_scale(terms: Mapping[Any, float]) -> dict[str, float]:
+    """Return the weights of terms so that they add up to 1, signs aside; those of 0 are left out.
+
+    What they reward is then on one scale with what networks say.
+    """
+    total = sum(map(abs, terms.values()))
+    return {str(term): weight / total for term, weight in terms.items() if weight}

@@ -42,7 +42,7 @@ LIBRARIES = ("torch", "tokenizers", "numpy", "scipy", "pillow")
 def stages(spec: JobSpec) -> tuple[Stage, ...]:
     """Return a stage for each phase that changes weights, in their order."""
     return tuple(
-        Stage(name, 5, partial(_reads, name), LIBRARIES, partial(_run, name))
+        Stage(name, 6, partial(_reads, name), LIBRARIES, partial(_run, name))
         for name, _ in spec.weight_phases
     )
 
@@ -150,6 +150,7 @@ def _train(context: StageContext, name: str, phase: WeightPhase, data: PhaseData
         device=context.machine.device,
         log=context.log.bind(phase=name),
         resume_folder=context.scratch,
+        field=_field(context.spec, phase),
         progress=context.progress,
         networks=reward.load_networks(context),
     )
@@ -165,6 +166,12 @@ def _train(context: StageContext, name: str, phase: WeightPhase, data: PhaseData
 
 def _phase(spec: JobSpec, name: str) -> WeightPhase:
     return dict(spec.weight_phases)[name]
+
+
+def _field(spec: JobSpec, phase: WeightPhase) -> str:
+    """Return where the spec has a phase: `finetune[1]`."""
+    phases = spec.finetune if isinstance(spec.finetune, list) else []
+    return next((f"finetune[{i}]" for i, one in enumerate(phases) if one is phase), "finetune")
 
 
 def _before(spec: JobSpec, name: str) -> str | None:

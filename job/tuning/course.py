@@ -17,12 +17,13 @@ from job.spec.tuning import TuningSpec
 from job.storage.digests import tensors_digest
 from job.training_state import Arrays
 from job.tuning import guards
-from job.tuning.gold import patients_scores
+from job.tuning.gold import BROKEN, patients_scores
 from job.tuning.phase import DEFAULT_TERMS, PhaseData, PhaseResult, PhaseRoom
 from job.tuning.resume import PhaseFile, State
 
 _SHOWN = ("gold", "proxy", "kl")
 """Figures of the latest look that progress shows at each step."""
+_WORDS = {"loss": "the loss", "kl": "its divergence from the start"}
 _RISING = 0.05
 _LEAST_RATE = 0.01
 
@@ -89,7 +90,8 @@ def run(
     """Train `model` to the phase's end, and leave its best state in it, that of the start among them.
 
     A call that goes on from what an interrupted one left in `room.resume_folder` ends with the same bits on
-    a CPU. Raises InvalidResult when training diverges, and what `room.progress` raises.
+    a CPU. Training that diverges ends, with a warning, and its facts say how. Raises InvalidResult where the
+    very first look finds what is not finite, and what `room.progress` raises.
     """
     return _Course(spec, limits, learner, model, data, room, name).run()
 
@@ -110,10 +112,13 @@ class _Course:
         optimizer = torch.optim.AdamW(parameters, spec.learning_rate, weight_decay=spec.weight_decay)
         state = State(best=model.state())
         file = PhaseFile(self.room.resume_folder, self._key(state))
-        state.looks.slack = learner.slack
         if (own := file.load(state, model, optimizer)) is not None:
             learner.restore(own)
             self.room.log.info("phase.resumed", step=state.step)
+        facts: dict[str, Any] = {}
+        if learner.slack:
+            facts |= {"dice_slack": learner.slack, "worth": dict(learner.worth)}
+        state.looks.slack, state.looks.kl_budget = learner.slack, self.limits.kl_budget
         with self.room.progress.task(f"{self.name} of the segmenter", spec.steps, "step") as task:
             try:
                 task.advance(state.step)
@@ -128,6 +133,11 @@ class _Course:
             except (Interrupted, DeadlineReached):
                 file.save(state, model, optimizer, learner.state())
                 raise
+            except InvalidResult as error:
+                if not state.curve:
+                    raise
+                facts |= self._diverged(state, error)
+        assert state.ended is not None
         model.load_state(state.best)
         gold = [float(gold_P.mean()) for gold_P in state.looks.gold]
         best = state.looks.best
@@ -138,6 +148,7 @@ class _Course:
             best_gold=gold[best],
             ended=state.ended,
             curve=state.curve,
+            facts=facts,
         )
 
     def _step(
@@ -152,9 +163,7 @@ class _Course:
         optimizer.zero_grad()
         loss, figures = self.learner.step(state.step, task)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.spec.max_grad_norm))
-        for what, value in (("the loss", loss), ("the gradient's norm", norm)):
-            if not math.isfinite(value):
-                raise self._diverged(f"at step {state.step + 1} of {self.spec.steps}: {what} is {value}")
+        _check_finite({"the loss": loss, "the gradient's norm": norm})
         optimizer.step()
         state.step, state.n_summed = state.step + 1, state.n_summed + 1
         for key, value in figures.items():
@@ -175,8 +184,7 @@ class _Course:
             row["worth"] = worth
         row |= seen.figures
         row |= {key: value / state.n_summed for key, value in state.sums.items()}
-        if not all(math.isfinite(value) for value in row.values()):
-            raise self._diverged(f"by step {state.step} of {self.spec.steps}: {row}")
+        _check_finite({_WORDS.get(key, key): value for key, value in row.items()})
         looks = state.looks
         looks.gold.append(gold_P)
         looks.worth.append(worth)
@@ -191,12 +199,22 @@ class _Course:
         state.ended = ending or ("steps" if state.step >= self.spec.steps else None)
         self.room.log.info("phase.step", **row)
 
-    def _diverged(self, how: str) -> InvalidResult:
-        return InvalidResult(
-            f"{self.name} diverged {how}",
-            advice=f"lower learning_rate of the phase {self.name} in finetune"
-            f" (now {self.spec.learning_rate:g})",
-        )
+    def _diverged(self, state: State, error: InvalidResult) -> dict[str, str]:
+        """End the phase; return facts of how, and of what to do.
+
+        That is not kept in its file: a call that goes on takes the steps since the last look anew.
+        """
+        state.ended = "diverged"
+        field = self.room.field
+        facts = {
+            "diverged": f"after {state.step:,} of {self.spec.steps:,} steps: {error}",
+            "advice": f"lower {field}.learning_rate (now {self.spec.learning_rate:g})",
+        }
+        best = state.curve[state.looks.best]["step"]
+        kept = f"its state of step {best:,.0f}" if best else "its start"
+        message = f"{self.name} ({field}) diverged {facts['diverged']}; {kept} is kept: {facts['advice']}"
+        self.room.log.warning("job.warning", message=message)
+        return facts
 
     def _key(self, state: State) -> str:
         """Return what tells phases apart; images are the caller's: a folder serves one data set."""
@@ -207,6 +225,13 @@ class _Course:
             list(data.validation_patients), len(data.labelled), len(data.unlabelled), room.seed, room.device,
         ]  # fmt: skip
         return tensors_digest(weights, facts)
+
+
+def _check_finite(figures: Mapping[str, float]) -> None:
+    for what, value in figures.items():
+        if not math.isfinite(value):
+            how = "not a number" if math.isnan(value) else "infinite"
+            raise InvalidResult(f"{what} is {how}", advice=BROKEN)
 
 
 def learning_rate(step: int, spec: TuningSpec) -> float:

@@ -58,7 +58,8 @@ class Ensemble:
     def retrain(self, shown: Sequence[Shown], seed: int, task: Task) -> dict[str, float]:
         """Teach every network the true Dice of masks; return their MSE on held-out images before and after.
 
-        Each holds back other images, by which its best epoch is kept, its state before among them. Raises
+        Each holds back other images, by which its best epoch is kept, its state before among them. A single
+        image has to do both, and what is known of it says nothing: then there are no figures. Raises
         InvalidResult when a training diverges, and what `task` raises: then nothing has changed.
         """
         taught, before, after = [], [], []
@@ -79,6 +80,8 @@ class Ensemble:
                 before.append(mse)
                 after.append(trained.history[trained.best_epoch]["validation_mse"])
         self._open(taught)
+        if len(shown) == 1:
+            return {}
         return {"mse_before": float(np.mean(before)), "mse_after": float(np.mean(after))}
 
     def state(self) -> Arrays:

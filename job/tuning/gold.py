@@ -14,6 +14,9 @@ from job.reward.terms import score
 from job.segmenters.trainable import Trainable
 from job.tuning.phase import PhaseData
 
+BROKEN = "the weights that the phase starts from are broken: check segmenter.uri"
+"""What to do where a phase has not learned yet."""
+
 
 @torch.no_grad()
 def patients_scores(
@@ -33,10 +36,7 @@ def patients_scores(
         pixels = torch.from_numpy(loaded.image.transpose(2, 0, 1).copy())[None]
         logits_PHW = model.logits(pixels, [data.prompt])[0].clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
         if not torch.isfinite(logits_PHW).all():
-            raise InvalidResult(
-                "the segmenter's logits of a validation image are no numbers: training diverged",
-                advice="lower the learning_rate of the phase (finetune)",
-            )
+            raise InvalidResult("the segmenter's logits of a validation image are not finite", advice=BROKEN)
         mask_HW = apply(space, 0, logits_PHW.to(torch.float16).cpu().numpy(), loaded.truth.shape)
         for term, of_one in score(mask_HW[None], loaded.truth, terms).items():
             scores[term].append(float(of_one[0]))

@@ -5,7 +5,7 @@ towards what did better (Shao et al. 2024, arXiv:2402.03300, with a pixel in a t
 are rewarded by true terms, unlabelled ones by reward networks, and gold, which neither is, watches over both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,10 +22,11 @@ from job.training_state import Arrays, part, with_prefix
 from job.tuning import course
 from job.tuning.crops import Crops
 from job.tuning.ensemble import Ensemble
-from job.tuning.guards import Limits, Part, mean_of
+from job.tuning.estimators import Masks, Numbers
+from job.tuning.guards import Fooled, Limits, Part, mean_of
 from job.tuning.phase import DEFAULT_TERMS, PhaseData, PhaseResult, PhaseRoom
 from job.tuning.sampling import bernoulli_kl, correlated_noise, log_probability, sample_masks
-from job.tuning.sources import Source, sources, terms_of
+from job.tuning.sources import Source, sources, terms_of, unlabelled_share
 
 NAME = "grpo"
 _TINY = 1e-12
@@ -34,21 +35,27 @@ _TINY = 1e-12
 def train_grpo(spec: GrpoSpec, model: Trainable, data: PhaseData, room: PhaseRoom) -> PhaseResult:
     """Maximise the reward of masks sampled around the model's logits.
 
-    With `spec.hide_labels` labelled images are treated as unlabelled ones. Raises InputError without
-    validation or training images, or without a network for unlabelled ones, InvalidResult when training
-    diverges, and what `room.progress` raises.
+    With `spec.hide_labels` labelled images are treated as unlabelled ones; where unlabelled ones have no
+    share they are left out, and the networks are neither asked nor taught. Raises InputError without
+    validation or training images, or without a network for unlabelled ones, InvalidResult where the
+    model's answers are not finite from the start, and what `room.progress` raises.
     """
     if spec.hide_labels:
         data = replace(data, labelled=[], unlabelled=_without_truths(data.labelled, data.unlabelled))
+    if not (share := unlabelled_share(spec, data.labelled, data.unlabelled)):
+        data = replace(data, unlabelled=[])
     _check(data, room)
     learner = _Reinforced(spec, model, data, room)
-    limits = Limits(spec.patience, spec.kl_budget, parts=learner.parts)
+    fooled: Fooled = "reward_hacking" if share else "overfitting"
+    limits = Limits(spec.patience, spec.kl_budget, parts=learner.parts, fooled=fooled)
     result = course.run(spec, limits, learner, model, data, room, NAME)
     facts = {
-        "terms": terms_of(spec) if data.labelled else {},
+        "terms": terms_of(spec) if share < 1 else {},
         "labelled": len(data.labelled),
         "unlabelled": len(data.unlabelled),
-        "networks": len(room.networks),
+        "unlabelled_share": share,
+        "networks": len(room.networks) if share else 0,
+        **result.facts,
     }
     return replace(result, facts=facts)
 
@@ -56,6 +63,9 @@ def train_grpo(spec: GrpoSpec, model: Trainable, data: PhaseData, room: PhaseRoo
 class _Reinforced:
     """A `course.Learner`. Normalisation keeps its running statistics: one policy is then the same network in
     every batch, and the ratio of two is about their weights alone.
+
+    Its proxy is chain-linked: what a round of teaching the networks makes of the same masks is taken out of
+    all later looks, so that nothing but the policy moves it.
     """
 
     def __init__(self, spec: GrpoSpec, model: Trainable, data: PhaseData, room: PhaseRoom) -> None:
@@ -63,20 +73,22 @@ class _Reinforced:
         self.worth = terms_of(spec) if spec.dice_slack else DEFAULT_TERMS
         self.slack = spec.dice_slack
         self._start = model.state()
-        self._ensemble = Ensemble(room.networks, spec.k_sd, room.device)
+        self._ensemble = Ensemble(room.networks if data.unlabelled else (), spec.k_sd, room.device)
         self._sources = sources(spec, data.labelled, data.unlabelled, self._ensemble)
         self._sampled: list[_Sampled] = []
         self._mse: dict[str, float] = {}
         self._fixed = [
-            (source, source.draw(np.random.default_rng([room.seed, 12, s]), source.n_watched))
+            source.draw(np.random.default_rng([room.seed, 12, s]), source.n_watched)
             for s, source in enumerate(self._sources)
         ]
         self.parts = tuple(
             Part(sum(len(crops.pixels_B3HW) for crops in drawn), source.share)
-            for source, drawn in self._fixed
+            for source, drawn in zip(self._sources, self._fixed, strict=True)
         )
+        self._unlinked = np.zeros(sum(one.n_samples for one in self.parts))
+        """What rounds alone took from each watched sample's reward, and looks give back."""
         self._model.train(False)
-        self._fixed_start = [[self._logits(crops).cpu() for crops in drawn] for _, drawn in self._fixed]
+        self._fixed_start = [[self._logits(crops).cpu() for crops in drawn] for drawn in self._fixed]
 
     def step(self, step: int, task: Task) -> tuple[float, dict[str, float]]:
         rng = np.random.default_rng([self._room.seed, 11, step])
@@ -98,44 +110,64 @@ class _Reinforced:
 
     def look(self, task: Task) -> course.Seen:
         self._model.train(False)
-        rng = np.random.default_rng([self._room.seed, 13])
-        proxy: list[float] = []
+        rewards: list[float] = []
         kl: list[float] = []
-        for (source, drawn), starts in zip(self._fixed, self._fixed_start, strict=True):
-            for crops, start in zip(drawn, starts, strict=True):
-                task.advance(0)
-                logits = self._logits(crops)
-                masks = self._masks(logits, rng).cpu().numpy()
-                proxy += [float(reward(masks[b]).mean()) for b, reward in enumerate(source.rewards(crops))]
+        for s, starts in enumerate(self._fixed_start):
+            for (crops, logits, masks), start in zip(self._watched(s, task), starts, strict=True):
+                rewards += self._sources[s].mean_rewards(crops, masks)
                 kl += bernoulli_kl(logits, start.to(logits.device)).mean((1, 2)).tolist()
+        proxy = np.array(rewards) + self._unlinked
         figures = {"kl": mean_of(np.array(kl), self.parts), **self._mse}
         if len(self.parts) == 2:
             n_labelled = self.parts[0].n_samples
             figures["proxy_labelled"] = float(np.mean(proxy[:n_labelled]))
             figures["proxy_unlabelled"] = float(np.mean(proxy[n_labelled:]))
-        return course.Seen(np.array(proxy), figures)
+        return course.Seen(proxy, figures)
 
     def state(self) -> Arrays:
-        arrays = with_prefix("networks", self._ensemble.state())
+        arrays = {**with_prefix("networks", self._ensemble.state()), "unlinked": self._unlinked}
         for n, one in enumerate(self._sampled if self._spec.updates > 1 else []):
             arrays |= with_prefix(f"sampled.{n}", one.arrays())
         return arrays | with_prefix("mse", {name: np.array(mse) for name, mse in self._mse.items()})
 
     def restore(self, arrays: Arrays) -> None:
         self._ensemble.restore(part(arrays, "networks"))
+        self._unlinked = np.array(arrays["unlinked"])
         sampled = part(arrays, "sampled")
         n_sampled = len({name.partition(".")[0] for name in sampled})
         self._sampled = [_Sampled.of(part(sampled, str(n)), self._room.device) for n in range(n_sampled)]
         self._mse = {name: float(mse) for name, mse in part(arrays, "mse").items()}
 
     def _teach(self, rng: np.random.Generator, task: Task) -> None:
-        """Show the networks what the model now makes of labelled images."""
+        """Show the networks what the model now makes of labelled images.
+
+        What that alone does to the rewards of the watched masks is no doing of the policy's, and is kept.
+        """
         shown = []
         for image, truth in self._sources[0].whole(rng, self._spec.round_images):
             task.advance(0)
             logits = self._logits(Crops(torch.from_numpy(image.transpose(2, 0, 1).copy())[None], None))
             shown.append((image, truth, self._masks(logits, rng)[0].cpu().numpy()))
+        watched = [(crops, masks) for crops, _, masks in self._watched(1, task)]
+        before = self._of_networks(watched)
         self._mse = self._ensemble.retrain(shown, int(rng.integers(2**31)), task)
+        # From here on nobody asks whether to stop: a step taken anew would teach the networks twice.
+        self._unlinked[-len(before) :] += before - self._of_networks(watched)
+
+    def _of_networks(self, watched: Sequence[tuple[Crops, Masks]]) -> Numbers:
+        source = self._sources[1]
+        return np.array([reward for one in watched for reward in source.mean_rewards(*one)])
+
+    def _watched(self, s: int, task: Task) -> Iterator[tuple[Crops, Tensor, Masks]]:
+        """Yield the watched crops of source `s`, the model's logits `[B, H, W]`, and masks `[B, K, H, W]`.
+
+        The noise is the same each time: the masks of a model that stays the same are too.
+        """
+        for n, crops in enumerate(self._fixed[s]):
+            task.advance(0)
+            logits = self._logits(crops)
+            rng = np.random.default_rng([self._room.seed, 13, s, n])
+            yield crops, logits, self._masks(logits, rng).cpu().numpy()
 
     def _sample(self, rng: np.random.Generator) -> list["_Sampled"]:
         is_labelled = len(self._sources) == 1 or rng.random() >= self._spec.unlabelled_share

@@ -1,5 +1,6 @@
 """When a phase ends, and which of its states is kept: pure functions of what its looks saw."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,13 +8,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Ending = Literal["reward_hacking", "kl", "patience"]
+Fooled = Literal["reward_hacking", "overfitting"]
+Ending = Fooled | Literal["kl", "patience"]
 Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Part:
-    """So many successive samples of the proxy, and their share of what is maximised; shares add up to 1."""
+    """Two or more successive samples of the proxy, and their share of what is maximised, of 1 in all."""
 
     n_samples: int
     share: float
@@ -24,13 +26,15 @@ class Limits:
     """What a phase may do: `patience` looks without a better gold, nats of `kl` a pixel, and a fall of gold.
 
     `smallest_fall` is the least fall of mean Dice that counts as one, whatever the patients say. `parts` are
-    those of the proxy; none: all samples weigh the same.
+    those of the proxy; none: all samples weigh the same. `fooled` names what it is when gold falls while the
+    proxy rises: a reward that is nothing but true is not hacked, and overfits.
     """
 
     patience: int
     kl_budget: float | None = None
     smallest_fall: float = 0.01
     parts: tuple[Part, ...] = ()
+    fooled: Fooled = "reward_hacking"
 
 
 @dataclass
@@ -38,7 +42,7 @@ class Looks:
     """What was seen at each look, the start being the first: gold by patient, proxy by sample, mean KL.
 
     `worth` is what the kept state has most of, among those whose mean gold is at most `slack` below the
-    start's.
+    start's, and whose KL is within the budget.
     """
 
     gold: list[Numbers] = field(default_factory=list)
@@ -46,12 +50,16 @@ class Looks:
     kl: list[float] = field(default_factory=list)
     worth: list[float] = field(default_factory=list)
     slack: float = 0.0
+    kl_budget: float | None = None
 
     @property
     def best(self) -> int:
         """The look of highest worth, the earliest among equals: the start wins unless it is beaten."""
         least = self.gold[0].mean() - self.slack
-        allowed = [gold_P.mean() >= least for gold_P in self.gold]
+        most = math.inf if self.kl_budget is None else self.kl_budget
+        allowed = [
+            gold_P.mean() >= least and kl <= most for gold_P, kl in zip(self.gold, self.kl, strict=True)
+        ]
         return int(np.argmax(np.where(allowed, self.worth, -np.inf)))
 
 
@@ -59,19 +67,22 @@ def ending(looks: Looks, limits: Limits) -> Ending | None:
     """Return why training ends after the latest look, None where it goes on."""
     if limits.kl_budget is not None and looks.kl[-1] > limits.kl_budget:
         return "kl"
-    if len(looks.gold) - 1 - looks.best >= limits.patience:
-        return "reward_hacking" if is_hacked(looks, limits) else "patience"
-    return "reward_hacking" if is_hacked(looks, limits) else None
+    if is_fooled(looks, limits):
+        return limits.fooled
+    return "patience" if len(looks.gold) - 1 - looks.best >= limits.patience else None
 
 
-def is_hacked(looks: Looks, limits: Limits) -> bool:
+def is_fooled(looks: Looks, limits: Limits) -> bool:
     """Return whether gold fell from its best while the proxy rose, both beyond noise, two looks in a row.
 
-    One look alone may be an unlucky one, and a gold that is on its way back up is not fooled: large first
-    steps cost it a dip. Without a proxy nothing is said to be hacked.
+    One look alone may be an unlucky one, and a gold that is on its way back up, beyond noise or by more than
+    the smallest fall, is not fooled: large first steps cost it a dip. Without a proxy nothing fools.
     """
     best, last = looks.best, len(looks.gold) - 1
-    if last - best < 2 or not looks.proxy or has_risen(looks.gold[last - 1], looks.gold[last]):
+    if last - best < 2 or not looks.proxy:
+        return False
+    before, now = looks.gold[last - 1 :]
+    if now.mean() - before.mean() > limits.smallest_fall or has_risen(before, now):
         return False
     return all(
         has_risen(looks.gold[at], looks.gold[best], limits.smallest_fall)

@@ -38,6 +38,8 @@ class PhaseRoom:
     log: Log
     resume_folder: Path
     """Survives an interruption: a call that goes on from it ends with the same weights."""
+    field: str = "finetune"
+    """Where the spec has the phase, such as `finetune[1]`."""
     progress: Progress = SILENT
     networks: Sequence[RewardNetwork] = ()
     """The reward networks of the job, none of which saw the validation images; grpo copies them."""
@@ -48,8 +50,9 @@ class PhaseResult:
     """How a phase went. The model holds the best weights that validation saw, the start among them.
 
     `curve` has a row each time validation was asked: `step`, `gold` (mean validation Dice over patients),
-    `proxy` (what the phase maximises, on the same scale from row to row), and `loss`, `kl`, ... where they
-    are known. `best_step` is 0 where nothing was better than the start.
+    `proxy` (what the phase maximises, on the same scale from row to row: what teaching the reward networks
+    alone would move is taken out), and `loss`, `kl`, ... where they are known. `best_step` is 0 where
+    nothing was better than the start.
     """
 
     steps: int
@@ -57,7 +60,7 @@ class PhaseResult:
     start_gold: float
     best_gold: float
     ended: str
-    """Why: `steps`, `patience`, `reward_hacking` or `kl`."""
+    """Why: `steps`, `patience`, `reward_hacking`, `overfitting`, `kl` or `diverged`."""
     curve: list[dict[str, float]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     """Further figures for the record, plain JSON."""

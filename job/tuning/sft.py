@@ -21,8 +21,8 @@ NAME = "sft"
 def train_sft(spec: SftSpec, model: Trainable, data: PhaseData, room: PhaseRoom) -> PhaseResult:
     """Minimise cross-entropy + soft Dice (+ soft clDice) on crops of `data.labelled`, made anew each time.
 
-    Raises InputError without labelled or validation images, InvalidResult when training diverges, and what
-    `room.progress` raises.
+    Raises InputError without labelled or validation images, InvalidResult where the model's answers are not
+    finite from the start, and what `room.progress` raises.
     """
     if not data.labelled or not data.validation:
         raise InputError(
@@ -32,7 +32,7 @@ def train_sft(spec: SftSpec, model: Trainable, data: PhaseData, room: PhaseRoom)
         )
     limits = Limits(patience=spec.patience)
     result = course.run(spec, limits, _Supervised(spec, model, data, room), model, data, room, NAME)
-    return replace(result, facts={"labelled": len(data.labelled)})
+    return replace(result, facts={"labelled": len(data.labelled), **result.facts})
 
 
 class _Supervised(course.Supervised):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from job.data.dataset import Loaded
 from job.reward.terms import combine, score
+from job.spec.reward import on_one_scale
 from job.spec.tuning import GrpoSpec
 from job.tuning.crops import Crops, CropSource
 from job.tuning.ensemble import Ensemble
@@ -29,6 +30,8 @@ from job.tuning.phase import DEFAULT_TERMS
 _WINDOWS_A_SIDE = 8
 _WATCHED_CROPS = 16
 _WATCHED_IMAGES = 8
+_FEWEST_WATCHED = 4
+"""One image is watched as often, each time turned otherwise: a part of the proxy has an error of its own."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ class Source:
             assert crops.truths_BHW is not None
             return [partial(_true_reward, truth.numpy(), self.terms) for truth in crops.truths_BHW]
         return [partial(self.ensemble.score, _image(pixels)) for pixels in crops.pixels_B3HW]
+
+    def mean_rewards(self, crops: Crops, masks_BKHW: Masks) -> list[float]:
+        """Return the mean reward of each crop's masks."""
+        return [float(reward(masks_BKHW[b]).mean()) for b, reward in enumerate(self.rewards(crops))]
 
     def advantages(
         self,
@@ -105,13 +112,13 @@ class Source:
 
 
 def terms_of(spec: GrpoSpec) -> dict[str, float]:
-    """Return true terms and their weights, that reward labelled images; Dice where none is named.
+    """Return true terms and their weights, that reward labelled images; Dice where none is named."""
+    return on_one_scale(spec.terms or DEFAULT_TERMS)
 
-    Weights add up to 1, signs aside: what they reward is then on one scale with what networks say.
-    """
-    weights = {term: weight for term, weight in (spec.terms or DEFAULT_TERMS).items() if weight}
-    total = sum(map(abs, weights.values()))
-    return {term: weight / total for term, weight in weights.items()}
+
+def unlabelled_share(spec: GrpoSpec, labelled: Sequence[Loaded], unlabelled: Sequence[Loaded]) -> float:
+    """Return the share of the steps on unlabelled images: the spec's where there are labelled ones too."""
+    return spec.unlabelled_share if labelled and unlabelled else float(bool(unlabelled))
 
 
 def sources(
@@ -119,10 +126,10 @@ def sources(
 ) -> list[Source]:
     """Return the source of labelled images, then that of unlabelled ones, as far as there are any."""
     found = []
-    unlabelled_share = spec.unlabelled_share if labelled and unlabelled else float(bool(unlabelled))
+    of_unlabelled = unlabelled_share(spec, labelled, unlabelled)
     if labelled:
         crops = CropSource(labelled, spec.crop, augment=True)
-        share, terms = 1 - unlabelled_share, terms_of(spec)
+        share, terms = 1 - of_unlabelled, terms_of(spec)
         found.append(Source(labelled, crops, spec.batch_size, _WATCHED_CROPS, share, terms, ensemble))
     if unlabelled:
         n_drawn = spec.batch_size
@@ -130,8 +137,8 @@ def sources(
             part = min(1.0, spec.crop**2 / unlabelled[0].image[..., 0].size)
             n_drawn = max(1, round(n_drawn * part))
         crops = CropSource(unlabelled, None, augment=True)
-        watched = min(_WATCHED_IMAGES, len(unlabelled))
-        found.append(Source(unlabelled, crops, n_drawn, watched, unlabelled_share, None, ensemble))
+        watched = max(_FEWEST_WATCHED, min(_WATCHED_IMAGES, len(unlabelled)))
+        found.append(Source(unlabelled, crops, n_drawn, watched, of_unlabelled, None, ensemble))
     return found
 
 

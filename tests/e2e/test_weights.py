@@ -166,6 +166,24 @@ def test_another_setting_of_a_phase_leaves_the_phases_before_it(tuned: Tuned) ->
     assert begun == ["grpo", "evaluate"]
 
 
+def test_a_phase_that_diverges_takes_no_other_with_it(tuned: Tuned) -> None:
+    """The one before is kept, the one after goes on from the best step, and the reports tell."""
+    phases = [*PHASES[:2], {**PHASES[2], "learning_rate": 1.0}, {**PHASES[1], "steps": 2}]
+    settings = ["--set", "runtime.threads=1", "--set", f"finetune={json.dumps(phases)}"]
+    done = run_here(TINY, "--run-id", "diverging", *settings, cwd=tuned.place)
+    assert done.code == 0, done.stderr
+    summary = {phase["name"]: phase for phase in done.info["weights"]}
+    assert list(summary) == ["sft", "grpo", "sft_2"]
+    assert summary["grpo"]["ended"] == "diverged"
+    assert summary["grpo"]["best_dice"] == pytest.approx(summary["sft_2"]["start_dice"])
+    (warned,) = [one for one in done.named("job.warning") if "diverged" in one["message"]]
+    assert warned["message"].startswith("grpo (finetune[2]) diverged after ")
+    assert warned["phase"] == "grpo"
+    report = (tuned.folder.parent / "diverging" / "report.md").read_text()
+    assert "GRPO on the weights diverged after " in report
+    assert r"lower finetune\[2\].learning_rate (now 1)" in report
+
+
 @pytest.mark.parametrize(("name", "phase"), [("SIGTERM", "sft"), ("SIGKILL", "grpo")])
 def test_a_phase_goes_on_where_it_was_interrupted(
     tuned: Tuned, tmp_path: Path, name: str, phase: str

@@ -1,10 +1,12 @@
 import re
 
+import pytest
+
 from job.publish.training_info import FoldSummary, PhaseSummary, TrainingInfo
 from job.report.html import render_html, text
 from job.report.markdown import render_markdown
 from job.report.summary import answer_table, learned
-from job.report.weights import course_table, phase_curves, phases_sentence, phases_table
+from job.report.weights import ENDED, course_table, phase_curves, phases_sentence, phases_table
 from tests.report.factory import make_info
 
 CURVE = [{"step": 0.0, "gold": 0.5, "proxy": 0.6}, {"step": 50.0, "gold": 0.7, "proxy": 0.8}]
@@ -56,10 +58,36 @@ def test_phases_stand_one_below_the_other() -> None:
 
 def test_a_reward_that_was_played_is_named() -> None:
     """Before anybody looks at the curves."""
-    told = phases_sentence(run_of(phase(), phase("grpo", ended="reward_hacking")))
-    assert "GRPO on the weights was stopped because the reward went on rising while true Dice fell" in told
-    assert "stopped" not in phases_sentence(run_of(phase()))
+    ends = {
+        "reward_hacking": "GRPO on the weights ended with the reward rising and true Dice falling",
+        "overfitting": "GRPO on the weights ended with the reward rising on training images and Dice",
+    }
+    for ended, words in ends.items():
+        info = run_of(phase(), phase("grpo", ended=ended))
+        assert words in phases_sentence(info)
+        assert "stopped" not in phases_sentence(info)  # all its steps may have been taken
+        for report in (render_markdown(info), render_html(info, {})):
+            assert words in report
+            assert ENDED[ended] in report
+    assert "ended" not in phases_sentence(run_of(phase()))
     assert phases_sentence(run_of()) == ""
+
+
+def test_a_phase_that_diverged_is_told_with_what_to_do() -> None:
+    """When, what was not finite, and that its best step is what came of it."""
+    facts = {
+        "diverged": "after 7 of 12 steps: the loss is infinite",
+        "advice": "lower finetune[1].learning_rate",
+    }
+    info = run_of(phase(), phase("grpo", ended="diverged", facts=facts))
+    told = (
+        "GRPO on the weights diverged after 7 of 12 steps: the loss is infinite. Its best step before that"
+        " was restored; lower finetune[1].learning_rate."
+    )
+    assert told in phases_sentence(info)
+    for report in (render_markdown(info), render_html(info, {})):
+        assert "diverged after 7 of 12 steps" in report
+        assert ENDED["diverged"] in report
 
 
 def test_true_dice_is_drawn_beside_what_is_maximised() -> None:
@@ -80,6 +108,7 @@ def test_the_course_is_told_in_figures_too() -> None:
         phase(curve=without_proxy, facts={"labelled": 1}),
         phase("grpo", curve=curve, facts=taught, ended="reward_hacking"),
         phase("grpo_2", curve=[], best_step=0),
+        phase("grpo_3", curve=[], facts=taught | {"terms": {}, "unlabelled_share": 1.0}),
     )
     table = course_table(info)
     assert table is not None
@@ -91,12 +120,54 @@ def test_the_course_is_told_in_figures_too() -> None:
             "0.600 → 0.800 → 0.900",
         ),
         ("–", "–", "–"),
+        (
+            "3 reward networks on 20 unlabelled images, 8 labelled images for teaching the networks alone",
+            "–",
+            "–",
+        ),
     ]
     for report in (render_markdown(info), render_html(info, {})):
         assert "3 reward networks on 20 unlabelled images" in report
         assert "0.600 → 0.800 → 0.900" in report
         assert "its prompt and threshold may be others" in report
     assert course_table(run_of()) is None
+
+
+def test_dice_that_is_given_up_is_told() -> None:
+    """Which phase keeps what for which terms, in words, in the table and as a curve."""
+    worth = {"dice": 0.5, "cldice": 0.5}
+    slack = {"labelled": 8, "terms": worth, "dice_slack": 0.01, "worth": worth}
+    curve = [
+        {"step": step, "gold": gold, "proxy": 0.6, "worth": terms}
+        for step, gold, terms in [(0.0, 0.7, 0.5), (50.0, 0.695, 0.625), (100.0, 0.6, 0.65)]
+    ]
+    loose = phase("grpo", facts=slack, curve=curve, start_dice=0.7, best_dice=0.695)
+    info = run_of(phase(), loose)
+    told = phases_sentence(info)
+    assert (
+        "GRPO on the weights keeps the step of highest 0.5 × dice + 0.5 × cldice there, its start among them,"
+        " where Dice is at most 0.01 below its start's. Every other phase keeps the step that was best there"
+    ) in told
+    assert "other phase" not in phases_sentence(run_of(loose))
+    assert "Each phase keeps the step that was best there" in phases_sentence(run_of(phase()))
+    table = course_table(info)
+    assert table is not None
+    assert table.head[4] == "Its terms on validation: start → kept → end"
+    assert [row.cells[4] for row in table.rows] == ["–", "0.500 → 0.625 → 0.650"]
+    chart = phase_curves(info)[1]
+    assert chart.lines[2].name == "its terms, validation images"
+    assert chart.note == "all steps taken; step 50 was kept for 0.625 of its terms, with Dice 0.695"
+    for report in (render_markdown(info), render_html(info, {})):
+        assert "0.500 → 0.625 → 0.650" in report
+        assert "below its start" in report
+
+
+@pytest.mark.parametrize("ships", ["noop", "sft"])
+def test_what_would_ship_is_said_where_nothing_does(ships: str) -> None:
+    """The action goes with a phase that ships; that one does is not said."""
+    told = phases_sentence(run_of(phase(), ships=ships))
+    assert "A phase that ships does so with the action that is best on validation under its weights" in told
+    assert "What ships is" not in told
 
 
 def test_a_job_without_a_policy_has_no_section_for_it() -> None:
@@ -121,7 +192,7 @@ def test_folds_stand_phase_by_phase_below_what_all_of_them_show() -> None:
     gained = f"Supervised fine-tuning +{row.vs_noop.mean:.3f} Dice (interval +{row.vs_noop.low:.3f} to "
     assert told.startswith(f"Over all folds, against today on test images: {gained}")
     assert "29 patients, 29 images), better." in told
-    assert "Supervised fine-tuning, fold 2 was stopped" in told
+    assert "Supervised fine-tuning, fold 2 ended with" in told
     table = phases_table(info)
     assert table is not None
     assert [one.cells[0].replace("Supervised fine-tuning", "SFT") for one in table.rows] == [
@@ -154,14 +225,15 @@ def test_what_a_failed_check_skipped_is_told_where_one_looks() -> None:
 
 
 def test_every_line_of_a_chart_has_a_colour_of_its_own() -> None:
-    """The phase with most of them: true Dice, what is maximised, and its two parts."""
-    parts = [row | {"proxy_labelled": 0.5, "proxy_unlabelled": 0.7} for row in CURVE]
+    """The phase with most of them: true Dice, what is maximised, its two parts, and its terms."""
+    parts = [row | {"proxy_labelled": 0.5, "proxy_unlabelled": 0.7, "worth": 0.6} for row in CURVE]
     (chart,) = phase_curves(run_of(phase("grpo", curve=parts)))
     style = text("report.css")
     drawn = [re.search(rf"\.line\.s{n} {{ stroke: (\S+);", style) for n in range(2, len(chart.lines) + 1)]
-    assert len(chart.lines) == 4
+    assert len(chart.lines) == 5
+    assert chart.note.endswith("what rounds of the networks alone would move is taken out")
     colours = [found[1] for found in drawn if found]
-    assert len(set(colours)) == 3
+    assert len(set(colours)) == 4
     assert "var(--accent)" not in colours
     keys = [f".keys i.s{n + 2} {{ background: {colour}; }}" for n, colour in enumerate(colours)]
     assert [key for key in keys if key not in style] == []

@@ -18,6 +18,7 @@ from job.segmenters.promptable_unet.trainable import TrainablePromptableUNet
 from job.spec.tuning import GrpoSpec
 from job.tuning.grpo import _Reinforced, train_grpo
 from job.tuning.phase import PhaseData, PhaseRoom
+from job.tuning.sources import Source
 
 Opened = Callable[[], TrainablePromptableUNet]
 
@@ -106,9 +107,11 @@ def test_normalisation_keeps_its_statistics(opened: Opened, data: PhaseData, roo
 
 
 def test_a_spent_budget_ends_the_phase(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:
-    """Beyond the budget of divergence training ends; its weight keeps the model nearer to its start."""
+    """Beyond it training ends, and what was gained is not kept; a weight holds the model near its start."""
     ended = train_grpo(spec(kl_budget=0.01), opened(), data, room)
     assert (ended.ended, ended.steps) == ("kl", 10)
+    assert ended.best_step == 0
+    assert ended.curve[1]["gold"] > ended.start_gold
     held = train_grpo(
         spec(kl_budget=0.01, kl_weight=50.0),
         opened(),
@@ -143,6 +146,8 @@ def test_dice_is_given_up_for_the_reward_where_that_is_allowed(
     kept = next(row for row in loose.curve if row["step"] == loose.best_step)
     assert kept["worth"] == max(r["worth"] for r in loose.curve if r["gold"] >= loose.start_gold - 0.2)
     assert kept["worth"] > loose.curve[0]["worth"] + 0.02
+    assert loose.facts.items() >= {"dice_slack": 0.2, "worth": {"recall": 1.0}}.items()
+    assert "worth" not in strict.facts
     assert strict.best_gold > loose.best_gold >= loose.start_gold - 0.2
 
 
@@ -158,7 +163,24 @@ def test_a_network_that_can_be_fooled_is_caught(opened: Opened, data: PhaseData,
     assert last["gold"] < best["gold"] - 0.05
     assert last["proxy"] > best["proxy"] + 0.05
     assert result.best_gold >= result.start_gold
-    assert result.facts == {"terms": {}, "labelled": 0, "unlabelled": 4, "networks": 2}
+    assert result.facts == {"terms": {}, "labelled": 0, "unlabelled": 4, "unlabelled_share": 1, "networks": 2}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_reward_of_true_terms_is_not_hacked_but_overfits(
+    opened: Opened, data: PhaseData, room: PhaseRoom, share: float
+) -> None:
+    """Recall alone rises as masks grow and Dice falls: nobody lied, where networks were not asked."""
+    prompt = "Segment all vessels, including the finest branches."
+    unlabelled = [replace(one, truth=None) for one in data.labelled]
+    mixed = replace(data, prompt=prompt, unlabelled=unlabelled)
+    settings = spec(
+        steps=60, validate_every=3, patience=10, kl_budget=100.0, terms={"recall": 1.0},
+        unlabelled_share=share, round_every=1000,
+    )  # fmt: skip
+    result = train_grpo(settings, opened(), mixed, replace(room, networks=fooled()))
+    assert result.ended == ("reward_hacking" if share else "overfitting")
+    assert result.steps < 60
 
 
 def test_networks_learn_from_the_models_own_masks(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:
@@ -177,6 +199,66 @@ def test_networks_learn_from_the_models_own_masks(opened: Opened, data: PhaseDat
         assert row["proxy"] == pytest.approx(parts, abs=1e-12)
     for one, was in zip(networks, before, strict=True):
         assert all(torch.equal(values, was[name]) for name, values in one.state_dict().items())
+
+
+def test_without_a_share_networks_are_neither_asked_nor_taught(
+    opened: Opened, data: PhaseData, room: PhaseRoom
+) -> None:
+    """Unlabelled images then change nothing, need no network, and are not what was learned from."""
+    mixed = replace(data, unlabelled=[replace(one, truth=None) for one in data.validation])
+    settings = spec(steps=4, validate_every=2, round_every=2, unlabelled_share=0, kl_budget=100.0)
+    result = train_grpo(settings, opened(), mixed, room)
+    expected = train_grpo(settings, opened(), data, replace(room, resume_folder=room.resume_folder / "b"))
+    assert result == expected
+    assert set(result.curve[-1]) == {"step", "gold", "proxy", "kl"}
+    assert result.facts == {
+        "terms": {"dice": 1}, "labelled": 4, "unlabelled": 0, "unlabelled_share": 0, "networks": 0,
+    }  # fmt: skip
+
+
+def test_labels_without_a_share_teach_the_networks_alone(
+    opened: Opened, data: PhaseData, room: PhaseRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No step is on them; they are what rounds show."""
+    drawn = []
+    draw = Source.draw
+    monkeypatch.setattr(
+        Source, "draw", lambda self, rng, n: drawn.append(self.terms is None) or draw(self, rng, n)
+    )
+    mixed = replace(data, unlabelled=[replace(one, truth=None) for one in data.validation])
+    settings = spec(steps=4, validate_every=2, round_every=2, unlabelled_share=1, kl_budget=100.0)
+    result = train_grpo(settings, opened(), mixed, replace(room, networks=fooled()))
+    assert drawn == [False, True, *[True] * 4]  # what is watched, then the steps
+    assert "mse_after" in result.curve[-1]
+    for row in result.curve:
+        assert row["proxy"] == row["proxy_unlabelled"]
+    assert result.facts == {
+        "terms": {}, "labelled": 4, "unlabelled": 2, "unlabelled_share": 1, "networks": 2,
+    }  # fmt: skip
+
+
+def test_a_round_with_one_image_has_no_error_to_tell(
+    opened: Opened, data: PhaseData, room: PhaseRoom
+) -> None:
+    """It is taught, so that none is left to be judged on."""
+    networks = [scratch(n, RewardNetworkConfig(widths=(4, 8), readings=2, max_side=48)) for n in range(2)]
+    unlabelled = [replace(one, truth=None) for one in data.validation]
+    mixed = replace(data, labelled=data.labelled[:1], unlabelled=unlabelled)
+    settings = spec(steps=4, validate_every=2, round_every=2, kl_budget=100.0)
+    result = train_grpo(settings, opened(), mixed, replace(room, networks=networks))
+    assert result.steps == 4
+    assert set(result.curve[-1]) == {"step", "gold", "proxy", "kl", "proxy_labelled", "proxy_unlabelled"}
+
+
+def test_rounds_alone_do_not_move_the_proxy(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:
+    """A policy that stays where it is earns the same, whatever its judges have learned meanwhile."""
+    networks = [scratch(n, RewardNetworkConfig(widths=(4, 8), readings=2, max_side=48)) for n in range(2)]
+    mixed = replace(data, unlabelled=[replace(one, truth=None) for one in data.validation])
+    settings = spec(steps=6, validate_every=2, round_every=2, round_images=4, learning_rate=1e-12)
+    first, *others = train_grpo(settings, opened(), mixed, replace(room, networks=networks)).curve
+    assert all(row["mse_after"] < row["mse_before"] for row in others[1:])
+    for name in ("proxy", "proxy_labelled", "proxy_unlabelled"):
+        assert [row[name] for row in others] == pytest.approx([first[name]] * 3, abs=1e-9)
 
 
 def test_deviating_networks_are_believed_less() -> None:

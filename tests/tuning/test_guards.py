@@ -1,5 +1,7 @@
 """Guards: what counts as a rise, when training ends, and which state is kept."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -32,6 +34,17 @@ def test_dice_may_be_given_up_within_its_slack() -> None:
     assert some.best == 3
 
 
+def test_what_is_beyond_the_budget_is_not_kept() -> None:
+    """However good its gold is; the start has moved nowhere."""
+    some = looks([0.70, 0.75, 0.72, 0.80], [0.7] * 4)
+    some.kl = [0.0, 0.2, 0.5, 0.6]
+    assert some.best == 3
+    some.kl_budget = 0.5
+    assert some.best == 1
+    some.kl_budget = 0.1
+    assert some.best == 0
+
+
 def test_gold_that_falls_while_the_proxy_rises_is_hacking() -> None:
     """Two looks in a row are needed, and both movements."""
     assert ending(looks([0.7, 0.75, 0.70, 0.65], [0.6, 0.7, 0.8, 0.9]), LIMITS) == "reward_hacking"
@@ -40,6 +53,16 @@ def test_gold_that_falls_while_the_proxy_rises_is_hacking() -> None:
     assert ending(looks([0.7, 0.75, 0.70, 0.65], [0.6, 0.7, 0.8, 0.65]), LIMITS) is None
     assert ending(looks([0.7, 0.75, 0.70, 0.65], []), LIMITS) is None
     assert ending(looks([0.7, 0.75, 0.65, 0.70], [0.6, 0.7, 0.8, 0.9]), LIMITS) is None  # on its way back
+
+
+def test_a_gold_that_comes_back_unevenly_comes_back() -> None:
+    """By more than the smallest fall in the mean: patients differ in how fast they do."""
+    some = looks([0.7, 0.75, 0.65, 0.67], [0.6, 0.7, 0.8, 0.9])
+    some.gold[3] += [-0.03, 0.03]
+    assert not has_risen(some.gold[2], some.gold[3])
+    assert ending(some, LIMITS) is None
+    some.gold[3] -= 0.011
+    assert ending(some, LIMITS) == "reward_hacking"
 
 
 def test_a_small_fall_is_noise() -> None:
@@ -95,7 +118,9 @@ def test_parts_weigh_as_much_as_their_share() -> None:
 def test_a_part_without_a_share_is_not_asked() -> None:
     """Networks that may be played are no reason to end where nothing learns from them."""
     parts = (Part(2, 1.0), Part(2, 0.0))
+    true = Limits(patience=4, parts=parts, fooled="overfitting")
     some = looks([0.7, 0.75, 0.70, 0.65], [0.0] * 4)
     some.proxy = [np.array([level, level, 0.5, 0.5]) for level in (0.6, 0.7, 0.8, 0.9)]
-    assert ending(some, Limits(patience=4, parts=parts)) == "reward_hacking"
+    assert ending(some, true) == "overfitting"
+    assert ending(some, replace(true, patience=2)) == "overfitting"
     assert ending(some, Limits(patience=4, parts=(Part(2, 0.0), Part(2, 1.0)))) is None

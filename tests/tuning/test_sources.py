@@ -76,6 +76,7 @@ def test_the_share_of_unlabelled_images(
     labelled = data.labelled if has_labels else []
     found = sources(spec(unlabelled_share=0.3), labelled, unlabelled, ensemble)
     assert found[-1].share == share
+    assert found[-1].n_watched == 4  # of two images: one sample would have no error
     assert sum(source.share for source in found) == 1
 
 
