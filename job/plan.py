@@ -82,10 +82,14 @@ def _teachers(spec: JobSpec, phase: WeightPhase) -> str:
         teachers = "reward networks on all training images (hide_labels)"
     else:
         terms = on_one_scale(phase.terms or spec.reward.true_terms)
-        teachers = (
-            f"{_sum(terms)} on labelled images, by their masks; reward networks on unlabelled ones"
-            f" (unlabelled_share {phase.unlabelled_share:g})"
-        )
+        by_masks = f"{_sum(terms)} on labelled images, by their masks"
+        share = f"unlabelled_share {phase.unlabelled_share:g}"
+        if phase.unlabelled_share == 1:
+            teachers = f"reward networks on unlabelled images ({share}; without any: {by_masks})"
+        elif phase.unlabelled_share:
+            teachers = f"{by_masks}; reward networks on unlabelled ones ({share})"
+        else:
+            teachers = f"{by_masks} ({share})"
     return teachers + (f", dice_slack {phase.dice_slack:g}" if phase.dice_slack else "")
 
 

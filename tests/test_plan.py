@@ -202,6 +202,17 @@ def test_every_phase_has_a_line(tmp_path: Path) -> None:
         ),
         (
             {"dice": 1},
+            {"algorithm": "grpo", "unlabelled_share": 0},
+            "1 dice on labelled images, by their masks (unlabelled_share 0)",
+        ),
+        (
+            {"dice": 1},
+            {"algorithm": "grpo", "unlabelled_share": 1},
+            "reward networks on unlabelled images (unlabelled_share 1; without any: 1 dice on labelled images,"
+            " by their masks)",
+        ),
+        (
+            {"dice": 1},
             {"algorithm": "grpo", "hide_labels": True},
             "reward networks on all training images (hide_labels)",
         ),

@@ -32,9 +32,9 @@ ENDED = {
     "diverged": "training diverged",
 }
 _FOOLED = {
-    "reward_hacking": "the reward rising and true Dice falling: the reward was being played, and",
-    "overfitting": "the reward rising on training images and Dice falling on validation images: it was"
-    " learning them by heart, and",
+    "reward_hacking": "the reward rising while true Dice fell: what it liked were no better masks, and",
+    "overfitting": "the reward of its samples rising on training images while the Dice of its mask fell on"
+    " validation images, and",
 }
 _CURVES = {
     "gold": "true Dice",
@@ -73,10 +73,7 @@ def phases_sentence(info: TrainingInfo) -> str:
     for ended, how in _FOOLED.items():
         if fooled := [course.title for course in courses if course.phase.ended == ended]:
             told.append(f"{' and '.join(fooled)} ended with {how} the best step before that was restored.")
-    for course in courses:
-        if course.phase.ended == "diverged":
-            at, advice = course.phase.facts["diverged"], course.phase.facts["advice"]
-            told.append(f"{course.title} diverged {at}. Its best step before that was restored; {advice}.")
+    told += [*_diverged(courses), *_too_far(courses), *_collapsed(courses)]
     if set(info.skipped) - {"ppo"}:
         told.append(f"{skipped(info)}.")
     return " ".join(filter(None, told))
@@ -153,6 +150,35 @@ def _chart_note(phase: PhaseSummary) -> str:
     return f"{kept}{for_terms}, with {'Dice ' if worth else ''}{figure(phase.best_dice)}"
 
 
+def _diverged(courses: list[_Course]) -> list[str]:
+    diverged = [course for course in courses if course.phase.ended == "diverged"]
+    told = []
+    for advice in dict.fromkeys(course.phase.facts["advice"] for course in diverged):
+        alike = [course for course in diverged if course.phase.facts["advice"] == advice]
+        how = f" {alike[0].phase.facts['diverged']}" if len(alike) == 1 else ""
+        names = " and ".join(course.title for course in alike)
+        told.append(f"{names} diverged{how}. What was best before that was restored; {advice}.")
+    return told
+
+
+def _too_far(courses: list[_Course]) -> list[str]:
+    return [
+        f"{course.title} ended {figure(course.phase.facts['kl'])} nats a pixel from its start, beyond its"
+        f" kl_budget of {course.phase.facts['kl_budget']:g}: a lower learning_rate goes less far a step."
+        for course in courses
+        if course.phase.ended == "kl" and "kl" in course.phase.facts
+    ]
+
+
+def _collapsed(courses: list[_Course]) -> list[str]:
+    return [
+        f"{course.title} found no step better than its start, and Dice fell to"
+        f" {figure(course.phase.curve[-1]['gold'])}; {course.phase.facts['advice']}."
+        for course in courses
+        if course.phase.ended != "diverged" and "advice" in course.phase.facts
+    ]
+
+
 def _over_folds(info: TrainingInfo) -> str:
     """Say what the joined ladder shows of each phase; empty without folds."""
     names = {phase.name for fold in info.folds for phase in fold.weights}
@@ -204,9 +230,13 @@ def _teachers(facts: Mapping[str, Any]) -> str:
 
 
 def _ends(phase: PhaseSummary, key: str) -> str:
-    """Return a figure at the start, at the step that was kept and at the end; a dash where it has none."""
+    """Return a figure at the start, at the step that was kept and at the end; a dash where it has none.
+
+    What diverged was not looked at in the end.
+    """
     kept = [row for row in phase.curve if row["step"] == phase.best_step]
-    rows = [*phase.curve[:1], *kept[:1], *phase.curve[-1:]]
+    end = [{}] if phase.ended == "diverged" else phase.curve[-1:]
+    rows: list[dict[str, float]] = [*phase.curve[:1], *kept[:1], *end]
     if not any(key in row for row in rows):
         return MISSING
     return " → ".join(figure(row.get(key)) for row in rows)

@@ -42,7 +42,7 @@ LIBRARIES = ("torch", "tokenizers", "numpy", "scipy", "pillow")
 def stages(spec: JobSpec) -> tuple[Stage, ...]:
     """Return a stage for each phase that changes weights, in their order."""
     return tuple(
-        Stage(name, 6, partial(_reads, name), LIBRARIES, partial(_run, name))
+        Stage(name, 7, partial(_reads, name), LIBRARIES, partial(_run, name))
         for name, _ in spec.weight_phases
     )
 

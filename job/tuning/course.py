@@ -26,6 +26,8 @@ _SHOWN = ("gold", "proxy", "kl")
 _WORDS = {"loss": "the loss", "kl": "its divergence from the start"}
 _RISING = 0.05
 _LEAST_RATE = 0.01
+_COLLAPSE = 0.05
+"""A fall of Dice to the end, with nothing better than the start, that is worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,10 @@ class _Course:
         model.load_state(state.best)
         gold = [float(gold_P.mean()) for gold_P in state.looks.gold]
         best = state.looks.best
+        if state.ended == "kl":
+            facts |= {"kl": state.looks.kl[-1], "kl_budget": self.limits.kl_budget}
+        elif state.ended in ("steps", "patience") and not best and gold[-1] < gold[0] - _COLLAPSE:
+            facts |= self._collapsed(gold)
         return PhaseResult(
             steps=state.step,
             best_step=int(state.curve[best]["step"]),
@@ -215,6 +221,16 @@ class _Course:
         message = f"{self.name} ({field}) diverged {facts['diverged']}; {kept} is kept: {facts['advice']}"
         self.room.log.warning("job.warning", message=message)
         return facts
+
+    def _collapsed(self, gold: list[float]) -> dict[str, str]:
+        """Warn that no step was of any use; return what to do as a fact."""
+        advice = f"lower {self.room.field}.learning_rate (now {self.spec.learning_rate:g})"
+        message = (
+            f"{self.name} ({self.room.field}): no step was better than the start, and validation Dice fell"
+            f" from {gold[0]:.3f} to {gold[-1]:.3f}; the start is kept: {advice}"
+        )
+        self.room.log.warning("job.warning", message=message)
+        return {"advice": advice}
 
     def _key(self, state: State) -> str:
         """Return what tells phases apart; images are the caller's: a folder serves one data set."""

@@ -43,6 +43,7 @@ def train_grpo(spec: GrpoSpec, model: Trainable, data: PhaseData, room: PhaseRoo
     if spec.hide_labels:
         data = replace(data, labelled=[], unlabelled=_without_truths(data.labelled, data.unlabelled))
     if not (share := unlabelled_share(spec, data.labelled, data.unlabelled)):
+        _tell_idle_share(spec, data, room)
         data = replace(data, unlabelled=[])
     _check(data, room)
     learner = _Reinforced(spec, model, data, room)
@@ -270,6 +271,17 @@ def _without_truths(some: Sequence[Loaded], more: Sequence[Loaded]) -> Sequence[
         len(some) + len(more),
         lambda i: replace(some[i] if i < len(some) else more[i - len(some)], truth=None),
     )
+
+
+def _tell_idle_share(spec: GrpoSpec, data: PhaseData, room: PhaseRoom) -> None:
+    field = f"{room.field}.unlabelled_share"
+    if data.unlabelled:
+        told = f"{field} is 0: nothing is learned from {len(data.unlabelled)} unlabelled images"
+    elif spec.unlabelled_share == 1:
+        told = f"{field} is 1, and there is no unlabelled image: every step is on labelled ones"
+    else:
+        return
+    room.log.warning("job.warning", message=told)
 
 
 def _check(data: PhaseData, room: PhaseRoom) -> None:

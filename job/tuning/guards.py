@@ -75,17 +75,19 @@ def ending(looks: Looks, limits: Limits) -> Ending | None:
 def is_fooled(looks: Looks, limits: Limits) -> bool:
     """Return whether gold fell from its best while the proxy rose, both beyond noise, two looks in a row.
 
+    Where gold may be given up, it fell by more than that from its start.
     One look alone may be an unlucky one, and a gold that is on its way back up, beyond noise or by more than
     the smallest fall, is not fooled: large first steps cost it a dip. Without a proxy nothing fools.
     """
-    best, last = looks.best, len(looks.gold) - 1
+    best, last = 0 if looks.slack else looks.best, len(looks.gold) - 1
+    least = max(limits.smallest_fall, looks.slack)
     if last - best < 2 or not looks.proxy:
         return False
     before, now = looks.gold[last - 1 :]
     if now.mean() - before.mean() > limits.smallest_fall or has_risen(before, now):
         return False
     return all(
-        has_risen(looks.gold[at], looks.gold[best], limits.smallest_fall)
+        has_risen(looks.gold[at], looks.gold[best], least)
         and has_risen(looks.proxy[best], looks.proxy[at], parts=limits.parts)
         for at in (last - 1, last)
     )

@@ -5,6 +5,7 @@ import pytest
 from job.publish.training_info import FoldSummary, PhaseSummary, TrainingInfo
 from job.report.html import render_html, text
 from job.report.markdown import render_markdown
+from job.report.numbers import MISSING
 from job.report.summary import answer_table, learned
 from job.report.weights import ENDED, course_table, phase_curves, phases_sentence, phases_table
 from tests.report.factory import make_info
@@ -59,8 +60,8 @@ def test_phases_stand_one_below_the_other() -> None:
 def test_a_reward_that_was_played_is_named() -> None:
     """Before anybody looks at the curves."""
     ends = {
-        "reward_hacking": "GRPO on the weights ended with the reward rising and true Dice falling",
-        "overfitting": "GRPO on the weights ended with the reward rising on training images and Dice",
+        "reward_hacking": "GRPO on the weights ended with the reward rising while true Dice fell",
+        "overfitting": "GRPO on the weights ended with the reward of its samples rising on training images",
     }
     for ended, words in ends.items():
         info = run_of(phase(), phase("grpo", ended=ended))
@@ -81,7 +82,7 @@ def test_a_phase_that_diverged_is_told_with_what_to_do() -> None:
     }
     info = run_of(phase(), phase("grpo", ended="diverged", facts=facts))
     told = (
-        "GRPO on the weights diverged after 7 of 12 steps: the loss is infinite. Its best step before that"
+        "GRPO on the weights diverged after 7 of 12 steps: the loss is infinite. What was best before that"
         " was restored; lower finetune[1].learning_rate."
     )
     assert told in phases_sentence(info)
@@ -237,3 +238,31 @@ def test_every_line_of_a_chart_has_a_colour_of_its_own() -> None:
     assert "var(--accent)" not in colours
     keys = [f".keys i.s{n + 2} {{ background: {colour}; }}" for n, colour in enumerate(colours)]
     assert [key for key in keys if key not in style] == []
+
+
+def test_the_end_of_what_diverged_was_not_seen() -> None:
+    """Its start and what was kept have figures, its end has none."""
+    facts = {"diverged": "after 7 of 12 steps: the loss is infinite", "advice": "lower it"}
+    shown = course_table(run_of(phase("grpo", ended="diverged", facts=facts)))
+    assert shown is not None
+    (row,) = shown.rows
+    assert row.cells[2].endswith(f"→ {MISSING}")
+
+
+def test_phases_that_diverged_alike_are_told_in_one_sentence() -> None:
+    """As those of folds do."""
+    facts = {"diverged": "after 7 of 12 steps: the loss is infinite", "advice": "lower it"}
+    info = run_of(*(phase(name, ended="diverged", facts=facts) for name in ("grpo", "grpo_2")))
+    assert phases_sentence(info).count("lower it") == 1
+
+
+def test_a_phase_that_went_too_far_or_down_is_told_with_figures() -> None:
+    """How far, and how low, and which field decides."""
+    too_far = phase("grpo", ended="kl", facts={"kl": 0.1034, "kl_budget": 0.02})
+    assert "ended 0.103 nats a pixel from its start, beyond its kl_budget of 0.02" in phases_sentence(
+        run_of(too_far)
+    )
+    down = phase("sft", facts={"advice": "lower finetune[0].learning_rate"})
+    told = phases_sentence(run_of(down))
+    assert "found no step better than its start, and Dice fell to" in told
+    assert told.count("lower finetune[0].learning_rate") == 1

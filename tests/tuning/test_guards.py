@@ -124,3 +124,14 @@ def test_a_part_without_a_share_is_not_asked() -> None:
     assert ending(some, true) == "overfitting"
     assert ending(some, replace(true, patience=2)) == "overfitting"
     assert ending(some, Limits(patience=4, parts=(Part(2, 0.0), Part(2, 1.0)))) is None
+
+
+def test_what_may_be_given_up_is_no_fall() -> None:
+    """With a slack gold has fallen where it is more than that below the start's."""
+    some = looks([0.70, 0.69, 0.685, 0.68], [0.6, 0.7, 0.8, 0.9])
+    some.worth = [0.5, 0.4, 0.4, 0.4]
+    assert ending(some, LIMITS) == "reward_hacking"
+    some.slack = 0.03
+    assert ending(some, LIMITS) is None
+    some.gold[2:] = [gold - 0.03 for gold in some.gold[2:]]
+    assert ending(some, LIMITS) == "reward_hacking"

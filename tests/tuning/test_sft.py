@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import structlog
 import torch
 
 from job.errors import InputError
@@ -48,6 +49,22 @@ def test_the_start_is_restored_where_nothing_is_better(
     assert (result.ended, result.best_step, result.steps) == ("patience", 0, 10)
     assert result.curve[-1]["gold"] < result.start_gold
     assert all(torch.equal(values, before[name]) for name, values in model.state().items())
+
+
+def test_a_course_that_only_went_down_is_warned_of(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:
+    """With the field to lower: the start that is kept would hide it."""
+    inverse = [replace(one, truth=~one.truth) for one in data.labelled if one.truth is not None]
+    wrong = replace(data, labelled=inverse, prompt="Segment all vessels, including the finest branches.")
+    settings = spec(steps=20, validate_every=10, learning_rate=3e-3)
+    with structlog.testing.capture_logs() as events:
+        result = train_sft(
+            settings, opened(), wrong, replace(room, log=structlog.get_logger(), field="finetune[1]")
+        )
+    assert (result.ended, result.best_step) == ("steps", 0)
+    (warned,) = (event["message"] for event in events if event["event"] == "job.warning")
+    assert f"from {result.start_gold:.3f} to {result.curve[-1]['gold']:.3f}" in warned
+    assert result.facts["advice"] == "lower finetune[1].learning_rate (now 0.003)"
+    assert result.facts["advice"] in warned
 
 
 def test_images_are_needed(opened: Opened, data: PhaseData, room: PhaseRoom) -> None:
