@@ -208,8 +208,8 @@ def test_every_phase_has_a_line(tmp_path: Path) -> None:
         (
             {"dice": 1},
             {"algorithm": "grpo", "unlabelled_share": 1},
-            "reward networks on unlabelled images (unlabelled_share 1; without any: 1 dice on labelled images,"
-            " by their masks)",
+            "reward networks on unlabelled images (unlabelled_share 1; without any: 1 dice on labelled"
+            " images, by their masks)",
         ),
         (
             {"dice": 1},
