@@ -53,9 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = _verb(verbs, "run", "run the job that a spec describes, or go on with it", _run, spec=True)
     run.add_argument("--run-id", help="name of the run; else $JOB_RUN_ID, else a digest of spec and inputs")
-    validate = _verb(
-        verbs, "validate", "say everything that is wrong with a spec, or unwise", _validate, spec=True
-    )
+    validate = _verb(verbs, "validate", "say all that is wrong with a spec, or odd", _validate, spec=True)
     validate.add_argument("--format", choices=("text", "json"), default="text")
     _verb(verbs, "plan", "say what a run would do, compute and reuse", _plan, spec=True)
 
@@ -220,9 +218,9 @@ def _validate(options: argparse.Namespace) -> int:
             print(format_json(error.problems))
             return error.exit_code
         raise
-    odd = warnings(loaded)
-    print(format_json([], odd) if options.format == "json" else f"{loaded.source}: valid")
-    for warning in odd if options.format == "text" else []:
+    odd, is_json = warnings(loaded), options.format == "json"
+    print(format_json([], odd) if is_json else f"{loaded.source}: valid")
+    for warning in [] if is_json else odd:
         print(f"{loaded.source}: warning: {warning}", file=sys.stderr)
     return EXIT_OK
 
