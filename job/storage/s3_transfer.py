@@ -33,7 +33,7 @@ MANY_PARTS = 32
 that are on their way are lost with a killed process."""
 WHOLE = 2 << 20
 """Bytes: a body up to this size is taken as it is, of which the blocks would cost more than its bytes."""
-BLOCK = 1 << 20
+BLOCK = 256 << 10
 DIGESTED_IN_MEMORY = 256 << 10
 """Bytes: what is larger is digested after it has been written, so that nobody waits for it; of many
 processors one is idle: what is taken as it is they digest as it comes."""
