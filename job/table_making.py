@@ -315,17 +315,9 @@ class _Asked:
         at_once = max(1, self.memory_bytes // (side_by_side * BYTES_PER_MASK_PIXEL))
         path = self.remembered.path(key)
         return self.scorers.submit(
-            _score,
-            loaded,
-            segmentation,
-            self.space,
-            self.terms,
-            at_once,
-            measured[position],
-            known,
-            key,
+            _score, loaded, segmentation, self.space, self.terms, at_once, measured[position], known, key,
             path,
-        )
+        )  # fmt: skip
 
 
 def _score(
