@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from threading import Lock
 
 import numpy as np
@@ -32,6 +32,9 @@ from job.segmenters.sa2va.sam2 import ImageFeatures, Sam2
 
 _TOKENS_PER_BATCH = 12_000
 _MOST_IMAGES = 10
+_ROOMY = 40 << 30
+"""Bytes of a device's memory from which on batches are twice as large: Python hands them over in as many steps,
+and masks that are made meanwhile make each step slower."""
 _PROMPTS_PER_BATCH = 32
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -95,8 +98,11 @@ class Shared:
         self._counters = counters
         self._device = checkpoint.device
         self._dtype = torch.float16 if rounded else torch.float32
+        self._scale = 2 if _memory_bytes(self._device) >= _ROOMY else 1
         self._queueing = Lock()
         self._latest: _Unfinished | None = None
+        # Once: a small tensor of the host's is copied only after everything that the device has to do.
+        self._laid_out = lru_cache(maxsize=8)(self._lay_out)
         self._reply = self._family.tokenizer.encode(options.reply, add_special_tokens=False)
         if self._reply.count(self._family.seg_id) != 1:
             raise SpecError(
@@ -125,13 +131,7 @@ class Shared:
         answers are there once.
         """
         begun: list[_Unfinished] = []
-        tails = self._family.tails(texts)
-        whole = self._options.several_seg != "first"
-        step = self._options.prompts_per_batch or _PROMPTS_PER_BATCH
-        packed = [
-            language.pack(self._family, tails[first : first + step], self._reply, whole=whole)
-            for first in range(0, len(tails), step)
-        ]
+        tails, packed = self._laid_out(tuple(texts))
         try:
             with torch.inference_mode():
                 for positions, batch in self._batches(images):
@@ -155,6 +155,16 @@ class Shared:
 
         return finish
 
+    def _lay_out(self, texts: Sequence[str]) -> tuple[list[list[int]], list[Packed]]:
+        """Return each text's tokens behind the image, and those of all as they are run."""
+        tails = self._family.tails(texts)
+        whole = self._options.several_seg != "first"
+        step = self._options.prompts_per_batch or _PROMPTS_PER_BATCH
+        return tails, [
+            language.pack(self._family, tails[first : first + step], self._reply, whole=whole)
+            for first in range(0, len(tails), step)
+        ]
+
     def _forget(self, begun: Sequence[_Unfinished]) -> None:
         with self._queueing:
             self._latest = None if self._latest in begun else self._latest
@@ -172,7 +182,7 @@ class Shared:
 
     def _prepared(self, images: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[int, Prepared]]:
         threads = torch.get_num_threads()
-        ahead = 2 * max(threads, self._options.images_per_batch or _MOST_IMAGES)
+        ahead = 2 * max(threads, self._options.images_per_batch or self._scale * _MOST_IMAGES)
         with ThreadPoolExecutor(threads, thread_name_prefix="sa2va-resize") as pool:
             coming: deque[Future[Prepared]] = deque()
             for position in range(len(images)):
@@ -185,7 +195,8 @@ class Shared:
     def _images_per_batch(self, prepared: Prepared) -> int:
         if self._options.images_per_batch is not None:
             return self._options.images_per_batch
-        return max(1, min(_MOST_IMAGES, _TOKENS_PER_BATCH // self._family.tokens(prepared)))
+        tokens = self._scale * _TOKENS_PER_BATCH
+        return max(1, min(self._scale * _MOST_IMAGES, tokens // self._family.tokens(prepared)))
 
     def _hand_over(
         self, positions: Sequence[int], batch: Sequence[Prepared], packed: Sequence[Packed]
@@ -245,6 +256,11 @@ class Shared:
 
 def _unzipped(group: list[tuple[int, Prepared]]) -> tuple[list[int], list[Prepared]]:
     return [position for position, _ in group], [prepared for _, prepared in group]
+
+
+def _memory_bytes(device: torch.device) -> int:
+    # All that it has, not what is free: how images are batched must not depend on the moment.
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
 
 
 def _to_host(tensor: Tensor) -> Tensor:
