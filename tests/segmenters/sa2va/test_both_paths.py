@@ -13,6 +13,8 @@ from PIL import Image
 from job.actions import ActionSpace, PostProcess, apply
 from job.errors import InputError, IntegrityError, JobError, SpecError
 from job.segmenters.remote_code import trust_digest
+from job.segmenters.sa2va import language
+from job.segmenters.sa2va import shared as shared_module
 from job.segmenters.sa2va.adapter import Sa2vaSegmenter
 from job.segmenters.sa2va.agreement import enlarged
 from job.segmenters.sa2va.counters import Counters
@@ -47,6 +49,26 @@ def test_both_paths_give_the_same_masks(tmp_path: Path, images: list[NDArray[np.
         np.testing.assert_allclose(alone.logits_PHW[0], answer.logits_PHW[0], rtol=0, atol=2e-3)
         np.testing.assert_allclose(alone.embedding_D, answer.embedding_D, rtol=1e-5, atol=1e-6)
     assert len({answer.logits_PHW.tobytes() for answer in together}) == 2
+
+
+@pytest.mark.parametrize(("memory_gib", "most"), [(0, 10), (24, 10), (40, 20), (140, 20)])
+def test_batches_are_as_large_as_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_gib: int, most: int
+) -> None:
+    """By what it has, not what is free; and prompts are laid out once, which waits for the device."""
+    monkeypatch.setattr(shared_module, "_memory_bytes", lambda device: memory_gib << 30)
+    segmenter = opened(tmp_path)
+    shared = segmenter._shared
+    assert shared is not None
+    hand_over, pack = Mock(side_effect=shared._hand_over), Mock(side_effect=language.pack)
+    monkeypatch.setattr(shared, "_hand_over", hand_over)
+    monkeypatch.setattr(language, "pack", pack)
+    pictures = [np.full((32, 32, 3), i, np.uint8) for i in range(21)]
+    for _ in range(2):
+        segmenter.segment(pictures, PROMPTS[:1])
+    sizes = [len(call.args[0]) for call in hand_over.call_args_list]
+    assert sizes == 2 * [*[most] * (21 // most), 1]
+    assert pack.call_count == 1
 
 
 def test_calls_that_are_begun_one_after_the_other_answer_alike(
