@@ -58,7 +58,7 @@ class ObjectCache:
     def target(self, uri: str, source: Stat) -> Path:
         """Return where an object is downloaded to: the same place for every attempt until the next boot."""
         name = sha256_json([boot_id(), uri, source.key, source.etag, source.size])[:40]
-        return self.root.joinpath("partial", name)
+        return Path(f"{self.root}/partial/{name}")  # of one piece: there may be thousands
 
     def begun_bytes(self, targets: Iterable[Path]) -> int:
         """Return how much of the disk the beginnings of downloads have taken already."""
@@ -135,7 +135,7 @@ class ObjectCache:
         return Index.load(self.root / "index" / f"{sha256_text(uri)[:40]}.jsonl")
 
     def _blob(self, sha256: str) -> Path:
-        return Path(f"{self.root}/objects/{sha256[:2]}/{sha256}")  # of one piece: there may be thousands
+        return Path(f"{self.root}/objects/{sha256[:2]}/{sha256}")  # as above
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ credentials, certificates and proxy (docs/decisions/0011-obstore-for-bulk.md).
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -24,11 +25,14 @@ from obstore.store import S3Store
 from job.errors import InputError, JobError, Missing, StoreFailure
 from job.storage import s3_client
 from job.storage.s3_client import authorities, is_aws, pause, place_of, session, translated
+from job.storage.s3_piece import BrokenBody, Place, open_bucket
 from job.storage.store import Advance, Changed
+
+if TYPE_CHECKING:
+    from obstore.store import S3Credential
 
 ATTEMPTS = 4
 """Of what obstore has tried again so often that it gave up."""
-RETRIES = 8
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _STATUS = re.compile(r"returned non-2xx status code: (\d{3})\b")
 _REDIRECTED = "Received redirect without LOCATION"
@@ -36,13 +40,23 @@ _REDIRECTED = "Received redirect without LOCATION"
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Bulk:
+    """A bucket's client, and what another process needs to make one like it."""
+
+    place: Place
+    credentials: "Callable[[], S3Credential]"
+    client: S3Store
+
+
 def bucket_client(bucket: str) -> S3Store:
     """Return the process's bulk client of a bucket; to be called where errors are `explained`."""
+    return bulk_of(bucket).client
+
+
+def bulk_of(bucket: str) -> Bulk:
+    """Return that client with how it was made; to be called where errors are `explained`."""
     return _made(bucket, session())
-
-
-class BrokenBody(Exception):
-    """A body ended before, or went on after, the length that the store had promised."""
 
 
 def persistently(what: str, move: Callable[[], T], advance: Advance) -> T:
@@ -63,35 +77,24 @@ def persistently(what: str, move: Callable[[], T], advance: Advance) -> T:
 
 
 @lru_cache(maxsize=16)
-def _made(bucket: str, session: botocore.session.Session) -> S3Store:
+def _made(bucket: str, session: botocore.session.Session) -> Bulk:
     endpoint, region = place_of(bucket)
     if session.get_credentials() is None:
         raise NoCredentialsError
-    # boto3 renews what has ten minutes left, so that nothing ends within these five.
-    credentials = Boto3CredentialProvider(session, ttl=timedelta(minutes=5))
     # The certificate of AWS is for hosts one below its own.
     by_host = is_aws(endpoint) and "." not in bucket
-    return S3Store(
+    place = Place(
         bucket,
         endpoint=endpoint.replace("://", f"://{bucket}.", 1) if by_host else endpoint,
-        virtual_hosted_style_request=by_host,
+        by_host=by_host,
         region=region,
-        credential_provider=credentials,
-        skip_signature=False,
-        s3_express=False,
-        request_payer=False,
-        unsigned_payload=True,  # what was written is read back where it matters
-        client_options=_connections(endpoint),
-        retry_config={
-            "max_retries": RETRIES,
-            "retry_timeout": timedelta(minutes=2),
-            "backoff": {
-                "init_backoff": timedelta(seconds=s3_client.FIRST_PAUSE_S),
-                "max_backoff": timedelta(seconds=20),
-                "base": 2,
-            },
-        },
+        connections=_connections(endpoint),
+        certificates=None if endpoint.startswith("http://") else str(authorities()),
+        first_pause_s=s3_client.FIRST_PAUSE_S,
     )
+    # boto3 renews what has ten minutes left, so that nothing ends within these five.
+    credentials = Boto3CredentialProvider(session, ttl=timedelta(minutes=5))
+    return Bulk(place, credentials, open_bucket(place, credentials))
 
 
 def _connections(endpoint: str) -> Any:
@@ -101,8 +104,6 @@ def _connections(endpoint: str) -> Any:
         "read_timeout": "60s",
         "timeout": "1h",
     }
-    if not options["allow_http"]:
-        options["root_certificate"] = authorities().read_bytes()
     if not getproxies():
         return options
     proxies = get_environ_proxies(endpoint)

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ import botocore.session
 from botocore import exceptions as boto
 from botocore.config import Config
 from botocore.httpsession import get_cert_path
-from botocore.utils import parse_timestamp
 
 from job.errors import Denied, InputError, JobError, Missing, StoreFailure
+from job.storage.s3_listing import parse_time, read_objects
 from job.storage.store import Changed
 
 CONNECTIONS = 64
@@ -73,15 +72,6 @@ def place_of(bucket: str) -> tuple[str, str]:
             raise
     region = str(answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region") or _region())
     return str(_made_client(_config(), region).meta.endpoint_url), region
-
-
-def parse_time(text: Any) -> datetime:
-    """Return a time of an answer, which is written as AWS does or in any other way that botocore can read."""
-    if isinstance(text, str) and "T" in text and text.endswith("Z"):
-        with suppress(ValueError):
-            return datetime.fromisoformat(text)
-    found: datetime = parse_timestamp(text)
-    return found
 
 
 def is_aws(url: str) -> bool:
@@ -158,7 +148,9 @@ class _NoBundle(boto.BotoCoreError):
 
 
 def _made_client(config: Config, region: str | None = None) -> Any:
-    return session().create_client("s3", config=config, region_name=region or _region())
+    made = session().create_client("s3", config=config, region_name=region or _region())
+    made.meta.events.register("before-parse.s3.ListObjectsV2", read_objects)
+    return made
 
 
 def _region() -> str:

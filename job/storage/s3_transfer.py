@@ -1,44 +1,38 @@
 """Bringing objects here, many at a time and large ones in parts, taken up after a cut; memory stays flat."""
 
-import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from functools import partial
-from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-import obstore
 from obstore.store import S3Store as Client
 
 from job.device import available_cpus
+from job.storage import s3_piece
 from job.storage.background import Background
 from job.storage.following_digest import FollowingDigest
 from job.storage.local import UNFINISHED, boot_id, naming_a_full_disk, sha256_file
-from job.storage.s3_bulk import BrokenBody, bucket_client, persistently
+from job.storage.porters import MANY_CPUS, Job, porters
+from job.storage.s3_bulk import bulk_of, persistently
 from job.storage.s3_client import explained
+from job.storage.s3_piece import Piece
 from job.storage.side_by_side import POLL_S, all_of
-from job.storage.store import Advance, Arrived, Changed, Download, Landed
-
-T = TypeVar("T")
+from job.storage.store import Advance, Arrived, Download, Landed
 
 PART = 8 << 20
 """Bytes: what is larger moves in parts, what is not in one request."""
 MANY_PARTS = 32
 """What has that many is downloaded in parts of twice the size, of which each byte costs a quarter less; all
 that are on their way are lost with a killed process."""
-WHOLE = 2 << 20
-"""Bytes: a body up to this size is taken as it is, of which the blocks would cost more than its bytes."""
-BLOCK = 256 << 10
 DIGESTED_IN_MEMORY = 256 << 10
 """Bytes: what is larger is digested after it has been written, so that nobody waits for it; of many
 processors one is idle: what is taken as it is they digest as it comes."""
 AT_ONCE = 16
-MANY_CPUS = 4
 DIGEST = "digest"
 
 
@@ -100,50 +94,53 @@ def _bring(
     digests: Background,
 ) -> None:
     with explained(store.uri):
-        client = bucket_client(store.bucket)
-    large: list[tuple[int, Callable[[], Future[str] | None]]] = []
-    small: list[tuple[int, Callable[[], Future[str]]]] = []
+        bulk = bulk_of(store.bucket)
+    large: list[tuple[int, Job]] = []
+    small: list[tuple[int, Job]] = []
 
     def note(i: int, digest: "Future[str] | None") -> None:
         if digest is not None:  # the other parts of a file have none
             landed(i, digest)
 
+    most_digested = s3_piece.WHOLE if available_cpus() >= MANY_CPUS else DIGESTED_IN_MEMORY
     for i, item in enumerate(items):
+        here = partial(_here, bulk.client, store, item, advance)
         if item.source.size > PART:
-            large += [(i, part) for part in _Large(client, store, item, advance, digests).missing_parts()]
+            file = _Large(store, item, advance, digests)
+            parts = file.missing_parts()
+            large += [(i, Job(piece, here, finish)) for piece, finish in parts]
+            if not parts:
+                note(i, file.finish())
         else:
-            small.append((i, partial(_small_download, client, store, item, advance, digests)))
-    all_of(large, AT_ONCE, advance, note)
-    all_of(small, AT_ONCE, advance, landed)
+            piece = _whole(store, item, is_digested=item.source.size <= most_digested)
+            small.append((i, Job(piece, here, partial(_landed, item, advance, digests))))
+    jobs = large + small
+    all_of(jobs, AT_ONCE, advance, note, porters(bulk.place, bulk.credentials, len(jobs)))
 
 
-def _small_download(
-    client: Client, store: Keys, item: Download, advance: Advance, digests: Background
-) -> "Future[str]":
-    key, target, size = store.full_key(item.source.key), item.target, item.source.size
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}{UNFINISHED}")
-    digest = hashlib.sha256()
-    is_digested = size <= (WHOLE if available_cpus() >= MANY_CPUS else DIGESTED_IN_MEMORY)
-    with _opened(unfinished, target) as file:
+def _here(client: Client, store: Keys, item: Download, advance: Advance, piece: Piece) -> str | None:
+    def many_times(move: Callable[[], str | None]) -> str | None:
+        return persistently(store.name_of(item.source.key), move, advance)
 
-        def get() -> None:
-            nonlocal digest
-            answer = obstore.get(client, key, options={"if_match": item.source.etag})
-            _require_version(answer, item)
-            digest = hashlib.sha256()
-            _write_body(answer, file, 0, size, advance, digest.update if is_digested else None)
+    with naming_a_full_disk(item.target):
+        return s3_piece.bring(client, piece, advance, many_times)
 
-        try:
-            persistently(store.name_of(item.source.key), get, advance)
-        except BaseException:
-            unfinished.unlink()
-            raise
-    unfinished.replace(target)
-    advance(size)
-    if not is_digested:
-        return digests.submit(partial(sha256_file, target))
+
+def _whole(store: Keys, item: Download, *, is_digested: bool) -> Piece:
+    size, target = item.source.size, item.target
+    unfinished = f"{target.parent}/.{target.name}.{os.getpid()}{UNFINISHED}"
+    return Piece(
+        store.full_key(item.source.key), item.source.etag, start=0, end=size, size=size,
+        file=unfinished, becomes=str(target), is_digested=is_digested,
+    )  # fmt: skip
+
+
+def _landed(item: Download, advance: Advance, digests: Background, sha256: str | None) -> "Future[str]":
+    advance(item.source.size)
+    if sha256 is None:
+        return digests.submit(partial(sha256_file, item.target))
     known: Future[str] = Future()
-    known.set_result(digest.hexdigest())
+    known.set_result(sha256)
     return known
 
 
@@ -153,10 +150,8 @@ class _Large:
     Its parts may be fetched by several threads, but by one process at a time.
     """
 
-    def __init__(
-        self, client: Client, store: Keys, item: Download, advance: Advance, digests: Background
-    ) -> None:
-        self._item, self._client, self._store, self._advance = item, client, store, advance
+    def __init__(self, store: Keys, item: Download, advance: Advance, digests: Background) -> None:
+        self._item, self._advance = item, advance
         self._key = store.full_key(item.source.key)
         self._partial = item.target.with_name(f".{item.target.name}{UNFINISHED}")
         self._record = item.target.with_name(f".{item.target.name}.parts{UNFINISHED}")
@@ -168,46 +163,41 @@ class _Large:
         )
         self._changing = threading.Lock()
 
-    def missing_parts(self) -> list[Callable[[], "Future[str] | None"]]:
-        """Return what is left to do, in order; the step that puts the file in its place gives its digest."""
-        with self._opened() as file:
+    def missing_parts(self) -> list[tuple[Piece, "Callable[[str | None], Future[str] | None]"]]:
+        """Return what is left to bring, in order, each with what is done then: the last gives a digest."""
+        with naming_a_full_disk(self._item.target), s3_piece.opened(self._partial) as file:
             os.ftruncate(file, self._item.source.size)
         self._advance(sum(self._length(part) for part in self._done))
         missing = [part for part in range(self._n_parts) if part not in self._done]
-        return [partial(self._fetch, part) for part in missing] or [self._finish]
+        return [(self._piece(part), partial(self._came, part)) for part in missing]
 
-    def _fetch(self, part: int) -> "Future[str] | None":
-        start, end = part * self._part, part * self._part + self._length(part)
+    def finish(self) -> "Future[str]":
+        """Put the file in its place."""
+        with naming_a_full_disk(self._item.target):
+            self._partial.replace(self._item.target)
+            self._record.unlink(missing_ok=True)
+        self._digest.go_on()
+        return self._digest.known
 
-        def get() -> None:
-            options: Any = {"range": (start, end), "if_match": self._item.source.etag}
-            answer = obstore.get(self._client, self._key, options=options)
-            _require_version(answer, self._item)
-            _write_body(answer, file, start, end, self._advance)
+    def _piece(self, part: int) -> Piece:
+        start, source = part * self._part, self._item.source
+        return Piece(
+            self._key, source.etag, start=start, end=start + self._length(part), size=source.size,
+            file=str(self._partial), becomes=None, is_digested=False,
+        )  # fmt: skip
 
-        with self._opened() as file:
-            persistently(self._store.name_of(self._item.source.key), get, self._advance)
-        with self._changing:
+    def _came(self, part: int, _: str | None) -> "Future[str] | None":
+        with self._changing, naming_a_full_disk(self._item.target):
             self._done.add(part)
             new = self._record.with_name(f"{self._record.name}{UNFINISHED}")
             new.write_text(json.dumps(self._facts() | {"done": sorted(self._done)}))
             new.replace(self._record)
             is_last = len(self._done) == self._n_parts
-        self._advance(end - start)
+        self._advance(self._length(part))
         if is_last:
-            return self._finish()
+            return self.finish()
         self._digest.go_on()
         return None
-
-    def _finish(self) -> "Future[str]":
-        self._partial.replace(self._item.target)
-        self._record.unlink(missing_ok=True)
-        self._digest.go_on()
-        return self._digest.known
-
-    def _opened(self) -> AbstractContextManager[int]:
-        # For each part anew: there may be more large objects than a process may have open files.
-        return _opened(self._partial, self._item.target)
 
     def _length(self, part: int) -> int:
         return min(self._part, self._item.source.size - part * self._part)
@@ -226,55 +216,3 @@ class _Large:
             return {int(part) for part in record["done"]} if whole and same else set()
         except (OSError, ValueError, KeyError, TypeError):
             return set()
-
-
-def _require_version(answer: "obstore.GetResult", item: Download) -> None:
-    """Raise `Changed` for another version than the one asked for: not every store honours If-Match."""
-    etag = answer.meta["e_tag"]
-    if etag is not None and etag.strip('"') != item.source.etag.strip('"'):
-        raise Changed(item.source.key)
-
-
-@contextmanager
-def _opened(unfinished: Path, target: Path) -> Iterator[int]:
-    """Lend what is to become `target`, for reading and writing."""
-    with naming_a_full_disk(target):
-        try:
-            file = os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:  # asked for as seldom as can be: there may be thousands of files
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            yield file
-        finally:
-            os.close(file)
-
-
-def _write_body(
-    answer: "obstore.GetResult",
-    file: int,
-    start: int,
-    end: int,
-    advance: Advance,
-    also: Callable[[memoryview], None] | None = None,
-) -> None:
-    """Write a body to its place in a file, block by block; gives each block to `also`."""
-    position = start
-    for body in [answer.bytes()] if end - start <= WHOLE else answer.stream(min_chunk_size=BLOCK):
-        block = memoryview(body)
-        advance(0)
-        if position + len(block) > end:
-            raise BrokenBody
-        if also is not None:
-            also(block)
-        _write_whole(file, block, position)
-        position += len(block)
-    if position != end:
-        raise BrokenBody
-
-
-def _write_whole(file: int, rest: memoryview, position: int) -> None:
-    # A disk that becomes full takes a part of a block and says so by the count alone.
-    while rest:
-        written = os.pwrite(file, rest, position)
-        rest, position = rest[written:], position + written

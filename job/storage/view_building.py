@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from pathlib import Path, PurePosixPath
+from itertools import accumulate
+from pathlib import Path
 
 from job.errors import IntegrityError
 from job.storage import tar_files
@@ -43,11 +44,13 @@ class Build:
     ) -> None:
         """`digests` are taken of large files. Raises `IntegrityError` for a path that is another's folder."""
         self._store, self._objects, self._view, self._cache = store, objects, view, cache
-        self._unpack, self._digests = unpack, digests
+        self._digests = digests
         self._read = sum(source.size for source in objects) <= READ_BYTES
         self._index = cache.index(store.uri)
         self._promises = Promises({})
         self._tree = _Tree()
+        self._shards = [source for source in objects if unpack and is_shard(source.key)]
+        self._keys_of_shards = {source.key for source in self._shards}
         self._targets: dict[str, Path] = {}
         self._known: dict[str, Known] = {}
         """Objects whose content the view shows, by key."""
@@ -182,8 +185,9 @@ class Build:
             self._admit(self._target(source), one.content, source.key)
 
     def _admit(self, file: Path, content: Content, path: str) -> None:
-        self._cache.admit(file, content, self._view.folder / path)
-        self.unsealed.append(self._view.folder / path)
+        shown = self._view.folder / path
+        self._cache.admit(file, content, shown)
+        self.unsealed.append(shown)
 
     def _remember(self, source: Stat, known: Known) -> None:
         self._index.put(source, known)
@@ -249,12 +253,8 @@ class Build:
                 self._discard(source, known)
                 raise self._promises.broken(self._store.uri, _landing(source, path))
 
-    @property
-    def _shards(self) -> list[Stat]:
-        return [source for source in self._objects if self._is_shard(source)]
-
     def _is_shard(self, source: Stat) -> bool:
-        return self._unpack and is_shard(source.key)
+        return source.key in self._keys_of_shards
 
     def _target(self, source: Stat) -> Path:
         found = self._targets.get(source.key)
@@ -275,7 +275,7 @@ class _Tree:
 
     def add(self, path: str, owner: str) -> None:
         """Add a file; raises `IntegrityError`, naming both owners, when its place is taken."""
-        parents = [str(parent) for parent in PurePosixPath(path).parents]
+        parents = list(accumulate(path.split("/")[:-1], "{}/{}".format))  # no Path: there may be thousands
         taken = next((one for one in (path, *parents) if one in self.files), None)
         if taken is not None or path in self._folders:
             other = self.files[taken] if taken is not None else "the folder of other files"

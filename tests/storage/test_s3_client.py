@@ -13,7 +13,7 @@ from botocore.awsrequest import AWSResponse
 from botocore.utils import parse_timestamp
 
 from job.errors import Denied
-from job.storage import s3_client
+from job.storage import s3_client, s3_listing
 from job.storage.s3 import S3Store
 from job.storage.s3_bulk import bucket_client
 from job.storage.s3_client import client
@@ -276,6 +276,40 @@ def test_times_are_read_as_botocore_reads_them(text: str | int) -> None:
         expected = parse_timestamp(text)
     except ValueError:
         with pytest.raises(ValueError, match="Invalid timestamp"):
-            s3_client.parse_time(text)
+            s3_listing.parse_time(text)
     else:
-        assert s3_client.parse_time(text) == expected
+        assert s3_listing.parse_time(text) == expected
+
+
+KEYS = ["a", "a b+c%20d", "\u00fc/\u65e5\u672c.png", "x/<&>\"'", "folder/", "tab\there"]
+
+
+def test_listings_are_read_as_botocore_reads_them(s3_server: Server, s3_prefix: str) -> None:
+    """Only quicker; also of several pages, of none, and with folders."""
+    bucket, prefix = s3_server.bucket, s3_prefix.split("/", 3)[3]
+    for key in KEYS:
+        s3_server.client().put_object(Bucket=bucket, Key=f"{prefix}/{key}", Body=key.encode())
+    asked: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{prefix}/"}
+    # The test server's own client knows no events of ours.
+    for more in ({}, {"MaxKeys": 2}, {"Delimiter": "/"}, {"Prefix": f"{prefix}/none"}):
+        ours, theirs = (one.list_objects_v2(**asked | more) for one in (client(), s3_server.client()))
+        for answer in (ours, theirs):
+            del answer["ResponseMetadata"]
+        assert ours == theirs
+    found = client().list_objects_v2(**asked)["Contents"]
+    assert sorted(one["Key"] for one in found) == sorted(f"{prefix}/{key}" for key in KEYS)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<ListBucketResult><Contents><Key>a</Key>",
+        b"<ListBucketResult><Contents><Key>a</Key><Size>none</Size></Contents></ListBucketResult>",
+        b"<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>",
+        b"",
+    ],
+)
+def test_a_page_that_is_none_is_left_to_botocore(body: bytes) -> None:
+    answer, read = {"status_code": 200, "body": body}, dict[str, Any]()
+    s3_listing.read_objects(answer, read)
+    assert (answer["body"], read) == (body, {})

@@ -33,8 +33,8 @@ from job.segmenters.sa2va.sam2 import ImageFeatures, Sam2
 _TOKENS_PER_BATCH = 12_000
 _MOST_IMAGES = 10
 _ROOMY = 40 << 30
-"""Bytes of a device's memory from which on batches are twice as large: Python hands them over in as many steps,
-and masks that are made meanwhile make each step slower."""
+"""Bytes of a device's memory from which on batches are twice as large: Python hands each over in as many
+steps, and masks that are made meanwhile make every step slower."""
 _PROMPTS_PER_BATCH = 32
 _LARGEST = float(np.finfo(np.float16).max)
 

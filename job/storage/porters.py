@@ -1,0 +1,175 @@
+"""Processes that bring pieces of objects where one interpreter lock would keep the processors idle."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from job.device import available_cpus
+from job.storage import porter
+from job.storage.s3_piece import Piece, Place
+from job.storage.side_by_side import Put, Take
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from obstore.store import S3Credential
+
+MANY_CPUS = 4
+CPUS_EACH, MOST = 4, 4
+WORTH_PIECES = 1_000
+"""Fewer are here before a process is: it is their number that keeps an interpreter busy, not their bytes."""
+BATCH_BYTES, BATCH_PIECES = 512 << 10, 16
+"""Of what goes in one message: each costs as much as a small piece."""
+BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece to bring, and what is to be done when it is there."""
+
+    piece: Piece
+    here: Callable[[Piece], str | None]
+    """Brings it by this process; raises our errors."""
+    finish: "Callable[[str | None], Future[str] | None]"
+    """Is given its sha256, if that was asked for."""
+
+    def __call__(self) -> "Future[str] | None":
+        """Do it all."""
+        return self.finish(self.here(self.piece))
+
+
+def porters(place: Place, credentials: "Callable[[], S3Credential]", n_pieces: int) -> "list[Porter]":
+    """Return as many as the work and the processors are worth; they start when they are asked to work."""
+    cpus = available_cpus()
+    if cpus < MANY_CPUS or n_pieces < WORTH_PIECES:
+        return []
+    return [Porter(place, credentials) for _ in range(min(MOST, cpus // CPUS_EACH))]
+
+
+class Porter:
+    """One process. What it cannot do, this one does: it only makes things faster."""
+
+    def __init__(self, place: Place, credentials: "Callable[[], S3Credential]") -> None:
+        self._place, self._credentials = place, credentials
+        self._sent: dict[str, Any] = {}
+        self._process: subprocess.Popen[str] | None = None
+        self._is_over = False
+        self._changing = Lock()
+
+    def work(self, take: Take[Job], put: "Put[Future[str] | None]") -> None:
+        """Have jobs done until there are none; see `side_by_side.Helper`."""
+        waiting: dict[int, list[tuple[int, Job]]] = {}
+        try:
+            if self._has_started():
+                self._have_done(take, put, waiting)
+        except _Lost:
+            left = [one for batch in waiting.values() for one in batch]
+            while (left := left or take(1)) and not self._is_over:
+                i, job = left.pop()
+                put(i, job())
+        finally:
+            self._end()
+
+    def leave(self) -> None:
+        """End the process at once; to be called by any thread, at any time."""
+        with self._changing:
+            self._is_over = True
+            if self._process is not None:
+                self._process.kill()
+
+    def _have_done(
+        self, take: Take[Job], put: "Put[Future[str] | None]", waiting: dict[int, list[tuple[int, Job]]]
+    ) -> None:
+        number = 0
+        while True:
+            while len(waiting) < porter.THREADS + BATCHES_AHEAD and (batch := _batch(take)):
+                waiting[number] = batch
+                self._write(
+                    {
+                        "number": number,
+                        "credentials": self._new_credentials(),
+                        "pieces": [list(vars(job.piece).values()) for _, job in batch],
+                    }
+                )
+                number += 1
+            if not waiting:
+                return
+            answer = self._read()
+            for (i, job), brought in zip(waiting.pop(answer["number"]), answer["brought"], strict=True):
+                put(i, job() if brought is None else job.finish(brought["sha256"]))
+
+    def _has_started(self) -> bool:
+        # It is to find what this process found, and nothing else.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        with self._changing:
+            if self._is_over:
+                return False
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 (this program)
+                    [sys.executable, "-P", "-m", porter.__name__],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                    text=True, env=environment, process_group=0,
+                )  # fmt: skip
+            except OSError:  # no memory, no room for another process
+                return False
+        try:
+            self._write(asdict(self._place))
+            self._read()
+        except _Lost:
+            return False
+        return True
+
+    def _end(self) -> None:
+        self.leave()
+        if self._process is not None:
+            with suppress(OSError):  # what it could not be told any more
+                self._process.__exit__(None, None, None)
+
+    def _new_credentials(self) -> dict[str, Any]:
+        """Return what is to be used from now on, nothing if that is known already."""
+        try:
+            found: dict[str, Any] = {**self._credentials()}
+        except Exception as error:  # it is told by the client of this process
+            raise _Lost from error
+        del found["expires_at"]
+        if found == self._sent:
+            return {}
+        self._sent = found
+        return found
+
+    def _write(self, line: dict[str, Any]) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{json.dumps(line)}\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise _Lost from error
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.endswith("\n"):
+            raise _Lost
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+
+class _Lost(Exception):
+    """The process is not there, or not any more."""
+
+
+def _batch(take: Take[Job]) -> list[tuple[int, Job]]:
+    batch: list[tuple[int, Job]] = []
+    n_bytes = 0
+    while len(batch) < BATCH_PIECES and n_bytes < BATCH_BYTES and (some := take(1)):
+        batch += some
+        n_bytes += some[0][1].piece.end - some[0][1].piece.start
+    return batch
