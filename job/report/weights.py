@@ -73,7 +73,7 @@ def phases_sentence(info: TrainingInfo) -> str:
     for ended, how in _FOOLED.items():
         if fooled := [course.title for course in courses if course.phase.ended == ended]:
             told.append(f"{' and '.join(fooled)} ended with {how} the best step before that was restored.")
-    told += [*_diverged(courses), *_too_far(courses), *_collapsed(courses)]
+    told += [*_diverged(courses), *_too_far(courses), *_collapsed(courses), *_unchanged(courses)]
     if set(info.skipped) - {"ppo"}:
         told.append(f"{skipped(info)}.")
     return " ".join(filter(None, told))
@@ -177,6 +177,16 @@ def _collapsed(courses: list[_Course]) -> list[str]:
         for course in courses
         if course.phase.ended != "diverged" and "advice" in course.phase.facts
     ]
+
+
+def _unchanged(courses: list[_Course]) -> list[str]:
+    """Say whose row of the ladder is not its own doing."""
+    titles = [course.title for course in courses if not course.phase.best_step]
+    if not titles:
+        return []
+    kept = "kept its start: its weights, and what they gain, are" if len(titles) == 1 else ""
+    kept = kept or "kept their starts: their weights, and what these gain, are"
+    return [f"{' and '.join(titles)} {kept} those that were there before."]
 
 
 def _over_folds(info: TrainingInfo) -> str:

@@ -1,8 +1,8 @@
 """A process that brings pieces of objects to files, for another one whose interpreter lock is in the way.
 
-`porters` starts it. It reads JSON lines, first the place of the bucket, then pieces by the batch, with
-credentials where they are new, and answers each batch with what became of its pieces. It tries each once, for
-whoever asked is to say what went wrong, and ends when nobody can ask any more.
+`porters` starts it. It reads JSON lines, first where and how, then pieces by the batch, with credentials
+where they are new, and answers each batch with what became of its pieces. It tries once, for whoever asked is
+to say what went wrong, and ends when nobody can ask any more.
 """
 
 import json
@@ -12,7 +12,8 @@ import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, TextIO
 
 from job.storage.s3_piece import Piece, Place, bring, open_bucket
 from job.storage.store import no_advance
@@ -20,41 +21,50 @@ from job.storage.store import no_advance
 if TYPE_CHECKING:
     from obstore.store import S3Credential
 
-THREADS = 8
+RETRIES = 2
+"""Of a request: who asked has a patience of its own."""
 CREDENTIALS_LAST = timedelta(minutes=5)
 
 
 class Porter:
-    """Works for the process at the other end of its standard streams."""
+    """Brings what it is asked for, in several threads."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, answers: TextIO) -> None:
         self._credentials: dict[str, Any] = {}
-        self._client = open_bucket(place, self._current_credentials)
-        self._asking, self._answering = threading.Lock(), threading.Lock()
+        self._client = open_bucket(place, self._current_credentials, retries=RETRIES)
+        self._asked: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        self._answers = answers
+        self._answering = threading.Lock()
 
-    def work(self) -> None:
-        """Take one batch after the other; never returns."""
-        while True:
-            with self._asking:
-                line = sys.stdin.readline()
-                if not line.endswith("\n"):
-                    os._exit(0)  # the other threads may be waiting for a store
-                asked = json.loads(line)
-                self._credentials = asked["credentials"] or self._credentials
-            answers = [self._brought(Piece(*fields)) for fields in asked["pieces"]]
-            self.say({"number": asked["number"], "brought": answers})
+    def ask(self, asked: dict[str, Any]) -> None:
+        """Take a batch on."""
+        self._credentials = asked["credentials"] or self._credentials
+        self._asked.put(asked)
 
     def say(self, answer: dict[str, Any]) -> None:
         """Answer."""
         with self._answering:
-            sys.stdout.write(f"{json.dumps(answer)}\n")
-            sys.stdout.flush()
+            self._answers.write(f"{json.dumps(answer)}\n")
+            self._answers.flush()
 
-    def _brought(self, piece: Piece) -> dict[str, str | None] | None:
+    def work(self) -> None:
+        """Do one batch after the other; never returns, for who would do its own share is told by an end."""
         try:
-            return {"sha256": bring(self._client, piece, no_advance, _once)}
-        except Exception:
-            return None
+            while True:
+                asked = self._asked.get()
+                self.say({"number": asked["number"], "brought": self._brought(asked["pieces"])})
+        except BaseException:
+            os._exit(1)
+
+    def _brought(self, pieces: list[list[Any]]) -> list[dict[str, str | None] | None]:
+        """Bring pieces; None for the first that fails and for all behind it, which would take as long."""
+        found: list[dict[str, str | None] | None] = [None] * len(pieces)
+        for i, fields in enumerate(pieces):
+            try:
+                found[i] = {"sha256": bring(self._client, Piece(*fields), no_advance, _once)}
+            except BaseException:  # what Rust calls a panic is no Exception
+                break
+        return found
 
     def _current_credentials(self) -> "S3Credential":
         named: Any = {**self._credentials, "expires_at": datetime.now(UTC) + CREDENTIALS_LAST}
@@ -69,11 +79,16 @@ def _once(move: Callable[[], str | None]) -> str | None:
 def main() -> None:
     """Say that it is there, and work until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asked decides when it is over
-    porter = Porter(Place(**json.loads(sys.stdin.readline())))
-    porter.say({})
-    for _ in range(THREADS - 1):
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
+    told = json.loads(sys.stdin.readline())
+    porter = Porter(Place(**told["place"]), answers)
+    for _ in range(told["threads"]):
         threading.Thread(target=porter.work, daemon=True).start()
-    porter.work()
+    porter.say({})
+    for line in sys.stdin:
+        porter.ask(json.loads(line))
+    os._exit(0)  # at once: the threads may be waiting for a store
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from job.device import available_cpus
 from job.storage import porter
 from job.storage.s3_piece import Piece, Place
-from job.storage.side_by_side import Put, Take
+from job.storage.side_by_side import Jobs
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 MANY_CPUS = 4
 CPUS_EACH, MOST = 4, 4
+THREADS, MOST_THREADS = 32, 16
+"""Of all together, and of one: as many as this process has threads of its own that carry, at least."""
 WORTH_PIECES = 1_000
 """Fewer are here before a process is: it is their number that keeps an interpreter busy, not their bytes."""
 BATCH_BYTES, BATCH_PIECES = 512 << 10, 16
@@ -49,30 +52,28 @@ def porters(place: Place, credentials: "Callable[[], S3Credential]", n_pieces: i
     cpus = available_cpus()
     if cpus < MANY_CPUS or n_pieces < WORTH_PIECES:
         return []
-    return [Porter(place, credentials) for _ in range(min(MOST, cpus // CPUS_EACH))]
+    n = min(MOST, cpus // CPUS_EACH)
+    return [Porter(place, credentials, min(MOST_THREADS, THREADS // n)) for _ in range(n)]
 
 
 class Porter:
     """One process. What it cannot do, this one does: it only makes things faster."""
 
-    def __init__(self, place: Place, credentials: "Callable[[], S3Credential]") -> None:
-        self._place, self._credentials = place, credentials
+    def __init__(
+        self, place: Place, credentials: "Callable[[], S3Credential]", threads: int = MOST_THREADS
+    ) -> None:
+        self._place, self._credentials, self._threads = place, credentials, threads
         self._sent: dict[str, Any] = {}
         self._process: subprocess.Popen[str] | None = None
         self._is_over = False
         self._changing = Lock()
 
-    def work(self, take: Take[Job], put: "Put[Future[str] | None]") -> None:
+    def work(self, jobs: "Jobs[Job, Future[str] | None]") -> None:
         """Have jobs done until there are none; see `side_by_side.Helper`."""
-        waiting: dict[int, list[tuple[int, Job]]] = {}
         try:
             if self._has_started():
-                self._have_done(take, put, waiting)
-        except _Lost:
-            left = [one for batch in waiting.values() for one in batch]
-            while (left := left or take(1)) and not self._is_over:
-                i, job = left.pop()
-                put(i, job())
+                with jobs.helping():
+                    self._help(jobs)
         finally:
             self._end()
 
@@ -83,33 +84,45 @@ class Porter:
             if self._process is not None:
                 self._process.kill()
 
+    def _help(self, jobs: "Jobs[Job, Future[str] | None]") -> None:
+        waiting: dict[int, list[tuple[int, Job]]] = {}
+        try:
+            self._have_done(jobs, waiting)
+        except _Lost:
+            pass
+        finally:
+            self._end()  # before anybody else brings what it had begun
+            left = [one for batch in waiting.values() for one in batch]
+            for _, job in left:
+                if job.piece.becomes is not None:
+                    Path(job.piece.file).unlink(missing_ok=True)
+            jobs.give_back(left)
+
     def _have_done(
-        self, take: Take[Job], put: "Put[Future[str] | None]", waiting: dict[int, list[tuple[int, Job]]]
+        self, jobs: "Jobs[Job, Future[str] | None]", waiting: dict[int, list[tuple[int, Job]]]
     ) -> None:
         number = 0
         while True:
-            while len(waiting) < porter.THREADS + BATCHES_AHEAD and (batch := _batch(take)):
+            while len(waiting) < self._threads + BATCHES_AHEAD and (batch := _batch(jobs)):
                 waiting[number] = batch
-                self._write(
-                    {
-                        "number": number,
-                        "credentials": self._new_credentials(),
-                        "pieces": [list(vars(job.piece).values()) for _, job in batch],
-                    }
-                )
+                pieces = [list(vars(job.piece).values()) for _, job in batch]
+                self._write({"number": number, "credentials": self._new_credentials(), "pieces": pieces})
                 number += 1
             if not waiting:
                 return
             answer = self._read()
             for (i, job), brought in zip(waiting.pop(answer["number"]), answer["brought"], strict=True):
-                put(i, job() if brought is None else job.finish(brought["sha256"]))
+                if brought is None:
+                    jobs.give_back([(i, job)])
+                else:
+                    jobs.put(i, job.finish(brought["sha256"]))
 
     def _has_started(self) -> bool:
-        # It is to find what this process found, and nothing else.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with self._changing:
-            if self._is_over:
+            if self._is_over or not sys.executable:
                 return False
+            # It is to find what this process found, and nothing else.
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, map(str, sys.path)))}
             try:
                 self._process = subprocess.Popen(  # noqa: S603 (this program)
                     [sys.executable, "-P", "-m", porter.__name__],
@@ -119,7 +132,7 @@ class Porter:
             except OSError:  # no memory, no room for another process
                 return False
         try:
-            self._write(asdict(self._place))
+            self._write({"place": asdict(self._place), "threads": self._threads})
             self._read()
         except _Lost:
             return False
@@ -155,10 +168,10 @@ class Porter:
     def _read(self) -> dict[str, Any]:
         assert self._process is not None
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line.endswith("\n"):
-            raise _Lost
-        found: dict[str, Any] = json.loads(line)
+        try:
+            found: dict[str, Any] = json.loads(self._process.stdout.readline())
+        except ValueError as error:  # its end, or what is no answer
+            raise _Lost from error
         return found
 
 
@@ -166,10 +179,10 @@ class _Lost(Exception):
     """The process is not there, or not any more."""
 
 
-def _batch(take: Take[Job]) -> list[tuple[int, Job]]:
+def _batch(jobs: "Jobs[Job, Future[str] | None]") -> list[tuple[int, Job]]:
     batch: list[tuple[int, Job]] = []
     n_bytes = 0
-    while len(batch) < BATCH_PIECES and n_bytes < BATCH_BYTES and (some := take(1)):
+    while len(batch) < BATCH_PIECES and n_bytes < BATCH_BYTES and (some := jobs.take(1)):
         batch += some
         n_bytes += some[0][1].piece.end - some[0][1].piece.start
     return batch

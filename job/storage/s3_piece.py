@@ -63,8 +63,10 @@ class Piece:
     """Whether its sha256 is taken as it comes."""
 
 
-def open_bucket(place: Place, credentials: "Callable[[], S3Credential]") -> S3Store:
-    """Return a client, which asks for credentials when it needs some."""
+def open_bucket(
+    place: Place, credentials: "Callable[[], S3Credential]", *, retries: int = RETRIES
+) -> S3Store:
+    """Return a client, which asks for credentials when it needs some, and tries a request again so often."""
     options = dict(place.connections)
     if place.certificates is not None:
         options["root_certificate"] = Path(place.certificates).read_bytes()
@@ -80,7 +82,7 @@ def open_bucket(place: Place, credentials: "Callable[[], S3Credential]") -> S3St
         unsigned_payload=True,  # what was written is read back where it matters
         client_options=options,  # type: ignore[arg-type]
         retry_config={
-            "max_retries": RETRIES,
+            "max_retries": retries,
             "retry_timeout": timedelta(minutes=2),
             "backoff": {
                 "init_backoff": timedelta(seconds=place.first_pause_s),
@@ -103,7 +105,7 @@ def bring(
     another version of the object, `BrokenBody`, and what obstore raises.
     """
     path = Path(piece.file)
-    with opened(path) as file:
+    with opened(path, empty=piece.becomes is not None) as file:
         try:
             digest = persistently(lambda: _fetch(client, piece, file, advance))
         except BaseException:
@@ -141,13 +143,14 @@ def _fetch(client: S3Store, piece: Piece, file: int, advance: Advance) -> str | 
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[int]:
-    """Lend a file for reading and writing, which is made where it is not there yet."""
+def opened(path: Path, *, empty: bool = False) -> Iterator[int]:
+    """Lend a file for reading and writing, which is made where it is not there yet, and may be emptied."""
+    how = os.O_RDWR | os.O_CREAT | (os.O_TRUNC if empty else 0)
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        file = os.open(path, how, 0o644)
     except FileNotFoundError:  # asked for as seldom as can be: there may be thousands of files
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        file = os.open(path, how, 0o644)
     try:
         yield file
     finally:

@@ -22,7 +22,7 @@ from job.storage.s3_bulk import bulk_of, persistently
 from job.storage.s3_client import explained
 from job.storage.s3_piece import Piece
 from job.storage.side_by_side import POLL_S, all_of
-from job.storage.store import Advance, Arrived, Download, Landed
+from job.storage.store import Advance, Arrived, Changed, Download, Landed
 
 PART = 8 << 20
 """Bytes: what is larger moves in parts, what is not in one request."""
@@ -110,6 +110,7 @@ def _bring(
             parts = file.missing_parts()
             large += [(i, Job(piece, here, finish)) for piece, finish in parts]
             if not parts:
+                advance(0)  # a stop is not waited out
                 note(i, file.finish())
         else:
             piece = _whole(store, item, is_digested=item.source.size <= most_digested)
@@ -123,7 +124,10 @@ def _here(client: Client, store: Keys, item: Download, advance: Advance, piece: 
         return persistently(store.name_of(item.source.key), move, advance)
 
     with naming_a_full_disk(item.target):
-        return s3_piece.bring(client, piece, advance, many_times)
+        try:
+            return s3_piece.bring(client, piece, advance, many_times)
+        except Changed as error:  # of whatever it was told
+            raise Changed(item.source.key) from error
 
 
 def _whole(store: Keys, item: Download, *, is_digested: bool) -> Piece:

@@ -2,22 +2,18 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from job.storage.store import Advance
 
 J = TypeVar("J", bound=Callable[[], Any])
 T = TypeVar("T")
-R = TypeVar("R", covariant=True)
-
-Take = Callable[[int], list[tuple[int, J]]]
-"""Returns up to so many jobs that nobody has begun, with their numbers; none when there are no more."""
-Put = Callable[[int, T], None]
-"""Is given what came of a job."""
 
 POLL_S = 0.5
 REST_S = 0.01
@@ -25,14 +21,89 @@ REST_S = 0.01
 sixth of the time that it takes to bring it."""
 
 
-class Helper(Protocol[J, R]):
-    """Does jobs in another way than by calling them, and as many side by side as it likes.
+class Jobs(Generic[J, T]):
+    """What is to be done, with a number each, and what came of it; for several threads."""
 
-    As soon as one has taken a job, the threads that call them take no more.
-    """
+    def __init__(self, jobs: Iterable[tuple[int, J]]) -> None:
+        self._left = iter(jobs)
+        self._returned: deque[tuple[int, J]] = deque()
+        self._ended: SimpleQueue[Callable[[Callable[[int, T], None]], None]] = SimpleQueue()
+        self._changed = threading.Condition()
+        self._n_helping = 0
+        self._is_over = False
 
-    def work(self, take: Take[J], put: Put[R]) -> None:
-        """Do jobs until there are none, or return before the first; raises as a job does."""
+    @contextmanager
+    def helping(self) -> Iterator[None]:
+        """Within: no thread begins a job by calling it, but for those that were given back."""
+        with self._changed:
+            self._n_helping += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._n_helping -= 1
+                self._changed.notify_all()
+
+    def take(self, n: int) -> list[tuple[int, J]]:
+        """Return up to n jobs that nobody has begun, to who is `helping`; none when there are no more."""
+        with self._changed:
+            return [] if self._is_over else list(islice(self._left, n))
+
+    def give_back(self, jobs: Iterable[tuple[int, J]]) -> None:
+        """Have jobs called that were taken, and not done."""
+        with self._changed:
+            self._returned.extend(jobs)
+            self._changed.notify_all()
+
+    def put(self, i: int, result: T) -> None:
+        """Tell what came of a job."""
+        self._ended.put(lambda note: note(i, result))
+
+    def fail(self, error: BaseException) -> None:
+        """Have the error raised where everything was begun."""
+
+        def tell(note: Callable[[int, T], None]) -> None:
+            raise error
+
+        self._ended.put(tell)
+
+    def call(self) -> None:
+        """Call one job after the other, while there are some."""
+        # No future for each, which takes as long as to bring a small object.
+        while (one := self._next()) is not None:
+            i, job = one
+            self.put(i, job())
+
+    def tell(self, note: Callable[[int, T], None]) -> None:
+        """Tell `note` what came of one job; raises `Empty` when none has ended for a while."""
+        self._ended.get(timeout=POLL_S)(note)
+
+    def is_quiet(self) -> bool:
+        """Return whether nothing waits to be told."""
+        return self._ended.empty()
+
+    def end(self) -> None:
+        """Let no job begin any more."""
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+
+    def _next(self) -> tuple[int, J] | None:
+        with self._changed:
+            while not self._is_over:
+                if self._returned:
+                    return self._returned.popleft()
+                if not self._n_helping:
+                    return next(self._left, None)
+                self._changed.wait()
+            return None
+
+
+class Helper(Protocol[J, T]):
+    """Does jobs in another way than by calling them, and as many side by side as it likes."""
+
+    def work(self, jobs: Jobs[J, T]) -> None:
+        """Do jobs until there are none, or give them back; raises as a job does."""
 
     def leave(self) -> None:
         """Have `work` return as soon as can be; called by another thread, perhaps before it has begun."""
@@ -42,7 +113,7 @@ def all_of(
     jobs: Sequence[tuple[int, J]],
     streams: int,
     advance: Advance,
-    note: Put[T],
+    note: Callable[[int, T], None],
     helpers: Sequence[Helper[J, T]] = (),
 ) -> None:
     """Run jobs in so many threads; the first error, or a stop, cancels those that have not begun.
@@ -50,37 +121,17 @@ def all_of(
     This thread only waits, and notes what comes out: were it inside of obstore, no handler of a signal would
     run.
     """
-    left = iter(jobs)
-    ended: SimpleQueue[Callable[[], None]] = SimpleQueue()
-    may_begin, is_over, is_helped = threading.Event(), threading.Event(), threading.Event()
+    shared: Jobs[J, T] = Jobs(jobs)
+    may_begin = threading.Event()
 
-    def fail(error: BaseException) -> None:
-        raise error
-
-    def put(i: int, result: T) -> None:
-        ended.put(partial(note, i, result))
-
-    def take(n: int) -> list[tuple[int, J]]:
-        return [] if is_over.is_set() else list(islice(left, n))
-
-    def take_to_help(n: int) -> list[tuple[int, J]]:
-        is_helped.set()
-        return take(n)
-
-    def work() -> None:
-        # No future for each, which takes as long as to bring a small object.
-        while not is_helped.is_set() and (some := take(1)):
-            ((i, job),) = some
-            put(i, job())
-
-    def begin(how: Callable[[], None]) -> None:
+    def begin(way: Callable[[], None]) -> None:
         may_begin.wait()
         try:
-            how()
+            way()
         except BaseException as error:
-            ended.put(partial(fail, error))
+            shared.fail(error)
 
-    ways = [work] * min(streams, len(jobs)) + [partial(one.work, take_to_help, put) for one in helpers]
+    ways = [shared.call] * min(streams, len(jobs)) + [partial(one.work, shared) for one in helpers]
     threads = [
         threading.Thread(target=begin, args=(way,), name=f"transfer-{number}")
         for number, way in enumerate(ways)
@@ -92,16 +143,15 @@ def all_of(
         n_left = len(jobs)
         while n_left:
             try:
-                tell = ended.get(timeout=POLL_S)
+                shared.tell(note)
             except Empty:
                 advance(0)  # a stop is noticed while a store is silent
                 continue
-            tell()
             n_left -= 1
-            if n_left > streams and ended.empty():
+            if n_left > streams and shared.is_quiet():
                 time.sleep(REST_S)
     finally:
-        is_over.set()
+        shared.end()
         may_begin.set()
         for one in helpers:
             one.leave()

@@ -74,6 +74,16 @@ def test_a_reward_that_was_played_is_named() -> None:
     assert phases_sentence(run_of()) == ""
 
 
+def test_a_gain_that_is_no_doing_of_a_phase_is_told() -> None:
+    """Where it kept its start, its row of the ladder is that of the phase before it."""
+    kept = phase("grpo", best_step=0, best_dice=0.7)
+    told = "GRPO on the weights kept its start: its weights, and what they gain, are those that were there"
+    assert told in phases_sentence(run_of(phase(), kept))
+    both = phases_sentence(run_of(phase(best_step=0), kept))
+    assert "Supervised fine-tuning and GRPO on the weights kept their starts: their weights" in both
+    assert "kept its start:" not in phases_sentence(run_of(phase()))
+
+
 def test_a_phase_that_diverged_is_told_with_what_to_do() -> None:
     """When, what was not finite, and that its best step is what came of it."""
     facts = {

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from threading import Lock
 
 import numpy as np
@@ -32,11 +32,13 @@ from job.segmenters.sa2va.sam2 import ImageFeatures, Sam2
 
 _TOKENS_PER_BATCH = 12_000
 _MOST_IMAGES = 10
-_ROOMY = 40 << 30
+_ROOMY = 40 * 10**9
 """Bytes of a device's memory from which on batches are twice as large: Python hands each over in as many
 steps, and masks that are made meanwhile make every step slower."""
 _PROMPTS_PER_BATCH = 32
 _LARGEST = float(np.finfo(np.float16).max)
+
+_Layout = tuple[list[list[int]], list[Packed]]
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,7 @@ class Shared:
         self._scale = 2 if _memory_bytes(self._device) >= _ROOMY else 1
         self._queueing = Lock()
         self._latest: _Unfinished | None = None
-        # Once: a small tensor of the host's is copied only after everything that the device has to do.
-        self._laid_out = lru_cache(maxsize=8)(self._lay_out)
+        self._layout: tuple[tuple[str, ...], _Layout] | None = None
         self._reply = self._family.tokenizer.encode(options.reply, add_special_tokens=False)
         if self._reply.count(self._family.seg_id) != 1:
             raise SpecError(
@@ -155,8 +156,15 @@ class Shared:
 
         return finish
 
-    def _lay_out(self, texts: Sequence[str]) -> tuple[list[list[int]], list[Packed]]:
+    def _laid_out(self, texts: tuple[str, ...]) -> _Layout:
         """Return each text's tokens behind the image, and those of all as they are run."""
+        # Once: a small tensor of the host's is copied only after everything that the device has to do.
+        layout = self._layout
+        if layout is None or layout[0] != texts:
+            layout = self._layout = (texts, self._lay_out(texts))
+        return layout[1]
+
+    def _lay_out(self, texts: Sequence[str]) -> _Layout:
         tails = self._family.tails(texts)
         whole = self._options.several_seg != "first"
         step = self._options.prompts_per_batch or _PROMPTS_PER_BATCH
