@@ -72,6 +72,7 @@ class Pipeline:
                 uri=f"{self.uri}/folds/{number}",
                 identity=self.identity_of(of_fold),
                 fold_of=(self.folder, f"fold {number} of {split.k}"),
+                log=self.log.bind(fold=number),
             )
             runs.append(one._fold(number))
         self._show_stage("publish")

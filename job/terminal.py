@@ -30,6 +30,10 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _in_fold(event: Event) -> str:
+    return f" (fold {event['fold']})" if "fold" in event else ""
+
+
 def _check(event: Event) -> str:
     mark = {"passed": "passed", "failed": "FAILED", "unmeasured": "not measured"}[event["outcome"]]
     advice = f" ({event['advice']})" if event["advice"] else ""
@@ -95,7 +99,7 @@ def _candidate(event: Event) -> str:
 
 
 SENTENCES: Mapping[str, Callable[[Event], str]] = {
-    "job.warning": lambda e: f"warning: {e['message']}",
+    "job.warning": lambda e: f"warning{_in_fold(e)}: {e['message']}",
     "job.started": lambda e: (
         f"{e['name']} {e['run_id']} on {e['device']} ({e['device_name']}, {e['threads']} threads)"
         f"\n         {e['run_uri']}"

@@ -106,3 +106,9 @@ def test_every_field_of_a_store_event_is_one_that_it_documents() -> None:
             )
             told += 1
     assert told >= 10
+
+
+def test_a_warning_says_in_which_fold() -> None:
+    event = {"event": "job.warning", "level": "warning", "message": "odd"}
+    assert terminal.sentence(event) == "warning: odd"
+    assert terminal.sentence({**event, "fold": 2}) == "warning (fold 2): odd"

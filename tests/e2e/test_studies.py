@@ -114,6 +114,14 @@ def test_folds_tell_how_each_trained_its_weights(folded: tuple[Path, Finished]) 
     assert rows == ["1", "2", "3"] * 2
 
 
+def test_the_log_says_in_which_fold_something_happened(folded: tuple[Path, Finished]) -> None:
+    lines = (folded[1].run / "job.log.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    stages = {(event["stage"], event.get("fold")) for event in events if event["event"] == "stage.finished"}
+    assert stages >= {("table", fold) for fold in (1, 2, 3)}
+    assert all("fold" not in event for event in events if event["event"] == "job.finished")
+
+
 def test_a_finished_run_of_folds_is_not_run_again(folded: tuple[Path, Finished], job: Job) -> None:
     """The same command answers from the manifest; without the marker it is published from its stages."""
     again = job(TINY, *FOLDS, cwd=folded[0])
