@@ -116,7 +116,7 @@ def open_runs(places: Sequence[str]) -> list[Run]:
         if folder.resolve() in [earlier.resolve() for earlier in folders[:i]]:
             raise SpecError(f"{places[i]} is named twice", advice="name every run once")
     infos = [_info(folder) for folder in folders]
-    labels = _labels(folders, infos)
+    labels = _labels(places, infos)
     return [
         Run(label, info, _arms(folder, info))
         for label, folder, info in zip(labels, folders, infos, strict=True)
@@ -224,12 +224,12 @@ def _damaged(path: Path, problem: str) -> IntegrityError:
     return IntegrityError(f"{path}: {problem}", advice="fetch an undamaged copy of the run folder")
 
 
-def _labels(folders: Sequence[Path], infos: Sequence[TrainingInfo]) -> list[str]:
-    """Return the shortest of name, name with run_id, and place that tells all runs apart."""
+def _labels(places: Sequence[str], infos: Sequence[TrainingInfo]) -> list[str]:
+    """Return the shortest of name, name with run_id, and place as the user wrote it that tells runs apart."""
     choices = (
         [info.name for info in infos],
         [f"{info.name}/{info.run_id}" for info in infos],
-        [str(folder) for folder in folders],
+        list(places),
     )
     shown = [[printable(redact(label)) for label in labels] for labels in choices]
     return next((labels for labels in shown if len(set(labels)) == len(labels)), shown[-1])

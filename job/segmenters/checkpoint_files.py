@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from job.errors import IntegrityError
+from job.errors import InputError, IntegrityError
 from job.storage import strict_json
 from job.storage.documents import read_bytes
 
@@ -17,6 +17,7 @@ CODE = frozenset(
     }
 )  # fmt: skip
 """Endings of what is, or may hold, code: programs, pickles, compiled graphs. Nothing of it is ever opened."""
+INDEX = "model.safetensors.index.json"
 MOST_BYTES_OF_JSON = 32 << 20
 """The tokenizer of a large language model has 11 MB."""
 _ADVICE = (
@@ -62,6 +63,33 @@ def read_json(path: Path, fields: Mapping[str, type | tuple[type, ...]]) -> dict
         if name in document and (not isinstance(document[name], kind) or isinstance(document[name], bool)):
             raise refused(path, f"its {name} is {json.dumps(document[name])[:40]}")
     return {name: document[name] for name in fields if name in document}
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """Return the files of a checkpoint's weights, as its index names them where there is one.
+
+    Raises `InputError` naming those that are missing, `IntegrityError` for an index that is none.
+    """
+    index = folder / INDEX
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise IntegrityError(
+                f"{index} is no index of shards", advice="fetch an undamaged copy"
+            ) from error
+        shards = [folder / Path(str(name)).name for name in names]
+    else:
+        shards = sorted(folder.glob("*.safetensors"))
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing and (whole := folder / "model.safetensors").is_file():
+        return [whole]  # the index is of another copy of the weights
+    if missing or not shards:
+        raise InputError(
+            f"{folder} lacks {', '.join(missing) or '*.safetensors'}",
+            advice="fetch all shards of the checkpoint; *.bin files must be converted to safetensors first",
+        )
+    return shards
 
 
 def refused(path: Path, why: str) -> IntegrityError:

@@ -67,10 +67,10 @@ class PluginFamily:
                 yield
         except (JobError, OSError, MemoryError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             from job.segmenters.checked import is_out_of_memory
 
-            if is_out_of_memory(error):
+            if isinstance(error, Exception) and is_out_of_memory(error):
                 raise
             if of_options and isinstance(error, ValueError | TypeError):
                 raise SpecError(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,6 +31,9 @@ WORTH_PIECES = 1_000
 BATCH_BYTES, BATCH_PIECES = 512 << 10, 16
 """Of what goes in one message: each costs as much as a small piece."""
 BATCHES_AHEAD = 2
+ANSWER_S = 300
+"""One that has not answered for so long is given up: twice what a store's silence takes."""
+_PIPE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,9 @@ class Porter:
     ) -> None:
         self._place, self._credentials, self._threads = place, credentials, threads
         self._sent: dict[str, Any] = {}
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._heard = b""
+        self._has_answered, self._is_ready_to_hear = select.poll(), select.poll()
         self._is_over = False
         self._changing = Lock()
 
@@ -127,10 +133,15 @@ class Porter:
                 self._process = subprocess.Popen(  # noqa: S603 (this program)
                     [sys.executable, "-P", "-m", porter.__name__],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                    text=True, env=environment, process_group=0,
+                    bufsize=0, env=environment, process_group=0,
                 )  # fmt: skip
             except OSError:  # no memory, no room for another process
                 return False
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
+        self._is_ready_to_hear.register(self._process.stdin, select.POLLOUT)
+        self._has_answered.register(self._process.stdout, select.POLLIN)
         try:
             self._write({"place": asdict(self._place), "threads": self._threads})
             self._read()
@@ -156,21 +167,36 @@ class Porter:
         self._sent = found
         return found
 
+    # Both by hand, and waiting for so long at most: a process may be stopped, or stuck, and say nothing more.
+
     def _write(self, line: dict[str, Any]) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(f"{json.dumps(line)}\n")
-            self._process.stdin.flush()
-        except OSError as error:
-            raise _Lost from error
+        left = f"{json.dumps(line)}\n".encode()
+        while left:
+            if not self._is_ready_to_hear.poll(1000 * ANSWER_S):
+                raise _Lost
+            try:
+                left = left[os.write(self._process.stdin.fileno(), left) :]
+            except BlockingIOError:
+                continue  # there is room, but not for as much
+            except OSError as error:
+                raise _Lost from error
 
     def _read(self) -> dict[str, Any]:
         assert self._process is not None
         assert self._process.stdout is not None
+        while b"\n" not in self._heard:
+            if not self._has_answered.poll(1000 * ANSWER_S):
+                raise _Lost
+            some = os.read(self._process.stdout.fileno(), _PIPE_BYTES)
+            if not some:
+                raise _Lost
+            self._heard += some
+        line, _, self._heard = self._heard.partition(b"\n")
         try:
-            found: dict[str, Any] = json.loads(self._process.stdout.readline())
-        except ValueError as error:  # its end, or what is no answer
+            found: dict[str, Any] = json.loads(line)
+        except ValueError as error:  # what is no answer
             raise _Lost from error
         return found
 

@@ -187,6 +187,7 @@ def test_labels_tell_runs_apart(tmp_path: Path) -> None:
     """The name where it does, else the run_id too, else the place."""
     a, b = (write_run(tmp_path / place, BASE, name="same") for place in ("a", "b"))
     assert [run.label for run in open_runs([str(a), str(b)])] == [str(a), str(b)]
+    assert [run.label for run in open_runs([a.as_uri(), str(b)])] == [a.as_uri(), str(b)]  # not a copy's
     c = write_run(tmp_path / "c", BASE, name="same", run_id="0123")
     labels = [run.label for run in open_runs([str(a), str(c)])]
     assert labels[1].endswith("/0123")

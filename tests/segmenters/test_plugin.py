@@ -94,6 +94,7 @@ def test_options_that_it_refuses_are_the_specs_fault(site: Path, tmp_path: Path)
         ("np.stack(logits[:1] * 3).astype(np.float16)", r"logits are float16 \(3, 4, 6\)"),
         ("np.stack(logits).astype(np.float16)[:, :0]", r"logits are float16 \(2, 0, 6\)"),
         ("{}[prompts[1]]", r"failed in segment: KeyError: 'b' \(seg_odd14\.py, line 36\)"),
+        ("__import__('sys').exit(0)", r"failed in segment: SystemExit: 0 \(seg_odd25\.py, line 36\)"),
     ],
 )
 def test_answers_that_break_the_protocol_are_blamed_on_the_plug_in(

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -171,6 +172,43 @@ def test_what_a_killed_porter_had_begun_is_brought_all_the_same(
     monkeypatch.setattr(Porter, "_read", killed)
     require_all(items, store.download(items))
     assert 0 < len(brought_here) < len(items)
+
+
+def test_a_porter_that_says_nothing_is_given_up(
+    store: S3Store, items: list[Download], brought_here: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped, or stuck in whatever a machine comes to: what it was asked for is brought all the same."""
+    monkeypatch.setattr(porters, "BATCH_PIECES", 1)
+    monkeypatch.setattr(porters, "ANSWER_S", 2)
+    read = Porter._read
+    answers: dict[int, int] = {}
+
+    def stopped(porter: Porter) -> dict[str, Any]:
+        process = porter._process
+        assert process is not None
+        answers[process.pid] = answers.get(process.pid, 0) + 1
+        if answers[process.pid] == 3:
+            process.send_signal(signal.SIGSTOP)
+        return read(porter)
+
+    monkeypatch.setattr(Porter, "_read", stopped)
+    require_all(items, store.download(items))
+    assert 0 < len(brought_here) < len(items)
+
+
+def test_a_porter_that_hears_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More is asked of it than the pipe to it holds."""
+    monkeypatch.setattr(porters, "ANSWER_S", 1)
+    porter = Porter(NOWHERE, dict)  # type: ignore[arg-type]
+    assert porter._has_started()
+    assert porter._process is not None
+    porter._process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(porters._Lost):
+        porter._write({"number": 0, "credentials": {}, "pieces": ["x" * 1_000_000]})
+    assert time.monotonic() - began < 10
+    porter._end()
+    assert not children()
 
 
 @pytest.mark.parametrize("python", ["/nowhere/python", "/bin/false", "/bin/echo", None])

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from transformers import AutoProcessor, AutoTokenizer
 
 from job.errors import InputError, IntegrityError, JobError, SpecError
+from job.segmenters.checkpoint_files import shards_of
 from job.segmenters.remote_code import RemoteCode, trusted_code
 from job.segmenters.sa2va.attention import use_attention
 from job.segmenters.sa2va.importing import load_class, quiet
 from job.segmenters.sa2va.options import Sa2vaOptions
 from job.segmenters.sa2va.requirements import check_requirements, language_model
 
-_INDEX = "model.safetensors.index.json"
 _NAMED = 5
 
 
@@ -134,7 +134,7 @@ def _fill(model: nn.Module, folder: Path) -> None:
     """Copy every tensor of the shards into the model, cast to the model's dtype on the way."""
     wanted: dict[str, Tensor] = model.state_dict(keep_vars=True)
     filled: set[int] = set()
-    for shard in _shards(folder):
+    for shard in shards_of(folder):
         try:
             with safe_open(shard, framework="pt") as file, torch.no_grad():
                 for name in file.keys():  # noqa: SIM118 (no mapping)
@@ -162,27 +162,6 @@ def _fill(model: nn.Module, folder: Path) -> None:
         )
 
 
-def _shards(folder: Path) -> list[Path]:
-    index = folder / _INDEX
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise IntegrityError(
-                f"{index} is no index of shards", advice="fetch an undamaged copy"
-            ) from error
-        shards = [folder / Path(str(name)).name for name in names]
-    else:
-        shards = sorted(folder.glob("*.safetensors"))
-    missing = [shard.name for shard in shards if not shard.is_file()]
-    if missing or not shards:
-        raise InputError(
-            f"{folder} lacks {', '.join(missing) or '*.safetensors'}",
-            advice="fetch all shards of the checkpoint; *.bin files must be converted to safetensors first",
-        )
-    return shards
-
-
 def _words(folder: Path, code: RemoteCode, *, has_processor: bool) -> tuple[Any, Any]:
     """Return tokenizer and processor, the latter None for the InternVL kind."""
     if has_processor:
@@ -198,7 +177,7 @@ def _blamed_on_code(folder: Path) -> Iterator[None]:
         yield
     except (JobError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"{folder}: the checkpoint's code failed to make the model: {type(error).__name__}:"
             f" {str(error)[:200]}",

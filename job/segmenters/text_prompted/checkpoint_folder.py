@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from job.errors import IntegrityError
-from job.segmenters.checkpoint_files import MOST_BYTES_OF_JSON, read_json, refused
+from job.segmenters.checkpoint_files import MOST_BYTES_OF_JSON, read_json, refused, shards_of
 from job.storage.documents import read_bytes
 
 CONFIG = "config.json"
@@ -46,8 +46,8 @@ class Preparation:
 def content_files(folder: Path) -> list[Path]:
     """Return the files that shape what a checkpoint computes.
 
-    Raises FileNotFoundError naming what the folder lacks, `IntegrityError` where it asks for code to be run,
-    or for an adapter that would be laid over the weights.
+    Raises FileNotFoundError or `InputError` naming what the folder lacks, `IntegrityError` where it asks for
+    code to be run, or for an adapter that would be laid over the weights.
     """
     files = sorted(path for path in folder.glob("*") if path.suffix in _CONTENT and path.is_file())
     names = {path.name for path in files}
@@ -57,6 +57,7 @@ def content_files(folder: Path) -> list[Path]:
     lacking += ["*.safetensors"] if not any(name.endswith(".safetensors") for name in names) else []
     if lacking:
         raise FileNotFoundError(f"{folder} lacks {', '.join(lacking)}")
+    shards_of(folder)
     if "adapter_config.json" in names:
         raise IntegrityError(
             f"{folder} holds an adapter: other weights would be laid over the checkpoint's",

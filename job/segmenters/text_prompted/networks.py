@@ -17,11 +17,11 @@ from transformers import AutoConfig, AutoTokenizer, CLIPSegForImageSegmentation,
 from transformers.utils import logging as transformers_logging
 
 from job.errors import IntegrityError, JobError, SpecError
-from job.segmenters.checkpoint_files import read_json, refused
+from job.segmenters.checkpoint_files import read_json, refused, shards_of
 from job.segmenters.special_tokens import require_plain_words
 from job.segmenters.text_prompted.checkpoint_folder import CONFIG, Preparation, content_files, preparation
 from job.storage.documents import open_plain
-from job.storage.tensor_header import read_header
+from job.storage.tensor_header import UnsafeFile, read_header
 
 _NAMED = 5
 _MOST_HEADER_BYTES = 8 << 20
@@ -201,9 +201,12 @@ def _model(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
 def _require_weights(model_class: Any, folder: Path) -> None:
     """Raise `IntegrityError` where config.json asks for more than the files hold; takes no memory for it."""
     held = 0
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in shards_of(folder):
         with open_plain(path) as file:
-            header = read_header(file, most_header_bytes=_MOST_HEADER_BYTES)
+            try:
+                header = read_header(file, most_header_bytes=_MOST_HEADER_BYTES)
+            except UnsafeFile as error:
+                raise refused(path, str(error)) from error
         held += sum(math.prod(facts.shape) for facts in header.tensors.values())
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):

@@ -214,14 +214,21 @@ def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path, content: str |
         Sa2vaSegmenter.load(made, "cpu", options(trust_code=trust_digest(made)))
 
 
-def test_what_the_code_raises_is_the_checkpoints(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("config.a_field_of_another_version", "AttributeError.*a_field_of"),
+        ("raise SystemExit(0)", "SystemExit: 0"),
+    ],
+)
+def test_what_the_code_raises_is_the_checkpoints(tmp_path: Path, line: str, told: str) -> None:
     """With its own words."""
     made = make(tmp_path / "checkpoint")
     code = made / "modeling_sa2va_chat.py"
     head = "    def __init__(self, config: Sa2VAChatConfig, use_flash_attn: bool = True) -> None:\n"
     assert head in code.read_text()
-    code.write_text(code.read_text().replace(head, head + "        config.a_field_of_another_version\n"))
-    with pytest.raises(InputError, match=r"failed to make the model: AttributeError.*a_field_of"):
+    code.write_text(code.read_text().replace(head, head + f"        {line}\n"))
+    with pytest.raises(InputError, match=f"failed to make the model: {told}"):
         Sa2vaSegmenter.load(made, "cpu", options(trust_code=trust_digest(made)))
 
 

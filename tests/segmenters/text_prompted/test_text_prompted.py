@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer, CLIPSegForImageSegmentation, 
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from job.data.image_names import NAMELESS
-from job.errors import IntegrityError, SpecError
+from job.errors import InputError, IntegrityError, SpecError
 from job.segmenters.text_prompted.checkpoint_folder import content_files, preparation
 from job.segmenters.text_prompted.door import TextPromptedFamily
 from tests.segmenters.fakes import photographs
@@ -179,6 +179,32 @@ def test_what_a_folder_lacks_is_named(made: tuple[Kind, Path], tmp_path: Path, n
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match="safetensors" if "safetensors" in name else name):
         TextPromptedFamily(kind, "float32").content_key(folder, None)
+
+
+def test_shards_that_are_missing_or_cut_are_named(made: tuple[Kind, Path], tmp_path: Path) -> None:
+    """A missing one before anything is loaded; not as weights of another model."""
+    kind, whole = made
+    folder = tiny.make(tmp_path / "model", kind)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    places = {name: f"model-{1 + i % 3}.safetensors" for i, name in enumerate(sorted(weights))}
+    for shard in sorted(set(places.values())):
+        some = {name: tensor for name, tensor in weights.items() if places[name] == shard}
+        save_file(some, folder / shard, {"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    image, prompts = np.zeros((20, 30, 3), np.uint8), ["vessels"]
+    (one,), (other,) = (load(kind, place).segment([image], prompts) for place in (whole, folder))
+    np.testing.assert_array_equal(one.logits_PHW, other.logits_PHW)
+    lost = folder / "model-2.safetensors"
+    content = lost.read_bytes()
+    lost.write_bytes(content[:-50])
+    with pytest.raises(IntegrityError, match=r"model-2\.safetensors is no file of a usable checkpoint"):
+        load(kind, folder)
+    lost.unlink()
+    with pytest.raises(InputError, match=r"lacks model-2\.safetensors$"):
+        TextPromptedFamily(kind, "float32").content_key(folder, None)
+    (folder / "model.safetensors").write_bytes((whole / "model.safetensors").read_bytes())
+    load(kind, folder)  # the index is of another copy then
 
 
 def test_pickles_beside_the_weights_are_never_opened(made: tuple[Kind, Path], tmp_path: Path) -> None:
