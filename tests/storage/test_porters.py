@@ -313,6 +313,31 @@ def test_a_porter_has_ended_before_another_brings_what_it_had_begun(
     assert all(had_ended)
 
 
+def test_an_error_leaves_nothing_unfinished(
+    store: S3Store, items: list[Download], brought_here: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what a porter had begun when it was ended; parts of large files stay, for they are gone on with."""
+    write, read = Porter._write, Porter._read
+
+    def begun(porter: Porter, line: dict[str, Any]) -> None:
+        write(porter, line)
+        for fields in line.get("pieces", ()):
+            Path(s3_piece.Piece(*fields).file).touch()
+
+    def broken(porter: Porter) -> dict[str, Any]:
+        answer = read(porter)
+        if answer:
+            raise RuntimeError("broken")
+        return answer
+
+    items[0].target.parent.mkdir()
+    monkeypatch.setattr(Porter, "_write", begun)
+    monkeypatch.setattr(Porter, "_read", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        store.download(items)
+    assert not {name for name in unfinished(items) if not name.startswith(".006")}
+
+
 def test_what_is_left_of_another_attempt_is_no_part_of_a_file(
     store: S3Store, items: list[Download], brought_here: list[str]
 ) -> None:
