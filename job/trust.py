@@ -23,13 +23,21 @@ MOST_BYTES_OF_A_FILE = 16 << 20
 
 
 def code_at(uri: str) -> RemoteCode:
-    """Return the code of a checkpoint folder, also of one in a store; raises `InputError` for no folder."""
+    """Return the code of a checkpoint folder, also in a store; raises `InputError` for what is none."""
     if is_remote(uri):
-        return code_in(listing(uri))
-    folder = local_path(uri)
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder", advice="name a checkpoint's folder")
-    return read_code(folder)
+        found = listing(uri)
+        code, is_checkpoint = code_in(found), any(one.key == CONFIG for one in found.objects)
+    else:
+        folder = local_path(uri)
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder", advice="name a checkpoint's folder")
+        code, is_checkpoint = read_code(folder), (folder / CONFIG).is_file()
+    if code.files and not is_checkpoint:
+        raise InputError(
+            f"{uri} holds code, and no {CONFIG}: it is no checkpoint's folder",
+            advice="name the folder that config.json lies in",
+        )
+    return code
 
 
 def code_in(found: Listing) -> RemoteCode:

@@ -79,6 +79,17 @@ def test_a_folder_without_code_needs_no_trust(tmp_path: Path) -> None:
         trust.code_at(str(tmp_path / "nowhere"))
 
 
+def test_a_folder_above_checkpoints_is_none(tmp_path: Path, s3_prefix: str) -> None:
+    """Its digest would be of the code of all of them."""
+    folder_of(tmp_path / "model")
+    store = open_store(s3_prefix)
+    for name, data in FILES.items():
+        store.write(f"model/{name}", data)
+    for uri in (str(tmp_path), s3_prefix):
+        with pytest.raises(InputError, match=r"holds code, and no config\.json"):
+            trust.code_at(uri)
+
+
 @pytest.mark.parametrize("digest", [None, "sha256:" + "0" * 64])
 def test_code_that_nobody_vouches_for_stops_a_job_before_its_weights_are_fetched(
     tmp_path: Path, digest: str | None

@@ -42,7 +42,9 @@ def read_probabilities(path: Path) -> NDArray[np.float32]:
     if levels.ndim != 2 or not levels.size:
         raise _refused(path, f"its array has shape {levels.shape}, not [height, width]")
     least, greatest = float(levels.min()), float(levels.max())
-    if not (least >= -_TOLERANCE and greatest <= 1 + _TOLERANCE):  # also where they are not numbers
+    if n_missing := int(np.isnan(levels).sum()):
+        raise _refused(path, f"{n_missing:,} of its {levels.size:,} values are NaN, not probabilities")
+    if not (least >= -_TOLERANCE and greatest <= 1 + _TOLERANCE):
         raise _refused(path, f"it holds {least:g} to {greatest:g}: probabilities go from 0 to 1")
     return np.clip(levels, 0.0, 1.0)
 

@@ -211,7 +211,7 @@ def _saved(**arrays: NDArray[np.generic]) -> bytes:
         (_saved(a=probabilities(0), b=probabilities(1)), "2 arrays"),
         (_saved(p=np.full((4, 4), 3.2)), "3.2"),
         (_saved(p=np.full((4, 4), -0.5)), "0 to 1"),
-        (_saved(p=np.full((4, 4), np.nan)), "nan"),
+        (_saved(p=np.full((4, 4), np.nan)), "16 of its 16 values are NaN"),
         (_saved(p=np.zeros((0, 4))), "shape"),
         (_saved(p=np.zeros((3, 4, 4))), "shape"),
         (_saved(p=np.zeros((4, 4), np.int64)), "int64"),
