@@ -72,13 +72,10 @@ def shards_of(folder: Path) -> list[Path]:
     """
     index = folder / INDEX
     if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise IntegrityError(
-                f"{index} is no index of shards", advice="fetch an undamaged copy"
-            ) from error
-        shards = [folder / Path(str(name)).name for name in names]
+        names = read_json(index, {"weight_map": dict}).get("weight_map", {}).values()
+        if not names or not all(isinstance(name, str) for name in names):
+            raise refused(index, "its weight_map names no files")
+        shards = sorted({folder / Path(name).name for name in names})
     else:
         shards = sorted(folder.glob("*.safetensors"))
     missing = [shard.name for shard in shards if not shard.is_file()]

@@ -48,7 +48,7 @@ class Porter:
             self._answers.flush()
 
     def work(self) -> None:
-        """Do one batch after the other; never returns, for who would do its own share is told by an end."""
+        """Do one batch after the other; never returns, for an end of the process is what others notice."""
         try:
             while True:
                 asked = self._asked.get()

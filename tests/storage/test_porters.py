@@ -51,26 +51,31 @@ time.sleep(60)
 """
 
 
-@pytest.fixture
-def brought_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Two porters for any work, and the keys that this process brings all the same."""
-    monkeypatch.setattr(porters, "available_cpus", lambda: 2 * porters.CPUS_EACH)
-    monkeypatch.setattr(porters, "WORTH_PIECES", 1)
-    are_there = threading.Event()
+def hold_back_own_threads(monkeypatch: pytest.MonkeyPatch, most_s: float) -> None:
+    """Let the threads of this process begin when a helper does, or after a while: else all would be done."""
+    is_helped = threading.Event()
     call, helping = Jobs.call, Jobs.helping
 
     @contextmanager
     def noted_helping(jobs: Jobs[Any, Any]) -> Iterator[None]:
         with helping(jobs):
-            are_there.set()
+            is_helped.set()
             yield
 
     def late_call(jobs: Jobs[Any, Any]) -> None:
-        are_there.wait(2)  # else all would be done before they are there
+        is_helped.wait(most_s)
         call(jobs)
 
     monkeypatch.setattr(Jobs, "helping", noted_helping)
     monkeypatch.setattr(Jobs, "call", late_call)
+
+
+@pytest.fixture
+def brought_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Two porters for any work, and the keys that this process brings all the same."""
+    monkeypatch.setattr(porters, "available_cpus", lambda: 2 * porters.CPUS_EACH)
+    monkeypatch.setattr(porters, "WORTH_PIECES", 1)
+    hold_back_own_threads(monkeypatch, most_s=2)
     seen: list[str] = []
     bring = s3_piece.bring
 
@@ -373,18 +378,6 @@ def test_own_threads_take_over_from_a_helper_that_is_lost(monkeypatch: pytest.Mo
     """All of them, side by side; and what it gives back while it goes on is called, too."""
     called: list[str] = []
     at_once = threading.Barrier(4, timeout=10)
-    is_helped = threading.Event()
-    call, helping = Jobs.call, Jobs.helping
-
-    @contextmanager
-    def noted_helping(jobs: Jobs[Any, Any]) -> Iterator[None]:
-        with helping(jobs):
-            is_helped.set()
-            yield
-
-    def late_call(jobs: Jobs[Any, Any]) -> None:
-        is_helped.wait(10)
-        call(jobs)
 
     def job(name: str) -> int:
         called.append(name)
@@ -392,8 +385,7 @@ def test_own_threads_take_over_from_a_helper_that_is_lost(monkeypatch: pytest.Mo
             at_once.wait()
         return len(name)
 
-    monkeypatch.setattr(Jobs, "helping", noted_helping)
-    monkeypatch.setattr(Jobs, "call", late_call)
+    hold_back_own_threads(monkeypatch, most_s=10)
     names = ["first", "second", "third", "a", "b", "c"]
     jobs = [(i, partial(job, name)) for i, name in enumerate(names)]
     found: dict[int, int] = {}

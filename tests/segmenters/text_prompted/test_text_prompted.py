@@ -207,6 +207,18 @@ def test_shards_that_are_missing_or_cut_are_named(made: tuple[Kind, Path], tmp_p
     load(kind, folder)  # the index is of another copy then
 
 
+@pytest.mark.parametrize(
+    "index",
+    ["", "{", "[" * 200_000, "{}", '{"weight_map": {}}', '{"weight_map": 3}', '{"weight_map": {"a": []}}'],
+)
+def test_an_index_that_is_none_is_refused(made: tuple[Kind, Path], tmp_path: Path, index: str) -> None:
+    """Read as strictly as all else: it may come from anywhere."""
+    folder = tiny.make(tmp_path / "model", made[0])
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(IntegrityError, match=r"index\.json is no file of a usable checkpoint"):
+        TextPromptedFamily(made[0], "float32").content_key(folder, None)
+
+
 def test_pickles_beside_the_weights_are_never_opened(made: tuple[Kind, Path], tmp_path: Path) -> None:
     """Published folders have them; they are no content either."""
     kind, before = made
